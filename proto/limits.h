@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every limit on what comes from outside, once, with its unit. Parsers and
+// services read them here; docs/limits.md is this list in prose.
+#pragma once
+
+#include <cstdint>
+
+namespace motet::proto {
+
+inline constexpr int64_t kMaxChunkBytes = int64_t{1} << 20;
+inline constexpr int64_t kMaxManifestBytes = int64_t{64} << 20;
+inline constexpr int64_t kMaxSignatureBytes = int64_t{1} << 20;
+inline constexpr int64_t kMaxPackageFiles = 64;
+inline constexpr int64_t kMaxPackageBytes = int64_t{1} << 40;
+inline constexpr int64_t kMaxSafetensorsHeaderBytes = int64_t{100} << 20;
+inline constexpr int64_t kMaxTensors = 1 << 20;
+inline constexpr int64_t kMaxIdLength = 200;
+inline constexpr int64_t kMaxRpcMessageBytes = int64_t{16} << 20;
+inline constexpr int64_t kMaxListPage = 1000;
+inline constexpr int64_t kMaxHttpBodyBytes = int64_t{4} << 20;
+inline constexpr int64_t kMaxHttpHeaderBytes = 16 << 10;
+inline constexpr int64_t kMaxCertificateBytes = 64 << 10;
+inline constexpr int64_t kMaxRecipeBytes = 1 << 20;
+inline constexpr int64_t kMaxTokenizerBytes = int64_t{64} << 20;
+inline constexpr int64_t kMaxConfigBytes = 1 << 20;
+inline constexpr int64_t kMaxDocumentBytes = int64_t{16} << 20;
+
+}  // namespace motet::proto
