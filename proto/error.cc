@@ -5,16 +5,16 @@
 
 namespace motet::proto {
 
-absl::Status Error(absl::StatusCode code, std::string_view where,
-                   std::string_view got, std::string_view want,
-                   std::string_view hint) {
+absl::Status Error(absl::StatusCode code, absl::string_view where,
+                   absl::string_view got, absl::string_view want,
+                   absl::string_view hint) {
   std::string text = absl::StrCat("[", where, "] got ", got, ", want ", want);
   if (!hint.empty()) absl::StrAppend(&text, "; ", hint);
   return absl::Status(code, text);
 }
 
-absl::Status Invalid(std::string_view where, std::string_view got,
-                     std::string_view want, std::string_view hint) {
+absl::Status Invalid(absl::string_view where, absl::string_view got,
+                     absl::string_view want, absl::string_view hint) {
   return Error(absl::StatusCode::kInvalidArgument, where, got, want, hint);
 }
 

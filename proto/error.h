@@ -4,22 +4,22 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace motet::proto {
 
 // Builds "[where] got GOT, want WANT; DO" with the given code. `hint` may be
 // empty, then no "; DO" follows.
-absl::Status Error(absl::StatusCode code, std::string_view where,
-                   std::string_view got, std::string_view want,
-                   std::string_view hint = "");
+absl::Status Error(absl::StatusCode code, absl::string_view where,
+                   absl::string_view got, absl::string_view want,
+                   absl::string_view hint = "");
 // The same with code InvalidArgument, the most common one.
-absl::Status Invalid(std::string_view where, std::string_view got,
-                     std::string_view want, std::string_view hint = "");
+absl::Status Invalid(absl::string_view where, absl::string_view got,
+                     absl::string_view want, absl::string_view hint = "");
 
 }  // namespace motet::proto
 

@@ -20,10 +20,10 @@
 namespace motet::proto {
 namespace {
 
-absl::Status Errno(std::string_view where, const std::string& path) {
+absl::Status Errno(absl::string_view where, const std::string& path) {
   const int e = errno;
   absl::StatusCode code = absl::ErrnoToStatusCode(e);
-  std::string_view hint;
+  absl::string_view hint;
   if (e == ENOSPC || e == EDQUOT) {
     code = absl::StatusCode::kResourceExhausted;
     hint = "free some space and try again; nothing was lost";
@@ -42,7 +42,7 @@ std::string DirectoryOf(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-absl::Status WriteAll(int fd, std::string_view bytes, const std::string& path) {
+absl::Status WriteAll(int fd, absl::string_view bytes, const std::string& path) {
   while (!bytes.empty()) {
     const ssize_t n = write(fd, bytes.data(), bytes.size());
     if (n < 0) {
@@ -91,7 +91,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path,
   return bytes;
 }
 
-absl::Status WriteFileAtomic(const std::string& path, std::string_view bytes,
+absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes,
                              int mode) {
   std::string temporary = absl::StrCat(path, ".tmp.XXXXXX");
   const int fd = mkostemp(temporary.data(), O_CLOEXEC);
@@ -154,7 +154,7 @@ absl::StatusOr<std::vector<std::string>> ListDirectory(
   if (dir == nullptr) return Errno("list", path);
   std::vector<std::string> names;
   while (const dirent* entry = readdir(dir)) {
-    const std::string_view name = entry->d_name;
+    const absl::string_view name = entry->d_name;
     if (name != "." && name != "..") names.emplace_back(name);
   }
   closedir(dir);
@@ -163,7 +163,7 @@ absl::StatusOr<std::vector<std::string>> ListDirectory(
 }
 
 absl::StatusOr<FileLock> FileLock::Take(const std::string& path,
-                                        std::string_view purpose) {
+                                        absl::string_view purpose) {
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd < 0) return Errno("lock", path);
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {

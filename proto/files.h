@@ -5,11 +5,11 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace motet::proto {
 
@@ -19,7 +19,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path,
 // After OK the file holds exactly `bytes` even if the machine dies; on any
 // error (disk full included) what was at `path` before is untouched and no
 // temporary file stays behind. mode: e.g. 0644, 0600 for keys.
-absl::Status WriteFileAtomic(const std::string& path, std::string_view bytes,
+absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes,
                              int mode = 0644);
 absl::Status MakeDirectories(const std::string& path, int mode = 0755);
 // Makes renames within the folder durable.
@@ -35,7 +35,7 @@ absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path);
 class FileLock {
  public:
   static absl::StatusOr<FileLock> Take(const std::string& path,
-                                       std::string_view purpose);
+                                       absl::string_view purpose);
   FileLock(FileLock&& other) noexcept;
   FileLock& operator=(FileLock&& other) noexcept;
   ~FileLock();

@@ -5,11 +5,11 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace motet::proto {
 
@@ -21,9 +21,9 @@ struct SpiffeId {
   std::string name;
   std::string ToString() const;
 };
-absl::StatusOr<SpiffeId> ParseSpiffeId(std::string_view uri);
+absl::StatusOr<SpiffeId> ParseSpiffeId(absl::string_view uri);
 // [a-z0-9]([a-z0-9.-]*[a-z0-9])?, at most 63 characters.
-absl::Status CheckName(std::string_view where, std::string_view name);
+absl::Status CheckName(absl::string_view where, absl::string_view name);
 
 struct KeyPair {
   std::string private_pem;
@@ -58,7 +58,7 @@ struct IssueOptions {
 // authentication, code signing (package signatures), digital signature.
 absl::StatusOr<std::string> Issue(const Authority& authority,
                                   const std::string& request_pem,
-                                  std::string_view expected_fingerprint,
+                                  absl::string_view expected_fingerprint,
                                   const IssueOptions& options = {});
 
 struct CertificateInfo {
