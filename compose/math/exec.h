@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// How model code calls operators: allocate, run the kernel, and — when a
+// recorder is there — note how to run it backwards. With recorder == nullptr
+// the same code serves. One Exec is used by one thread; it is cheap.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "compose/math/arena.h"
+#include "compose/math/operators.h"
+
+namespace motet::math {
+
+// What a tape offers (compose/learn/tape.h). Tensors are known by their data
+// pointer.
+class Recorder {
+ public:
+  virtual ~Recorder() = default;
+  // True when a gradient must reach t: a trained parameter or a result that
+  // depends on one.
+  virtual bool Needs(const Tensor& t) const = 0;
+  // Marks a result as depending on trained parameters.
+  virtual void MarkNeeded(const Tensor& t) = 0;
+  // The gradient of t, zeros when first asked for; an empty tensor when
+  // nothing needs it.
+  virtual Tensor Gradient(const Tensor& t) = 0;
+  // Runs in reverse order of recording.
+  virtual void Record(OpId op, std::function<void()> backward) = 0;
+};
+
+struct Routing {
+  Tensor idx;  // [M,K] i32, -1 = none
+  Tensor w;    // [M,K] f32
+};
+
+class Exec {
+ public:
+  Exec(const Kernels& kernels, Arena& arena, Product product,
+       Recorder* recorder = nullptr)
+      : kernels_(kernels), arena_(arena), product_(product),
+        recorder_(recorder) {}
+
+  const Kernels& kernels() const { return kernels_; }
+  Arena& arena() { return arena_; }
+  Recorder* recorder() { return recorder_; }
+
+  // Spans (ids, rows, segments, masks) must live until the backward ran;
+  // Exec does not copy them. Keep them in the arena or with the caller.
+  Tensor Embed(std::span<const int32_t> ids, const Tensor& table);
+  Tensor Linear(const Tensor& x, const Tensor& w);
+  Tensor Add(const Tensor& a, const Tensor& b);
+  Tensor RmsNorm(const Tensor& x, const Tensor& w, float eps);
+  Tensor Rope(const Tensor& x, std::span<const int32_t> positions,
+              int64_t head_dim, double theta);
+  Tensor Attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                   const HeadShape& shape, std::span<const Segment> segments);
+  Tensor SwiGlu(const Tensor& gate, const Tensor& up);
+  Tensor OwnerBias(const Tensor& x, const Tensor& b);
+  Routing TopK(const Tensor& x, std::span<const ExpertMask> allowed, int k,
+               bool renormalise);
+  Routing AnchoredRoute(const Tensor& h, const AnchoredLayer& layer,
+                        std::span<const RouteSegment> segments);
+  Tensor Gather(const Tensor& x, std::span<const int32_t> rows);
+  // experts: rows, slots and f filled; ascending expert order.
+  Tensor Combine(const Routing& routing, std::vector<ExpertRows> experts,
+                 int64_t rows, int64_t cols);
+  // Losses return their value; their gradient is recorded with weight 1.
+  double CrossEntropy(const Tensor& logits, std::span<const int32_t> targets,
+                      double z_weight, Tensor* nll = nullptr,
+                      double* parts = nullptr);
+  // Returns mean lse^2; its gradient is recorded times `weight`.
+  double RouterZ(const Tensor& x, double weight);
+
+ private:
+  bool Needs(const Tensor& t) const {
+    return recorder_ != nullptr && recorder_->Needs(t);
+  }
+  const Kernels& kernels_;
+  Arena& arena_;
+  Product product_;
+  Recorder* recorder_;
+};
+
+}  // namespace motet::math

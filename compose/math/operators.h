@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operator table: every operator once, with formula, shapes and source.
+// Kernels holds one form of each (forward and, where it has one, backward);
+// Reference() and Cpu() fill it, tests iterate it, Exec calls through it.
+//
+// Letters: M rows (tokens), C width, N outputs, H heads, G key-value heads,
+// D head dim, E experts, K active experts, V vocabulary, F FFN width.
+// In every backward: d<input> accumulates (+=) where its tensor is not empty,
+// and is skipped where it is empty.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "compose/math/tensor.h"
+
+// MOTET_OPERATORS(X): X(Name, has_backward, formula, shapes, source)
+#define MOTET_OPERATORS(X)                                                    \
+  X(Embed, true, "y[m] = table[ids[m]]", "ids [M], table [V,C] -> [M,C]",     \
+    "lookup")                                                                 \
+  X(Linear, true, "y = x W^T", "x [M,C], W [N,C] f32|bf16 -> [M,N]",          \
+    "matrix product")                                                         \
+  X(Add, true, "y = a + b", "[M,C], [M,C] -> [M,C]", "residual")              \
+  X(RmsNorm, true, "y = w x / sqrt(mean x^2 + eps)",                          \
+    "x [M,C], w [C] -> [M,C]", "arXiv 1910.07467")                            \
+  X(Rope, true, "NeoX half rotation by pos * theta^(-2i/D)",                  \
+    "x [M,H*D], positions [M] -> [M,H*D]", "arXiv 2104.09864")                \
+  X(Attention, true, "y = softmax(q k^T / sqrt D, causal) v",                 \
+    "q [M,H*D], k, v [M,G*D] or cache -> [M,H*D]", "arXiv 1706.03762")        \
+  X(SwiGlu, true, "y = g sigmoid(g) u", "g, u [M,F] -> [M,F]",                \
+    "arXiv 2002.05202")                                                       \
+  X(OwnerBias, true, "y[m,e] = x[m,e] + min(b[e-1], 0), e >= 1",              \
+    "x [M,E], b [E-1] -> [M,E]", "FlexOlmo 3.3")                              \
+  X(TopK, true, "w = softmax(x over allowed)[top k], k clamped",              \
+    "x [M,E] -> idx, w [M,K]", "FlexOlmo 3.2; DESIGN 4.6")                    \
+  X(Gather, true, "y[i] = x[rows[i]]", "x [M,C], rows [m] -> [m,C]",          \
+    "MoE dispatch")                                                           \
+  X(Combine, true, "y[m] = sum_e ascending w[m,slot(e)] f_e[pos(m,e)]",       \
+    "w [M,K], f_e [m_e,C] -> [M,C]", "MoE combine")                           \
+  X(CrossEntropy, true, "mean nll + z mean(lse^2) over targets >= 0",         \
+    "logits [M,V], targets [M] -> loss, nll [M]", "METHODS 1")                \
+  X(RouterZ, true, "z mean_m logsumexp(x[m])^2", "x [M,E] -> loss",           \
+    "METHODS 1; arXiv 2202.08906")                                            \
+  X(AnchoredRoute, false,                                                     \
+    "argmax of smoothed discriminants, typicality gate, pair softmax",        \
+    "h [M,C] -> idx, w [M,2]", "METHODS 11")                                  \
+  X(AdamW, false, "decoupled weight decay Adam step",                         \
+    "parameter, gradient, m, v [n]", "arXiv 1711.05101")
+
+namespace motet::math {
+
+enum class OpId : uint8_t {
+#define MOTET_ID(name, ...) k##name,
+  MOTET_OPERATORS(MOTET_ID)
+#undef MOTET_ID
+};
+struct OpInfo {
+  OpId id;
+  const char* name;
+  bool has_backward;
+  const char* formula;
+  const char* shapes;
+  const char* source;
+};
+std::span<const OpInfo> Operators();
+
+// How a matrix product may be summed. kExact: the sum over C runs in one
+// fixed order whatever M, the tile, the thread or the instruction set is, so
+// a row's result does not depend on the other rows (DESIGN 4.6). kLibrary:
+// the BLAS library decides; faster for training, same shapes and threads
+// give the same bits.
+enum class Product : uint8_t { kExact, kLibrary };
+
+// Rows [row, row + rows) of q are positions [past, past + rows) of one
+// sequence and attend to positions 0..their own. Without a cache
+// (keys == nullptr; then past == 0) keys and values are the same rows of the
+// k and v tensors. With one, keys and values are the cache's
+// [past + rows, G*D] rows, stride row_stride floats.
+struct Segment {
+  int64_t row = 0;
+  int64_t rows = 0;
+  int64_t past = 0;
+  const float* keys = nullptr;
+  const float* values = nullptr;
+  int64_t row_stride = 0;
+};
+struct HeadShape {
+  int64_t heads = 0;     // H
+  int64_t kv_heads = 0;  // G, divides H
+  int64_t head_dim = 0;  // D
+};
+
+// Which experts each row may use: bit e of allowed[m]. Bit 0, the base, is
+// always set. At most 64 experts.
+using ExpertMask = uint64_t;
+
+// What anchored routing needs of one layer (METHODS 11). E counts the base.
+struct AnchoredLayer {
+  Tensor select;     // w_e [E,C] f32
+  Tensor offset;     // c_e [E]
+  Tensor pair_mean;  // m_e [E,C]; row 0 unused
+  Tensor threshold;  // tau_e [E]; tau_0 = +inf
+  Tensor precision;  // P [C,C]
+  Tensor rows;       // r_e [E,C], the trained router rows
+  float smoothing = 0.8f;
+  bool gate = true;
+};
+// A sequence's state for one layer, kept with its KV cache.
+struct AnchoredState {
+  float* scores = nullptr;  // S [E]
+  float* hidden = nullptr;  // H [C]
+  bool* started = nullptr;
+};
+struct RouteSegment {
+  int64_t row = 0;
+  int64_t rows = 0;
+  ExpertMask allowed = ~ExpertMask{0};
+  AnchoredState state;  // in and out
+};
+
+struct AdamWOptions {
+  float learning_rate;
+  float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.0f;
+  int64_t step;  // from 1
+  float gradient_scale = 1.0f;  // from clipping
+};
+
+// One expert's share in Combine: rows[i] is the token whose slot[i]-th
+// choice this expert is; f [m,C] its outputs, df their gradient (may be
+// empty).
+struct ExpertRows {
+  std::span<const int32_t> rows;
+  std::span<const int32_t> slots;
+  Tensor f;
+  Tensor df;
+};
+
+// All functions are pure: they write their outputs and nothing else.
+// Parallel inside by OpenMP; results do not depend on the thread count.
+struct Kernels {
+  const char* name;
+
+  void (*embed)(std::span<const int32_t> ids, const Tensor& table, Tensor y);
+  void (*embed_backward)(std::span<const int32_t> ids, const Tensor& dy,
+                         Tensor dtable);
+
+  void (*linear)(const Tensor& x, const Tensor& w, Tensor y, Product product);
+  void (*linear_backward)(const Tensor& x, const Tensor& w, const Tensor& dy,
+                          Tensor dx, Tensor dw);
+
+  void (*add)(const Tensor& a, const Tensor& b, Tensor y);  // y may alias
+
+  void (*rms_norm)(const Tensor& x, const Tensor& w, float eps, Tensor y,
+                   Tensor inverse_rms /* [M], may be empty */);
+  void (*rms_norm_backward)(const Tensor& x, const Tensor& w,
+                            const Tensor& inverse_rms, const Tensor& dy,
+                            Tensor dx, Tensor dw);
+
+  void (*rope)(const Tensor& x, std::span<const int32_t> positions,
+               int64_t head_dim, double theta, Tensor y);  // y may alias x
+  void (*rope_backward)(const Tensor& dy, std::span<const int32_t> positions,
+                        int64_t head_dim, double theta, Tensor dx);
+
+  // lse [M,H]: log-sum-exp of each row and head; may be empty.
+  void (*attention)(const Tensor& q, const Tensor& k, const Tensor& v,
+                    const HeadShape& shape, std::span<const Segment> segments,
+                    Tensor y, Tensor lse);
+  // Segments without a cache only.
+  void (*attention_backward)(const Tensor& q, const Tensor& k, const Tensor& v,
+                             const HeadShape& shape,
+                             std::span<const Segment> segments,
+                             const Tensor& y, const Tensor& lse,
+                             const Tensor& dy, Tensor dq, Tensor dk,
+                             Tensor dv);
+
+  void (*swiglu)(const Tensor& gate, const Tensor& up, Tensor y);
+  void (*swiglu_backward)(const Tensor& gate, const Tensor& up,
+                          const Tensor& dy, Tensor dgate, Tensor dup);
+
+  void (*owner_bias)(const Tensor& x, const Tensor& b, Tensor y);
+  void (*owner_bias_backward)(const Tensor& b, const Tensor& dy, Tensor dx,
+                              Tensor db);
+
+  // allowed: one mask a row, or empty = all. idx [M,K] i32 in descending
+  // weight, ties to the lowest expert; -1 and weight 0 where fewer than K
+  // experts are allowed. renormalise: weights of a row sum to 1.
+  void (*top_k)(const Tensor& x, std::span<const ExpertMask> allowed,
+                bool renormalise, Tensor idx, Tensor w);
+  void (*top_k_backward)(const Tensor& x, std::span<const ExpertMask> allowed,
+                         bool renormalise, const Tensor& idx, const Tensor& w,
+                         const Tensor& dw, Tensor dx);
+
+  void (*gather)(const Tensor& x, std::span<const int32_t> rows, Tensor y);
+  void (*gather_backward)(std::span<const int32_t> rows, const Tensor& dy,
+                          Tensor dx);
+
+  // experts in ascending order; y is overwritten.
+  void (*combine)(const Tensor& w, std::span<const ExpertRows> experts,
+                  Tensor y);
+  void (*combine_backward)(const Tensor& w,
+                           std::span<const ExpertRows> experts,
+                           const Tensor& dy, Tensor dw);
+
+  // Returns ce + z * mean lse^2 over rows with target >= 0 (0 when none);
+  // parts[0] = ce, parts[1] = mean lse^2 when parts is given. nll [M] and
+  // lse [M] may be empty.
+  double (*cross_entropy)(const Tensor& logits,
+                          std::span<const int32_t> targets, double z_weight,
+                          Tensor nll, Tensor lse, double* parts);
+  void (*cross_entropy_backward)(const Tensor& logits,
+                                 std::span<const int32_t> targets,
+                                 double z_weight, const Tensor& lse,
+                                 double scale, Tensor dlogits);
+
+  // Returns mean lse^2 (not weighted).
+  double (*router_z)(const Tensor& x);
+  void (*router_z_backward)(const Tensor& x, double scale, Tensor dx);
+
+  // idx [M,2] i32: {i, -1} with w {1, 0} for the base, else {0, i} with
+  // (p_0, p_i). choice_before_gate [M] i32 may be empty.
+  void (*anchored_route)(const Tensor& h, const AnchoredLayer& layer,
+                         std::span<const RouteSegment> segments, Tensor idx,
+                         Tensor w);
+
+  void (*adamw)(Tensor parameter, const Tensor& gradient, Tensor m, Tensor v,
+                const AdamWOptions& options);
+};
+
+const Kernels& Reference();  // plain loops, double sums; for tests
+const Kernels& Cpu();        // fast forms, picked for this processor
+
+// "avx2", "avx512"; MOTET_CPU forces a lower one. Ends with a clear error
+// on a processor without AVX2.
+const char* InstructionSet();
+int Threads();
+void SetThreads(int threads);
+
+}  // namespace motet::math
