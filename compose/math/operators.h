@@ -217,7 +217,7 @@ struct Kernels {
   void (*router_z_backward)(const Tensor& x, double scale, Tensor dx);
 
   // idx [M,2] i32: {i, -1} with w {1, 0} for the base, else {0, i} with
-  // (p_0, p_i). choice_before_gate [M] i32 may be empty.
+  // (p_0, p_i) = softmax(r_0.h, r_i.h).
   void (*anchored_route)(const Tensor& h, const AnchoredLayer& layer,
                          std::span<const RouteSegment> segments, Tensor idx,
                          Tensor w);
