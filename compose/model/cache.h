@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one sequence carries from token to token: keys and values of every
+// layer and the anchored router's smoothing state. It is a function of the
+// expert set and the tokens alone (docs/exclusion.md), so a cache belongs to
+// one expert set and is never shared across sets.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "compose/math/operators.h"
+#include "compose/model/config.h"
+
+namespace motet::model {
+
+class SequenceCache {
+ public:
+  // Room for `capacity` tokens. experts: E with the base (1 when dense).
+  SequenceCache(const ModelConfig& config, int64_t capacity, int64_t experts);
+  int64_t length() const { return length_; }
+  int64_t capacity() const { return capacity_; }
+  void Clear();
+  static int64_t Bytes(const ModelConfig& config, int64_t capacity);
+
+  // For the decoder. Rows [length, length + n) are written, then Advance(n).
+  float* keys(int64_t layer);    // [capacity, G*D]
+  float* values(int64_t layer);  // [capacity, G*D]
+  math::AnchoredState anchored(int64_t layer);
+  void Advance(int64_t tokens) { length_ += tokens; }
+
+ private:
+  int64_t kv_width_, width_, layers_, experts_, capacity_, length_ = 0;
+  std::vector<float> keys_, values_, scores_, hidden_;
+  std::unique_ptr<bool[]> started_;
+};
+
+}  // namespace motet::model

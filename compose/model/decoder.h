@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder, defined once: training, evaluation and serving run these
+// steps. Forward only; a recorder in the Exec makes it differentiable.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "compose/math/exec.h"
+#include "compose/model/cache.h"
+#include "compose/model/config.h"
+#include "compose/model/weights.h"
+
+namespace motet::model {
+
+// How an expert FFN chooses. Dense models ignore it.
+struct Router {
+  enum class Kind { kTopK, kAnchored } kind = Kind::kTopK;
+  int64_t k = 2;             // top-k: clamped to the experts allowed
+  bool renormalise = false;
+  std::vector<math::AnchoredLayer> anchored;  // one a layer
+};
+
+// One sequence's next tokens. Without a cache, past is 0 and the tokens are
+// the whole sequence.
+struct SequenceInput {
+  std::span<const int32_t> ids;
+  SequenceCache* cache = nullptr;  // appended to
+  math::ExpertMask allowed = ~math::ExpertMask{0};
+};
+
+// Rows of all sequences after one another, with what the operators need of
+// them. Must outlive a backward pass over it.
+class Batch {
+ public:
+  explicit Batch(std::span<const SequenceInput> sequences);
+  int64_t rows() const { return static_cast<int64_t>(ids_.size()); }
+  std::span<const SequenceInput> sequences() const { return sequences_; }
+  std::span<const int32_t> ids() const { return ids_; }
+  std::span<const int32_t> positions() const { return positions_; }
+  std::span<const math::ExpertMask> allowed() const { return allowed_; }
+  int64_t first_row(size_t sequence) const { return first_[sequence]; }
+
+ private:
+  std::vector<SequenceInput> sequences_;
+  std::vector<int32_t> ids_, positions_;
+  std::vector<math::ExpertMask> allowed_;
+  std::vector<int64_t> first_;
+};
+
+// What a caller may watch, by layer; filled when given to Forward.
+struct Trace {
+  std::vector<math::Tensor> hidden;         // L + 1: embedding, blocks;
+                                            // the last after the final norm
+  std::vector<math::Tensor> router_input;   // [M,C]
+  std::vector<math::Tensor> router_logits;  // [M,E], owner bias included
+  std::vector<math::Routing> routing;
+};
+
+class Decoder {
+ public:
+  // Weights must fit the config (InvalidArgument lists every tensor that
+  // does not) and outlive the decoder.
+  static absl::StatusOr<Decoder> Create(const ModelConfig& config,
+                                        ModelWeights weights, Router router);
+
+  // Hidden states after the final norm, [M,C].
+  math::Tensor Forward(math::Exec& exec, const Batch& batch,
+                       Trace* trace = nullptr) const;
+  // [rows,V] of [rows,C].
+  math::Tensor Logits(math::Exec& exec, const math::Tensor& hidden) const;
+
+  const ModelConfig& config() const { return config_; }
+  const ModelWeights& weights() const { return weights_; }
+  ModelWeights& weights() { return weights_; }
+  const Router& router() const { return router_; }
+
+ private:
+  Decoder(ModelConfig config, ModelWeights weights, Router router);
+  math::Tensor Attend(math::Exec& exec, const Batch& batch, int64_t layer,
+                      const math::Tensor& x) const;
+  math::Tensor FeedForward(math::Exec& exec, const Batch& batch, int64_t layer,
+                           const math::Tensor& x, Trace* trace) const;
+
+  ModelConfig config_;
+  ModelWeights weights_;
+  Router router_;
+};
+
+}  // namespace motet::model

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weights table: every tensor of a decoder once, with its Hugging Face
+// name and shape. Import, export, initialisation, training and counting walk
+// this one list.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "compose/math/tensor.h"
+#include "compose/model/config.h"
+
+namespace motet::model {
+
+struct FfnWeights {
+  math::Tensor gate;  // [F,C]
+  math::Tensor up;    // [F,C]
+  math::Tensor down;  // [C,F]
+};
+struct LayerWeights {
+  // Pre-norm: input_layernorm, post_attention_layernorm. Post-norm:
+  // post_attention_layernorm, post_feedforward_layernorm.
+  math::Tensor attention_norm, ffn_norm;   // [C]
+  math::Tensor q, k, v, o;                 // [HD,C], [GD,C], [GD,C], [C,HD]
+  math::Tensor q_norm, k_norm;             // [HD], [GD]; post-norm only
+  std::vector<FfnWeights> experts;         // one when dense
+  math::Tensor router;                     // [E,C]; empty when dense
+  math::Tensor owner_bias;                 // [E-1]; owners' training only
+};
+struct ModelWeights {
+  math::Tensor embed;       // [V,C]
+  math::Tensor final_norm;  // [C]
+  math::Tensor head;        // [V,C]; the same view as embed when tied
+  std::vector<LayerWeights> layers;
+};
+
+// Makes w's vectors as long as config says and calls visit(name, shape,
+// tensor) for every tensor of a Hugging Face file, in file order. A tied
+// head and owner_bias are not visited.
+void VisitWeights(const ModelConfig& config, ModelWeights& w,
+                  const std::function<void(const std::string& name,
+                                           const math::Shape& shape,
+                                           math::Tensor& tensor)>& visit);
+int64_t CountParameters(const ModelConfig& config);
+
+}  // namespace motet::model

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hugging Face directories in and out, and model directories of packages.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "compose/model/decoder.h"
+#include "compose/model/tokenizer.h"
+#include "compose/package/safetensors.h"
+
+namespace motet::package {
+
+// A model on disk, ready to run: weights are used where they lie.
+struct LoadedModel {
+  model::ModelConfig config;
+  model::ModelWeights weights;
+  std::vector<std::shared_ptr<const SafetensorsFile>> files;  // keep mapped
+  std::unique_ptr<model::Tokenizer> tokenizer;  // null when none lies there
+};
+// Reads config.json, model.safetensors (or weights.safetensors) and, when
+// present, tokenizer.json. All missing, unknown or ill-shaped tensors are
+// listed in one error.
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
+    const std::string& folder);
+// Writes config.json and model.safetensors (and tokenizer.json when given)
+// so that stock transformers loads the folder. weights_name: file name.
+absl::Status SaveModel(const std::string& folder,
+                       const model::ModelConfig& config,
+                       const model::ModelWeights& weights,
+                       const std::string& tokenizer_json,
+                       const std::string& weights_name = "model.safetensors");
+
+}  // namespace motet::package

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Safetensors files: mapped and bounded on the way in (they come from
+// strangers), streamed and atomic on the way out.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "compose/math/tensor.h"
+
+namespace motet::package {
+
+// A read-only mapping of a checked file. Tensors are views into it.
+class SafetensorsFile {
+ public:
+  // Refuses, naming file and tensor: a header longer than the file or than
+  // the limit, malformed or duplicate JSON keys, unknown dtypes, shapes whose
+  // product overflows, offsets out of order, out of range, overlapping or
+  // with holes, sizes that do not fit shape and dtype.
+  static absl::StatusOr<std::shared_ptr<const SafetensorsFile>> Open(
+      const std::string& path);
+
+  struct Entry {
+    std::string name;
+    math::Tensor tensor;
+    uint64_t file_offset = 0;  // of its first byte in the file
+  };
+  const std::vector<Entry>& entries() const { return entries_; }  // by offset
+  // Empty tensor when absent.
+  math::Tensor Find(absl::string_view name) const;
+  const std::string& path() const { return path_; }
+  uint64_t file_bytes() const { return bytes_; }
+  ~SafetensorsFile();
+
+ private:
+  SafetensorsFile() = default;
+  std::string path_;
+  void* map_ = nullptr;
+  uint64_t bytes_ = 0;
+  std::vector<Entry> entries_;
+};
+
+struct NamedTensor {
+  std::string name;
+  math::Tensor tensor;
+};
+// Writes atomically (temporary file, fsync, rename), tensor by tensor, in the
+// given order after sorting by name; data aligned to 64 bytes.
+absl::Status WriteSafetensors(const std::string& path,
+                              std::vector<NamedTensor> tensors);
+// The parser on bytes in memory, for the fuzzer: entries' tensors point into
+// `bytes`.
+absl::StatusOr<std::vector<SafetensorsFile::Entry>> ParseSafetensors(
+    absl::string_view bytes, absl::string_view where);
+
+}  // namespace motet::package
