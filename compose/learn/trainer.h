@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two training runs of first light: a dense base from nothing, and an
+// owner's FlexOlmo run beside it (METHODS 1). Both are step loops over one
+// Trainer: forward by the decoder, backward by the tape, AdamW, atomic
+// checkpoints, exact resume.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "compose/learn/corpus.h"
+#include "compose/model/decoder.h"
+#include "compose/package/huggingface.h"
+
+namespace motet::learn {
+
+struct TrainOptions {
+  int64_t steps = 0;
+  int64_t batch_sequences = 8;   // B
+  int64_t sequence_tokens = 128; // T
+  double learning_rate = 1e-3;
+  int64_t warmup_steps = 10;     // linear from lr / warmup
+  double final_lr_fraction = 0.1;  // cosine to this share at the last step
+  double clip_norm = 1.0;
+  double weight_decay = 0.0;     // on tensors of two or more dimensions
+  double router_z_weight = 0.0;
+  double lm_z_weight = 0.0;
+  double public_fraction = 0.0;
+  uint64_t seed = 1;
+  int64_t checkpoint_every = 0;  // steps; 0 = never
+  std::string checkpoint_path;   // one file, replaced atomically; resumed
+                                 // from when it fits this run, refused with
+                                 // a clear error when it does not
+};
+struct TrainProgress {
+  int64_t step = 0, steps = 0;   // step: finished ones
+  double loss = 0;               // of the last step, z-losses included
+  double gradient_norm = 0;      // before clipping
+  double learning_rate = 0;
+  double tokens_per_second = 0;
+  double eta_seconds = 0;
+  double seconds = 0;            // of this process
+};
+// Called after every step. false: stop after a checkpoint (Cancelled).
+using OnProgress = std::function<bool(const TrainProgress&)>;
+
+struct TrainResult {
+  std::vector<double> loss_curve;  // mean of each loss_every steps
+  int64_t loss_every = 1;
+  int64_t steps = 0, tokens = 0;
+  double seconds = 0;              // over all resumes
+};
+
+// A model that owns its numbers: for training from nothing.
+struct OwnedModel {
+  model::ModelConfig config;
+  model::ModelWeights weights;
+  std::vector<std::unique_ptr<float[]>> storage;
+};
+// Normal(0, 0.02), output projections scaled by 1/sqrt(2L), norms 1.
+OwnedModel InitialModel(const model::ModelConfig& config, uint64_t seed);
+
+absl::StatusOr<TrainResult> TrainDense(OwnedModel& model,
+                                       const TokenWindows& windows,
+                                       const TrainOptions& options,
+                                       const OnProgress& progress);
+
+// What an owner's run leaves: own FFN, row and bias of every layer.
+struct OwnerExpert {
+  struct Layer {
+    model::FfnWeights ffn;  // views into storage
+    math::Tensor row;       // [C]
+    math::Tensor bias;      // [1]
+  };
+  std::vector<Layer> layers;
+  std::vector<std::unique_ptr<float[]>> storage;
+};
+// Router rows before training. Row 0 (the base's) and the owner's own row,
+// each [C] a layer. The base's row is part of the base: zeros when the base
+// has none; the own row starts from the mean of the base's router inputs
+// over own documents minus that over public ones, scaled to norm
+// `row_norm` (documented in the manifest as provenance).
+struct OwnerOptions : TrainOptions {
+  double row_norm = 0.5;
+};
+absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
+                                       const TokenWindows& own,
+                                       const TokenWindows& public_text,
+                                       const OwnerOptions& options,
+                                       const OnProgress& progress,
+                                       TrainResult* result);
+
+// A two-expert decoder over base and expert (base FFN frozen as expert 0),
+// as the owner trained it. Views only: both must outlive it.
+absl::StatusOr<model::Decoder> PairDecoder(const package::LoadedModel& base,
+                                           const OwnerExpert& expert);
+
+}  // namespace motet::learn
