@@ -228,6 +228,8 @@ struct Kernels {
 
 const Kernels& Reference();  // plain loops, double sums; for tests
 const Kernels& Cpu();        // fast forms, picked for this processor
+bool HasCuda();              // false in a build without CUDA (no_cuda/)
+const Kernels& Cuda();       // ends with a clear error where !HasCuda()
 
 // "avx2", "avx512"; MOTET_CPU forces a lower one. Ends with a clear error
 // on a processor without AVX2.

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/math/exec.h"
+
+#include <utility>
+
+namespace motet::math {
+namespace {
+
+int64_t Count(std::span<const int32_t> s) {
+  return static_cast<int64_t>(s.size());
+}
+
+}  // namespace
+
+// Each operator: allocate, run, and when an input needs a gradient, mark the
+// result and record the backward. Closures hold kernels and recorder by
+// pointer, never the Exec, which may be gone by then. A recorder's Gradient()
+// is empty for frozen inputs, and kernels skip empty gradients.
+
+Tensor Exec::Embed(std::span<const int32_t> ids, const Tensor& table) {
+  Tensor y = arena_.New({Count(ids), table.cols()});
+  kernels_.embed(ids, table, y);
+  if (Needs(table)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kEmbed, [k = &kernels_, r = recorder_, ids, table,
+                                     y] {
+      k->embed_backward(ids, r->Gradient(y), r->Gradient(table));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::Linear(const Tensor& x, const Tensor& w) {
+  Tensor y = arena_.New({x.rows(), w.rows()});
+  kernels_.linear(x, w, y, product_);
+  if (Needs(x) || Needs(w)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kLinear, [k = &kernels_, r = recorder_, x, w, y] {
+      k->linear_backward(x, w, r->Gradient(y), r->Gradient(x),
+                         r->Gradient(w));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::Add(const Tensor& a, const Tensor& b) {
+  Tensor y = arena_.New(a.shape);
+  kernels_.add(a, b, y);
+  if (Needs(a) || Needs(b)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kAdd, [k = &kernels_, r = recorder_, a, b, y] {
+      const Tensor dy = r->Gradient(y);
+      for (const Tensor& input : {a, b}) {
+        const Tensor d = r->Gradient(input);
+        if (!d.empty()) k->add(d, dy, d);
+      }
+    });
+  }
+  return y;
+}
+
+Tensor Exec::RmsNorm(const Tensor& x, const Tensor& w, float eps) {
+  Tensor y = arena_.New(x.shape);
+  const bool needed = Needs(x) || Needs(w);
+  Tensor inverse_rms;
+  if (needed) inverse_rms = arena_.New({x.rows()});
+  kernels_.rms_norm(x, w, eps, y, inverse_rms);
+  if (needed) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kRmsNorm, [k = &kernels_, r = recorder_, x, w,
+                                       inverse_rms, y] {
+      k->rms_norm_backward(x, w, inverse_rms, r->Gradient(y), r->Gradient(x),
+                           r->Gradient(w));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::Rope(const Tensor& x, std::span<const int32_t> positions,
+                  int64_t head_dim, double theta) {
+  Tensor y = arena_.New(x.shape);
+  kernels_.rope(x, positions, head_dim, theta, y);
+  if (Needs(x)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kRope, [k = &kernels_, r = recorder_, x,
+                                    positions, head_dim, theta, y] {
+      k->rope_backward(r->Gradient(y), positions, head_dim, theta,
+                       r->Gradient(x));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::Attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                       const HeadShape& shape,
+                       std::span<const Segment> segments) {
+  Tensor y = arena_.New(q.shape);
+  const bool needed = Needs(q) || Needs(k) || Needs(v);
+  Tensor lse;
+  if (needed) lse = arena_.New({q.rows(), shape.heads});
+  kernels_.attention(q, k, v, shape, segments, y, lse);
+  if (needed) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kAttention, [kernels = &kernels_, r = recorder_,
+                                         q, k, v, shape, segments, y, lse] {
+      kernels->attention_backward(q, k, v, shape, segments, y, lse,
+                                  r->Gradient(y), r->Gradient(q),
+                                  r->Gradient(k), r->Gradient(v));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::SwiGlu(const Tensor& gate, const Tensor& up) {
+  Tensor y = arena_.New(gate.shape);
+  kernels_.swiglu(gate, up, y);
+  if (Needs(gate) || Needs(up)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kSwiGlu, [k = &kernels_, r = recorder_, gate, up,
+                                      y] {
+      k->swiglu_backward(gate, up, r->Gradient(y), r->Gradient(gate),
+                         r->Gradient(up));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::OwnerBias(const Tensor& x, const Tensor& b) {
+  Tensor y = arena_.New(x.shape);
+  kernels_.owner_bias(x, b, y);
+  if (Needs(x) || Needs(b)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kOwnerBias, [k = &kernels_, r = recorder_, x, b,
+                                         y] {
+      k->owner_bias_backward(b, r->Gradient(y), r->Gradient(x),
+                             r->Gradient(b));
+    });
+  }
+  return y;
+}
+
+Routing Exec::TopK(const Tensor& x, std::span<const ExpertMask> allowed,
+                   int k, bool renormalise) {
+  Routing out;
+  out.idx = arena_.New({x.rows(), k}, DType::kI32);
+  out.w = arena_.New({x.rows(), k});
+  kernels_.top_k(x, allowed, renormalise, out.idx, out.w);
+  if (Needs(x)) {
+    recorder_->MarkNeeded(out.w);
+    recorder_->Record(OpId::kTopK, [kernels = &kernels_, r = recorder_, x,
+                                    allowed, renormalise, out] {
+      kernels->top_k_backward(x, allowed, renormalise, out.idx, out.w,
+                              r->Gradient(out.w), r->Gradient(x));
+    });
+  }
+  return out;
+}
+
+Routing Exec::AnchoredRoute(const Tensor& h, const AnchoredLayer& layer,
+                            std::span<const RouteSegment> segments) {
+  Routing out;
+  out.idx = arena_.New({h.rows(), 2}, DType::kI32);
+  out.w = arena_.New({h.rows(), 2});
+  kernels_.anchored_route(h, layer, segments, out.idx, out.w);
+  return out;
+}
+
+Tensor Exec::Gather(const Tensor& x, std::span<const int32_t> rows) {
+  Tensor y = arena_.New({Count(rows), x.cols()});
+  kernels_.gather(x, rows, y);
+  if (Needs(x)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kGather, [k = &kernels_, r = recorder_, x, rows,
+                                      y] {
+      k->gather_backward(rows, r->Gradient(y), r->Gradient(x));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::Combine(const Routing& routing, std::vector<ExpertRows> experts,
+                     int64_t rows, int64_t cols) {
+  Tensor y = arena_.New({rows, cols});
+  kernels_.combine(routing.w, experts, y);
+  bool needed = Needs(routing.w);
+  for (const ExpertRows& expert : experts) {
+    needed = needed || Needs(expert.f);
+  }
+  if (needed) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kCombine, [k = &kernels_, r = recorder_,
+                                       w = routing.w,
+                                       experts = std::move(experts),
+                                       y]() mutable {
+      for (ExpertRows& expert : experts) expert.df = r->Gradient(expert.f);
+      k->combine_backward(w, experts, r->Gradient(y), r->Gradient(w));
+    });
+  }
+  return y;
+}
+
+double Exec::CrossEntropy(const Tensor& logits,
+                          std::span<const int32_t> targets, double z_weight,
+                          Tensor* nll, double* parts) {
+  if (nll != nullptr && nll->empty()) *nll = arena_.New({logits.rows()});
+  const bool needed = Needs(logits);
+  Tensor lse;
+  if (needed) lse = arena_.New({logits.rows()});
+  const double loss =
+      kernels_.cross_entropy(logits, targets, z_weight,
+                             nll != nullptr ? *nll : Tensor{}, lse, parts);
+  if (needed) {
+    recorder_->Record(OpId::kCrossEntropy, [k = &kernels_, r = recorder_,
+                                            logits, targets, z_weight, lse] {
+      k->cross_entropy_backward(logits, targets, z_weight, lse, 1.0,
+                                r->Gradient(logits));
+    });
+  }
+  return loss;
+}
+
+double Exec::RouterZ(const Tensor& x, double weight) {
+  const double value = kernels_.router_z(x);
+  if (Needs(x)) {
+    recorder_->Record(OpId::kRouterZ, [k = &kernels_, r = recorder_, x,
+                                       weight] {
+      k->router_z_backward(x, weight, r->Gradient(x));
+    });
+  }
+  return value;
+}
+
+}  // namespace motet::math

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of kernel functions, once: reference/ and cpu/ declare theirs from
+// it and fill their Kernels table by it, so that neither can miss one. Only
+// for the implementations; callers include operators.h.
+#pragma once
+
+#include <type_traits>
+
+#include "compose/math/operators.h"
+
+// X(member of Kernels, function name)
+#define MOTET_KERNELS(X)                           \
+  X(embed, Embed)                                  \
+  X(embed_backward, EmbedBackward)                 \
+  X(linear, Linear)                                \
+  X(linear_backward, LinearBackward)               \
+  X(add, Add)                                      \
+  X(rms_norm, RmsNorm)                             \
+  X(rms_norm_backward, RmsNormBackward)            \
+  X(rope, Rope)                                    \
+  X(rope_backward, RopeBackward)                   \
+  X(attention, Attention)                          \
+  X(attention_backward, AttentionBackward)         \
+  X(swiglu, SwiGlu)                                \
+  X(swiglu_backward, SwiGluBackward)               \
+  X(owner_bias, OwnerBias)                         \
+  X(owner_bias_backward, OwnerBiasBackward)        \
+  X(top_k, TopK)                                   \
+  X(top_k_backward, TopKBackward)                  \
+  X(gather, Gather)                                \
+  X(gather_backward, GatherBackward)               \
+  X(combine, Combine)                              \
+  X(combine_backward, CombineBackward)             \
+  X(cross_entropy, CrossEntropy)                   \
+  X(cross_entropy_backward, CrossEntropyBackward)  \
+  X(router_z, RouterZ)                             \
+  X(router_z_backward, RouterZBackward)            \
+  X(anchored_route, AnchoredRoute)                 \
+  X(adamw, AdamW)
+
+#define MOTET_DECLARE_KERNEL(member, function) \
+  std::remove_pointer_t<decltype(Kernels::member)> function;
+
+namespace motet::math::reference {
+MOTET_KERNELS(MOTET_DECLARE_KERNEL)
+}  // namespace motet::math::reference
+
+namespace motet::math::cpu {
+MOTET_KERNELS(MOTET_DECLARE_KERNEL)
+}  // namespace motet::math::cpu

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+
+#include "compose/math/kernels.h"
+
+namespace motet::math::reference {
+
+// One row of the table for each id.
+//   y[m,c] = table[ids[m], c]
+// ids: [M].   table: [V,C] f32 or bf16 in.   y: [M,C] f32 out.
+void Embed(std::span<const int32_t> ids, const Tensor& table, Tensor y) {
+  const int64_t cols = table.cols();
+  for (size_t m = 0; m < ids.size(); ++m) {
+    for (int64_t c = 0; c < cols; ++c) {
+      const int64_t from = ids[m] * cols + c;
+      y.f32()[m * cols + c] = table.dtype == DType::kBF16
+                                  ? WidenBf16(table.bf16()[from])
+                                  : table.f32()[from];
+    }
+  }
+}
+
+//   dtable[ids[m], c] += dy[m,c]
+void EmbedBackward(std::span<const int32_t> ids, const Tensor& dy,
+                   Tensor dtable) {
+  if (dtable.empty()) return;
+  const int64_t cols = dtable.cols();
+  for (size_t m = 0; m < ids.size(); ++m) {
+    for (int64_t c = 0; c < cols; ++c) {
+      dtable.f32()[ids[m] * cols + c] += dy.f32()[m * cols + c];
+    }
+  }
+}
+
+//   y = a + b; y may be a or b. (Backward: da += dy, by Add itself.)
+void Add(const Tensor& a, const Tensor& b, Tensor y) {
+  for (int64_t i = 0; i < a.size(); ++i) {
+    y.f32()[i] = a.f32()[i] + b.f32()[i];
+  }
+}
+
+// The gated activation of the feed-forward network.
+//   y = g sigmoid(g) u                                  [arXiv 2002.05202]
+// gate, up: [M,F] in.   y: [M,F] out.
+void SwiGlu(const Tensor& gate, const Tensor& up, Tensor y) {
+  for (int64_t i = 0; i < gate.size(); ++i) {
+    const double g = gate.f32()[i];
+    y.f32()[i] = static_cast<float>(g / (1 + std::exp(-g)) * up.f32()[i]);
+  }
+}
+
+//   s = sigmoid(g)   dg += dy u s (1 + g (1 - s))   du += dy g s
+void SwiGluBackward(const Tensor& gate, const Tensor& up, const Tensor& dy,
+                    Tensor dgate, Tensor dup) {
+  for (int64_t i = 0; i < gate.size(); ++i) {
+    const double g = gate.f32()[i], d = dy.f32()[i];
+    const double s = 1 / (1 + std::exp(-g));
+    if (!dgate.empty()) {
+      dgate.f32()[i] +=
+          static_cast<float>(d * up.f32()[i] * s * (1 + g * (1 - s)));
+    }
+    if (!dup.empty()) dup.f32()[i] += static_cast<float>(d * g * s);
+  }
+}
+
+// The owner's training-time bias, never positive; the base has none.
+//   y[m,0] = x[m,0]     y[m,e] = x[m,e] + min(b[e-1], 0)   [FlexOlmo 3.3]
+// x: [M,E] in.   b: [E-1] in.   y: [M,E] out.
+void OwnerBias(const Tensor& x, const Tensor& b, Tensor y) {
+  const int64_t experts = x.cols();
+  for (int64_t m = 0; m < x.rows(); ++m) {
+    for (int64_t e = 0; e < experts; ++e) {
+      const float bias = e == 0 ? 0.0f : std::min(b.f32()[e - 1], 0.0f);
+      y.f32()[m * experts + e] = x.f32()[m * experts + e] + bias;
+    }
+  }
+}
+
+//   dx += dy     db[e-1] += sum_m dy[m,e] where b[e-1] <= 0
+// At b = 0 the gradient passes, as in torch.clamp(b, max=0).
+void OwnerBiasBackward(const Tensor& b, const Tensor& dy, Tensor dx,
+                       Tensor db) {
+  const int64_t experts = dy.cols();
+  if (!dx.empty()) Add(dx, dy, dx);
+  for (int64_t e = 1; e < experts && !db.empty(); ++e) {
+    if (b.f32()[e - 1] > 0) continue;
+    double sum = 0;
+    for (int64_t m = 0; m < dy.rows(); ++m) sum += dy.f32()[m * experts + e];
+    db.f32()[e - 1] += static_cast<float>(sum);
+  }
+}
+
+// The rows of an expert's tokens, side by side.
+//   y[i,c] = x[rows[i], c]
+// x: [M,C] in.   rows: [m], each in [0, M).   y: [m,C] out.
+void Gather(const Tensor& x, std::span<const int32_t> rows, Tensor y) {
+  const int64_t cols = x.cols();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::copy_n(x.f32() + rows[i] * cols, cols, y.f32() + i * cols);
+  }
+}
+
+//   dx[rows[i], c] += dy[i,c]
+void GatherBackward(std::span<const int32_t> rows, const Tensor& dy,
+                    Tensor dx) {
+  if (dx.empty()) return;
+  const int64_t cols = dx.cols();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    for (int64_t c = 0; c < cols; ++c) {
+      dx.f32()[rows[i] * cols + c] += dy.f32()[i * cols + c];
+    }
+  }
+}
+
+}  // namespace motet::math::reference

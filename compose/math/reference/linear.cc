@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <vector>
+
+#include "compose/math/kernels.h"
+
+namespace motet::math::reference {
+namespace {
+
+float Weight(const Tensor& w, int64_t i) {
+  return w.dtype == DType::kBF16 ? WidenBf16(w.bf16()[i]) : w.f32()[i];
+}
+
+}  // namespace
+
+// Matrix product with a weight stored as it is multiplied.
+//   y[m,n] = sum_c x[m,c] W[n,c]
+// x: [M,C] f32 in.   w: [N,C] f32 or bf16 in.   y: [M,N] f32 out.
+void Linear(const Tensor& x, const Tensor& w, Tensor y, Product product) {
+  const int64_t rows = x.rows(), cols = x.cols(), outputs = w.rows();
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t n = 0; n < outputs; ++n) {
+      double sum = 0;
+      for (int64_t c = 0; c < cols; ++c) {
+        sum += double{x.f32()[m * cols + c]} * Weight(w, n * cols + c);
+      }
+      y.f32()[m * outputs + n] = static_cast<float>(sum);
+    }
+  }
+}
+
+//   dx[m,c] += sum_n dy[m,n] W[n,c]      dW[n,c] += sum_m dy[m,n] x[m,c]
+void LinearBackward(const Tensor& x, const Tensor& w, const Tensor& dy,
+                    Tensor dx, Tensor dw) {
+  const int64_t rows = x.rows(), cols = x.cols(), outputs = w.rows();
+  for (int64_t m = 0; m < rows && !dx.empty(); ++m) {
+    for (int64_t c = 0; c < cols; ++c) {
+      double sum = 0;
+      for (int64_t n = 0; n < outputs; ++n) {
+        sum += double{dy.f32()[m * outputs + n]} * Weight(w, n * cols + c);
+      }
+      dx.f32()[m * cols + c] += static_cast<float>(sum);
+    }
+  }
+  for (int64_t n = 0; n < outputs && !dw.empty(); ++n) {
+    for (int64_t c = 0; c < cols; ++c) {
+      double sum = 0;
+      for (int64_t m = 0; m < rows; ++m) {
+        sum += double{dy.f32()[m * outputs + n]} * x.f32()[m * cols + c];
+      }
+      dw.f32()[n * cols + c] += static_cast<float>(sum);
+    }
+  }
+}
+
+}  // namespace motet::math::reference
