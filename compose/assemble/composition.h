@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plan (pure data, all incompatibilities at once), lock, and the composed
+// model that a lock describes. Packages are referenced, never rewritten.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "compose/assemble/recipe.h"
+#include "compose/model/decoder.h"
+#include "compose/package/huggingface.h"
+#include "compose/package/package_folder.h"
+#include "lock.pb.h"
+#include "manifest.pb.h"
+
+namespace motet::assemble {
+
+// A verified package folder that takes part (compose/package OpenPackage).
+struct Part {
+  std::string folder;
+  v1::ExpertManifest manifest;
+  std::string manifest_sha256;  // hex
+  uint64_t log_index = 0;
+  bool revoked = false;
+};
+
+struct Plan {
+  v1::CompositionLock lock;            // what apply would write
+  std::vector<std::string> problems;   // empty = can be applied
+  std::vector<std::string> notes;      // guarantees, licence consequences
+  int64_t parameters = 0;              // of the composed model
+  int64_t active_parameters = 0;       // per token
+  int64_t new_bytes = 0;               // that apply writes (metadata)
+  int64_t referenced_bytes = 0;        // that packages hold
+};
+// Never fails on content: problems say what does not fit, all at once.
+Plan MakePlan(const Recipe& recipe, const Part& base,
+              const std::vector<Part>& experts);
+
+// motet.lock: canonical JSON text; same plan, same bytes.
+std::string WriteLock(const v1::CompositionLock& lock);
+absl::StatusOr<v1::CompositionLock> ParseLock(const std::string& json,
+                                              const std::string& where);
+
+// A composition ready to run: expert 0 is the base, then the lock's order.
+struct Composition {
+  v1::CompositionLock lock;
+  std::string lock_sha256;
+  model::ModelConfig config;
+  std::unique_ptr<package::LoadedModel> base;
+  std::vector<std::shared_ptr<const package::SafetensorsFile>> files;
+  std::vector<std::unique_ptr<float[]>> storage;  // router rows, w_e, c_e
+  std::unique_ptr<model::Decoder> decoder;
+  const model::Tokenizer& tokenizer() const { return *base->tokenizer; }
+
+  // Masks by owner ("code.example"), id ("code.example/code@1.0.0"),
+  // owner/name, or domain label ("code"). NotFound names what exists.
+  absl::StatusOr<math::ExpertMask> Resolve(
+      const std::vector<std::string>& names) const;
+  math::ExpertMask All() const;
+  std::vector<std::string> Names(math::ExpertMask set) const;  // ids; base first
+};
+// folder_of: where the package with this manifest SHA-256 lies.
+using PackageFolder =
+    std::function<absl::StatusOr<std::string>(const std::string& sha256)>;
+// only: build from these expert positions of the lock alone (1..; for
+// "never composed" proofs and ablations); empty with all == true means all.
+struct LoadOptions {
+  bool all = true;
+  std::vector<int> only;
+  std::string router;  // "" = the lock's; or "anchored" / "topk"
+};
+absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options = {});
+
+}  // namespace motet::assemble

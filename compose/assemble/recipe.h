@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// The user's wish, in TOML. Unknown keys are errors that name the key, the
+// line and the keys that exist.
+//   name = "demo"                 # folder under compositions/
+//   method = "flexolmo"
+//   experts = ["code.example/code@1.0.0", ...]   # ids, or "owner/name" = newest
+//   [router]
+//   kind = "anchored"             # default; or "topk"
+//   k = 2                         # topk
+//   smoothing = 0.8               # anchored
+//   gate = true
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace motet::assemble {
+
+struct Recipe {
+  std::string name;
+  std::string method = "flexolmo";
+  std::vector<std::string> experts;
+  struct Router {
+    std::string kind = "anchored";
+    int k = 2;
+    double smoothing = 0.8;
+    bool gate = true;
+  } router;
+};
+absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
+                                   const std::string& where);
+
+}  // namespace motet::assemble
