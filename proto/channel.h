@@ -11,6 +11,7 @@
 
 namespace grpc {
 class Channel;
+class ServerBuilder;
 class ServerContext;
 class ServerCredentials;
 }  // namespace grpc
@@ -24,10 +25,17 @@ struct TlsFiles {
   std::string private_key;
 };
 
+inline constexpr int kReloadSeconds = 5;
+
 // Reads and checks the files: the certificate chains to the authority and
-// fits the key; each defect is named before any connection is tried.
+// fits the key; each defect is named before any connection is tried. Clients
+// must show a certificate of this federation. Files that are replaced later
+// are taken for new connections within kReloadSeconds.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerTls(
     const TlsFiles& files);
+// Message limits of limits.h, and leave for the keep-alives that ClientChannel
+// sends; every server's builder gets this once.
+void ConfigureServer(grpc::ServerBuilder& builder);
 // A channel to address "host:port" with message limits of limits.h and
 // keep-alive. expected_role: the server's certificate must have that SPIFFE
 // role ("registry", "coordinator"); else the call fails with a clear status.

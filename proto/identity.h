@@ -4,6 +4,7 @@
 // they were made in.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,8 @@ struct Authority {
   std::string private_pem;
 };
 absl::StatusOr<Authority> MakeAuthority(const std::string& federation);
+// The federation whose authority this certificate is.
+absl::StatusOr<std::string> FederationOf(const std::string& authority_pem);
 struct IssueOptions {
   int days = 365;
   // Host names and addresses of a server; "localhost" and 127.0.0.1 are
@@ -54,8 +57,9 @@ struct IssueOptions {
   std::vector<std::string> hosts;
 };
 // Issues a certificate for the request's id, after checking that its
-// fingerprint equals expected_fingerprint. Usage: client and server
-// authentication, code signing (package signatures), digital signature.
+// fingerprint equals expected_fingerprint and its federation the authority's
+// (else PermissionDenied). Usages follow from the role: nodes and coordinators
+// may sign packages, coordinators and registries may be servers.
 absl::StatusOr<std::string> Issue(const Authority& authority,
                                   const std::string& request_pem,
                                   absl::string_view expected_fingerprint,

@@ -6,11 +6,13 @@
 // verifier needs; stock `model_signing verify` accepts the file too.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "proto/digest.h"
 
 namespace motet::proto {
@@ -34,11 +36,20 @@ struct SignatureInfo {
 };
 // Checks layout, signature, root digest and that the certificate chains to
 // the authority. Does not touch files.
+// `when`: Unix seconds at which the certificate has to be valid, such as when
+// a registry took the package; 0 = now.
 absl::StatusOr<SignatureInfo> VerifySignature(const std::string& model_sig,
-                                              const std::string& authority_pem);
-// VerifySignature, then that exactly the signed files (plus model.sig) lie in
+                                              const std::string& authority_pem,
+                                              int64_t when = 0);
+// VerifySignature, then (else DataLoss) that exactly the signed files (plus model.sig) lie in
 // the folder with the signed digests. All differences in one message.
 absl::StatusOr<SignatureInfo> VerifyPackageFolder(
-    const std::string& folder, const std::string& authority_pem);
+    const std::string& folder, const std::string& authority_pem,
+    int64_t when = 0);
+
+// A path that may stand in a package: relative, '/' separated, printable
+// ASCII, no "..", no backslash, at most kMaxPathBytes. `where` opens the
+// message.
+absl::Status CheckPackagePath(absl::string_view where, absl::string_view path);
 
 }  // namespace motet::proto
