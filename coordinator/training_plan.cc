@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "coordinator/training_plan.h"
+
+#include <toml++/toml.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "proto/error.h"
+#include "proto/identity.h"
+
+namespace motet::coordinator {
+namespace {
+
+// One number of a plan: its key, default, range and meaning. METHODS 1 has
+// the sources of the defaults.
+struct Number {
+  const char* key;
+  double value;
+  double least, most;
+  const char* meaning;
+};
+constexpr Number kNumbers[] = {
+    {"steps", 200, 1, 1e8, "optimiser steps"},
+    {"batch_sequences", 16, 1, 65536, "sequences a step"},
+    {"sequence_tokens", 128, 8, 65536, "tokens a sequence"},
+    {"learning_rate", 1e-3, 1e-9, 1, "at the top of the schedule"},
+    {"warmup_steps", 20, 0, 1e8, "linear, then cosine"},
+    {"final_lr_fraction", 0.1, 0, 1, "of the learning rate, at the end"},
+    {"clip_norm", 1.0, 1e-6, 1e6, "of the gradient"},
+    {"weight_decay", 0.0, 0, 1, "decoupled"},
+    {"router_z_weight", 1e-3, 0, 1, "router z-loss"},
+    {"lm_z_weight", 1e-5, 0, 1, "language-model z-loss"},
+    {"public_fraction", 1.0 / 3, 0, 0.95, "public text in a batch"},
+    {"seed", 1, 0, 9e15, "of the batches"},
+    {"checkpoint_every", 50, 1, 1e8, "steps"},
+    {"gate_quantile", 0.97, 0.5, 1, "q of the typicality gate"},
+    {"smoothing", 0.8, 0, 0.999, "a of the anchored router"},
+    {"statistics_tokens", 65536, 256, 1e10, "behind the published means"},
+};
+
+void SetNumber(v1::TrainingPlan& plan, const std::string& key, double value) {
+  const auto* field = v1::TrainingPlan::descriptor()->FindFieldByName(key);
+  const auto* reflection = plan.GetReflection();
+  using F = google::protobuf::FieldDescriptor;
+  if (field->cpp_type() == F::CPPTYPE_UINT64) {
+    reflection->SetUInt64(&plan, field, static_cast<uint64_t>(value));
+  } else if (field->cpp_type() == F::CPPTYPE_UINT32) {
+    reflection->SetUInt32(&plan, field, static_cast<uint32_t>(value));
+  } else {
+    reflection->SetDouble(&plan, field, value);
+  }
+}
+
+double GetNumber(const v1::TrainingPlan& plan, const std::string& key) {
+  const auto* field = v1::TrainingPlan::descriptor()->FindFieldByName(key);
+  const auto* reflection = plan.GetReflection();
+  using F = google::protobuf::FieldDescriptor;
+  if (field->cpp_type() == F::CPPTYPE_UINT64) {
+    return static_cast<double>(reflection->GetUInt64(plan, field));
+  }
+  if (field->cpp_type() == F::CPPTYPE_UINT32) {
+    return reflection->GetUInt32(plan, field);
+  }
+  return reflection->GetDouble(plan, field);
+}
+
+}  // namespace
+
+absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
+                                                   const std::string& where) {
+  v1::TrainingPlan plan;
+  plan.set_method("flexolmo");
+  plan.set_expert_version("1.0.0");
+  for (const Number& n : kNumbers) SetNumber(plan, n.key, n.value);
+  std::vector<std::string> problems;
+  try {
+    const toml::table table = toml::parse(text, where);
+    for (const auto& [key_node, value] : table) {
+      const std::string key(key_node.str());
+      const auto line = value.source().begin.line;
+      const auto bad = [&](const std::string& got, const std::string& want) {
+        problems.push_back(absl::StrCat("line ", line, ": got ", key, " ", got,
+                                        ", want ", want));
+      };
+      if (key == "id" || key == "method" || key == "expert_version" ||
+          key == "expert_name") {
+        const auto s = value.value<std::string>();
+        if (!s) {
+          bad("that is no text", "a string");
+        } else if (key == "id") {
+          plan.set_id(*s);
+        } else if (key == "method") {
+          plan.set_method(*s);
+        } else if (key == "expert_name") {
+          plan.set_expert_name(*s);
+        } else {
+          plan.set_expert_version(*s);
+        }
+        continue;
+      }
+      if (key == "owners") {
+        const toml::array* list = value.as_array();
+        if (list == nullptr || !list->is_homogeneous<std::string>()) {
+          bad("that is no list of texts", "[\"owner.example\", …]");
+          continue;
+        }
+        for (const auto& owner : *list) {
+          plan.add_owners(*owner.value<std::string>());
+        }
+        continue;
+      }
+      bool known = false;
+      for (const Number& n : kNumbers) {
+        if (key != n.key) continue;
+        known = true;
+        const auto number = value.value<double>();
+        if (!number || !(*number >= n.least && *number <= n.most)) {
+          bad(number ? absl::StrCat(*number) : "that is no number",
+              absl::StrCat("a number from ", n.least, " to ", n.most));
+        } else {
+          SetNumber(plan, key, *number);
+        }
+      }
+      if (!known) {
+        std::vector<std::string> keys = {"id", "method", "expert_name",
+                                         "expert_version", "owners"};
+        for (const Number& n : kNumbers) keys.push_back(n.key);
+        bad("(unknown key)", absl::StrCat("one of ", absl::StrJoin(keys, ", ")));
+      }
+    }
+  } catch (const toml::parse_error& e) {
+    return proto::Invalid(absl::StrCat(where, ":", e.source().begin.line),
+                          std::string(e.description()), "TOML",
+                          "correct the line");
+  }
+  if (!proto::CheckName(where, plan.id()).ok()) {
+    problems.push_back(absl::StrCat("got id \"", plan.id(),
+                                    "\", want lower-case letters, digits and "
+                                    "dashes"));
+  }
+  if (plan.method() != "flexolmo") {
+    problems.push_back(absl::StrCat("got method \"", plan.method(),
+                                    "\", want \"flexolmo\""));
+  }
+  if (plan.warmup_steps() > plan.steps()) {
+    problems.push_back(absl::StrCat("got ", plan.warmup_steps(),
+                                    " warm-up steps of ", plan.steps(),
+                                    ", want fewer"));
+  }
+  if (!problems.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("[", where, "] ", absl::StrJoin(problems, "; "),
+                     "; correct the plan"));
+  }
+  plan.add_publishes("ffn weights");
+  plan.add_publishes("router row and bias");
+  plan.add_publishes("per-layer means and thresholds");
+  return plan;
+}
+
+std::string DescribePlan(const v1::TrainingPlan& plan) {
+  std::string out = absl::StrFormat(
+      "plan %s: %s beside %s\n", plan.id(), plan.method(), plan.base().id());
+  for (const Number& n : kNumbers) {
+    absl::StrAppend(&out, absl::StrFormat("  %-18s %-10g %s\n", n.key,
+                                          GetNumber(plan, n.key), n.meaning));
+  }
+  absl::StrAppend(&out, "  would publish      ",
+                  absl::StrJoin(plan.publishes(), "; "), "\n");
+  return out;
+}
+
+}  // namespace motet::coordinator
