@@ -21,13 +21,16 @@ struct LoadedModel {
   std::vector<std::shared_ptr<const SafetensorsFile>> files;  // keep mapped
   std::unique_ptr<model::Tokenizer> tokenizer;  // null when none lies there
 };
-// Reads config.json, model.safetensors (or weights.safetensors) and, when
-// present, tokenizer.json. All missing, unknown or ill-shaped tensors are
+// Reads config.json, model.safetensors (or weights.safetensors, or the files
+// of model.safetensors.index.json) and, when present, tokenizer.json. Weights
+// may be F32 or BF16 and stay where they lie. All missing, unknown or ill-shaped tensors are
 // listed in one error.
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
     const std::string& folder);
-// Writes config.json and model.safetensors (and tokenizer.json when given)
-// so that stock transformers loads the folder. weights_name: file name.
+// Writes model.safetensors, config.json (last) and, when tokenizer_json is not
+// empty, tokenizer.json, so that stock transformers loads the folder (with a
+// tokenizer_config.json for it unless weights_name says that this is a
+// package). Each file is written atomically.
 absl::Status SaveModel(const std::string& folder,
                        const model::ModelConfig& config,
                        const model::ModelWeights& weights,

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -14,13 +15,16 @@
 
 namespace motet::package {
 
-// A read-only mapping of a checked file. Tensors are views into it.
+// A read-only mapping of a checked file. Tensors are views into it. The file
+// must not be shortened while it is mapped: packages are written once and
+// replaced by renaming, never in place.
 class SafetensorsFile {
  public:
   // Refuses, naming file and tensor: a header longer than the file or than
   // the limit, malformed or duplicate JSON keys, unknown dtypes, shapes whose
   // product overflows, offsets out of order, out of range, overlapping or
-  // with holes, sizes that do not fit shape and dtype.
+  // with holes, sizes that do not fit shape and dtype, and tensors that do
+  // not begin at a multiple of their element's size.
   static absl::StatusOr<std::shared_ptr<const SafetensorsFile>> Open(
       const std::string& path);
 
@@ -35,6 +39,8 @@ class SafetensorsFile {
   const std::string& path() const { return path_; }
   uint64_t file_bytes() const { return bytes_; }
   ~SafetensorsFile();
+  SafetensorsFile(const SafetensorsFile&) = delete;
+  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
  private:
   SafetensorsFile() = default;
@@ -42,18 +48,22 @@ class SafetensorsFile {
   void* map_ = nullptr;
   uint64_t bytes_ = 0;
   std::vector<Entry> entries_;
+  absl::flat_hash_map<absl::string_view, size_t> by_name_;
 };
 
 struct NamedTensor {
   std::string name;
   math::Tensor tensor;
 };
-// Writes atomically (temporary file, fsync, rename), tensor by tensor, in the
-// given order after sorting by name; data aligned to 64 bytes.
+// Writes atomically (temporary file, fsync, rename), tensor by tensor: those
+// of the widest dtype first, by name within a dtype's width, so that every
+// one is aligned without holes; the first begins at a multiple of 64 bytes.
+// On any error (full disk included) what was at `path` is untouched and no
+// temporary file stays behind. Same tensors => same bytes.
 absl::Status WriteSafetensors(const std::string& path,
                               std::vector<NamedTensor> tensors);
 // The parser on bytes in memory, for the fuzzer: entries' tensors point into
-// `bytes`.
+// `bytes`. Alignment is judged by offsets in the file, not by addresses.
 absl::StatusOr<std::vector<SafetensorsFile::Entry>> ParseSafetensors(
     absl::string_view bytes, absl::string_view where);
 
