@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet corpus import: public documents, de-duplicated and split by hash.
-// Owners do the same with `motet-node corpus import`, on their own machine.
+// motet corpus pack|import: text files into documents, documents
+// de-duplicated and split by hash. Owners import with `motet-node corpus
+// import`, on their own machine.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -9,8 +12,10 @@
 #include "compose/learn/corpus.h"
 #include "coordinator/cli.h"
 #include "nlohmann/json.hpp"
+#include "coordinator/text_files.h"
 #include "proto/error.h"
 #include "proto/files.h"
+#include "proto/limits.h"
 
 namespace motet::coordinator {
 namespace {
@@ -20,6 +25,52 @@ struct Options {
   std::string out;
   int test_percent = 10;
 };
+
+struct PackOptions {
+  std::vector<std::string> files;
+  std::string out;
+  TextFileOptions text;
+  int64_t max_bytes = 0;
+};
+
+absl::Status Pack(PackOptions options, const Context& context) {
+  if (options.files.empty()) {
+    for (std::string line; std::getline(std::cin, line);) {
+      if (!line.empty()) options.files.push_back(line);
+    }
+  }
+  ShuffleByName(options.files);
+  std::vector<std::string> documents;
+  int64_t bytes = 0, skipped = 0;
+  for (const std::string& file : options.files) {
+    if (options.max_bytes > 0 && bytes >= options.max_bytes) break;
+    auto text = proto::ReadFile(file, proto::kMaxDocumentBytes);
+    std::string document =
+        text.ok() ? TextOf(*std::move(text), options.text) : "";
+    if (document.empty()) {
+      ++skipped;
+      continue;
+    }
+    bytes += static_cast<int64_t>(document.size());
+    documents.push_back(std::move(document));
+  }
+  if (documents.empty()) {
+    return proto::Error(absl::StatusCode::kNotFound, "corpus pack",
+                        "no readable text file", "at least one",
+                        "name files, or pipe a list of paths in");
+  }
+  MOTET_RETURN_IF_ERROR(learn::WriteJsonl(options.out, documents));
+  if (context.json) {
+    absl::PrintF("%s\n", nlohmann::json{{"documents", documents.size()},
+                                        {"bytes", bytes},
+                                        {"skipped", skipped}}
+                             .dump());
+  } else {
+    absl::PrintF("%d documents, %.1f MB, %d files passed over; in %s\n",
+                 documents.size(), bytes / 1e6, skipped, options.out);
+  }
+  return absl::OkStatus();
+}
 
 absl::Status Run(const Options& options, const Context& context) {
   std::vector<std::string> documents;
@@ -59,6 +110,26 @@ absl::Status Run(const Options& options, const Context& context) {
 
 void AddCorpus(CLI::App& app, Context& context) {
   CLI::App* noun = Noun(app, "corpus", "Public text");
+  auto pack = std::make_shared<PackOptions>();
+  CLI::App* packing = noun->add_subcommand(
+      "pack", "Text files into documents, one a file, in an order that "
+              "depends on the names alone");
+  packing->add_option("files", pack->files,
+                      "Files; without any, paths are read from standard "
+                      "input");
+  packing->add_option("--out", pack->out, "The JSONL file to write")
+      ->required();
+  packing
+      ->add_option("--max-document-bytes", pack->text.max_bytes,
+                   "Longer files are cut at a line")
+      ->check(CLI::Range(256, 1 << 24))
+      ->capture_default_str();
+  packing->add_option("--max-bytes", pack->max_bytes,
+                      "Stop after this much text; 0 = all");
+  packing->add_flag("--pod", pack->text.pod,
+                    "Keep only the documentation (POD) of Perl files");
+  SetAction(packing, context,
+            [pack, &context] { return Pack(*pack, context); });
   auto options = std::make_shared<Options>();
   CLI::App* command = noun->add_subcommand(
       "import", "De-duplicate documents and split them by hash into "
