@@ -17,9 +17,11 @@ namespace motet::model {
 class SequenceCache {
  public:
   // Room for `capacity` tokens. experts: E with the base (1 when dense).
+  // Memory of keys and values is touched only as tokens come.
   SequenceCache(const ModelConfig& config, int64_t capacity, int64_t experts);
   int64_t length() const { return length_; }
   int64_t capacity() const { return capacity_; }
+  // As new: length 0, smoothing not started.
   void Clear();
   static int64_t Bytes(const ModelConfig& config, int64_t capacity);
 
@@ -31,8 +33,9 @@ class SequenceCache {
 
  private:
   int64_t kv_width_, width_, layers_, experts_, capacity_, length_ = 0;
-  std::vector<float> keys_, values_, scores_, hidden_;
-  std::unique_ptr<bool[]> started_;
+  std::unique_ptr<float[]> keys_, values_;  // [L, capacity, G*D]
+  std::vector<float> scores_, hidden_;      // [L, E], [L, C]
+  std::unique_ptr<bool[]> started_;         // [L]
 };
 
 }  // namespace motet::model

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace motet::model {
@@ -35,12 +36,23 @@ struct ModelConfig {
   int32_t bos_id = -1, eos_id = -1, pad_id = -1;  // -1 = none
 
   bool qk_norm() const { return block == Block::kPostNorm; }
+  bool operator==(const ModelConfig&) const = default;
 };
 
-// LlamaForCausalLM, Olmo2ForCausalLM, FlexOlmoForCausalLM.
+// What the four files below call a model:
+//              dense               experts
+//   pre-norm   LlamaForCausalLM    MixtralForCausalLM (renormalised, METHODS 1)
+//   post-norm  Olmo2ForCausalLM    FlexOlmoForCausalLM
+const char* Architecture(const ModelConfig& config);
+
+// Reads a config.json of one of these. InvalidArgument names every field
+// that does not fit, with its value; a config that comes back has passed
+// CheckConfig.
 absl::StatusOr<ModelConfig> ParseConfig(const std::string& json);
-// config.json that stock transformers loads; every field explicit.
+// config.json that stock transformers loads; every field explicit but dtype,
+// which the weights tell. config has passed CheckConfig.
 std::string WriteConfig(const ModelConfig& config);
-absl::Status CheckConfig(const ModelConfig& config);  // shapes make sense
+// OK when the shapes make sense; otherwise every reason in one error.
+absl::Status CheckConfig(const ModelConfig& config);
 
 }  // namespace motet::model

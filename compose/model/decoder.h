@@ -24,15 +24,17 @@ struct Router {
 };
 
 // One sequence's next tokens. Without a cache, past is 0 and the tokens are
-// the whole sequence.
+// the whole sequence. The base is always allowed; bits beyond E mean nothing.
+// A cache belongs to one `allowed` from its first token to Clear().
 struct SequenceInput {
-  std::span<const int32_t> ids;
-  SequenceCache* cache = nullptr;  // appended to
+  std::span<const int32_t> ids;    // each in [0, V)
+  SequenceCache* cache = nullptr;  // appended to; in one sequence of a batch
   math::ExpertMask allowed = ~math::ExpertMask{0};
 };
 
 // Rows of all sequences after one another, with what the operators need of
-// them. Must outlive a backward pass over it.
+// them. Takes the caches' lengths as they are now, so one Forward a batch
+// when there are caches. Must outlive a backward pass over it.
 class Batch {
  public:
   explicit Batch(std::span<const SequenceInput> sequences);
@@ -50,7 +52,9 @@ class Batch {
   std::vector<int64_t> first_;
 };
 
-// What a caller may watch, by layer; filled when given to Forward.
+// What a caller may watch, by layer; filled when given to Forward. Views into
+// the Exec's arena. Router logits are empty where there are none: in a dense
+// FFN (whose input is still called router input) and in an anchored one.
 struct Trace {
   std::vector<math::Tensor> hidden;         // L + 1: embedding, blocks;
                                             // the last after the final norm
@@ -66,7 +70,9 @@ class Decoder {
   static absl::StatusOr<Decoder> Create(const ModelConfig& config,
                                         ModelWeights weights, Router router);
 
-  // Hidden states after the final norm, [M,C].
+  // Hidden states after the final norm, [M,C], in the Exec's arena. Appends
+  // to the caches. With neither recorder nor trace, a layer's memory is given
+  // back before the next layer begins.
   math::Tensor Forward(math::Exec& exec, const Batch& batch,
                        Trace* trace = nullptr) const;
   // [rows,V] of [rows,C].
@@ -79,10 +85,14 @@ class Decoder {
 
  private:
   Decoder(ModelConfig config, ModelWeights weights, Router router);
+  math::Tensor Layer(math::Exec& exec, const Batch& batch, int64_t layer,
+                     const math::Tensor& x, Trace* trace) const;
   math::Tensor Attend(math::Exec& exec, const Batch& batch, int64_t layer,
                       const math::Tensor& x) const;
   math::Tensor FeedForward(math::Exec& exec, const Batch& batch, int64_t layer,
                            const math::Tensor& x, Trace* trace) const;
+  math::Routing Route(math::Exec& exec, const Batch& batch, int64_t layer,
+                      const math::Tensor& x, math::Tensor* logits) const;
 
   ModelConfig config_;
   ModelWeights weights_;

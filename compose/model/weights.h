@@ -4,10 +4,12 @@
 // this one list.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "compose/math/tensor.h"
 #include "compose/model/config.h"
 
@@ -36,12 +38,17 @@ struct ModelWeights {
 };
 
 // Makes w's vectors as long as config says and calls visit(name, shape,
-// tensor) for every tensor of a Hugging Face file, in file order. A tied
-// head and owner_bias are not visited.
+// tensor) for every tensor of a Hugging Face file, in the order of the data.
+// A tied head and owner_bias are not visited: the caller lets a tied head
+// view the embedding. Names follow Architecture(config).
 void VisitWeights(const ModelConfig& config, ModelWeights& w,
                   const std::function<void(const std::string& name,
                                            const math::Shape& shape,
                                            math::Tensor& tensor)>& visit);
 int64_t CountParameters(const ModelConfig& config);
+// OK when every tensor is there with a fitting shape and dtype: matrices f32
+// or bf16, vectors f32. Experts may have FFN widths of their own. Otherwise
+// InvalidArgument lists every tensor that does not fit.
+absl::Status CheckWeights(const ModelConfig& config, const ModelWeights& w);
 
 }  // namespace motet::model

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/model/weights.h"
+
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "proto/error.h"
+
+namespace motet::model {
+namespace {
+
+using math::Shape;
+using math::Tensor;
+
+using Visit =
+    std::function<void(const std::string&, const Shape&, Tensor&)>;
+
+// Where the families' names differ.
+struct Names {
+  const char* attention_norm;
+  const char* ffn_norm;
+  const char* router;   // before ".weight"
+  const char* experts;  // before the expert's number
+  const char* gate;
+  const char* up;
+  const char* down;
+};
+
+Names NamesOf(const ModelConfig& config) {
+  if (config.block == Block::kPostNorm) {
+    return {"post_attention_layernorm", "post_feedforward_layernorm",
+            "mlp.gate", "mlp.experts.", "gate_proj", "up_proj", "down_proj"};
+  }
+  if (config.experts == 0) {
+    return {"input_layernorm", "post_attention_layernorm",
+            "", "", "gate_proj", "up_proj", "down_proj"};
+  }
+  return {"input_layernorm", "post_attention_layernorm",
+          "block_sparse_moe.gate", "block_sparse_moe.experts.",
+          "w1", "w3", "w2"};
+}
+
+void VisitFfn(const ModelConfig& config, const Names& names,
+              const std::string& prefix, FfnWeights& ffn,
+              const Visit& visit) {
+  const int64_t width = config.width, ffn_width = config.ffn_width;
+  visit(absl::StrCat(prefix, names.gate, ".weight"), {ffn_width, width},
+        ffn.gate);
+  visit(absl::StrCat(prefix, names.up, ".weight"), {ffn_width, width},
+        ffn.up);
+  visit(absl::StrCat(prefix, names.down, ".weight"), {width, ffn_width},
+        ffn.down);
+}
+
+void VisitLayer(const ModelConfig& config, const std::string& prefix,
+                LayerWeights& layer, const Visit& visit) {
+  const Names names = NamesOf(config);
+  const int64_t width = config.width;
+  const int64_t q_width = config.heads * config.head_dim;
+  const int64_t kv_width = config.kv_heads * config.head_dim;
+  const auto weight = [&](const char* name, const Shape& shape,
+                          Tensor& tensor) {
+    visit(absl::StrCat(prefix, name, ".weight"), shape, tensor);
+  };
+  weight(names.attention_norm, {width}, layer.attention_norm);
+  weight("self_attn.q_proj", {q_width, width}, layer.q);
+  weight("self_attn.k_proj", {kv_width, width}, layer.k);
+  weight("self_attn.v_proj", {kv_width, width}, layer.v);
+  weight("self_attn.o_proj", {width, q_width}, layer.o);
+  if (config.qk_norm()) {
+    weight("self_attn.q_norm", {q_width}, layer.q_norm);
+    weight("self_attn.k_norm", {kv_width}, layer.k_norm);
+  }
+  weight(names.ffn_norm, {width}, layer.ffn_norm);
+  if (config.experts == 0) {
+    layer.experts.resize(1);
+    VisitFfn(config, names, absl::StrCat(prefix, "mlp."), layer.experts[0],
+             visit);
+    return;
+  }
+  weight(names.router, {config.experts, width}, layer.router);
+  layer.experts.resize(config.experts);
+  for (int64_t e = 0; e < config.experts; ++e) {
+    VisitFfn(config, names, absl::StrCat(prefix, names.experts, e, "."),
+             layer.experts[e], visit);
+  }
+}
+
+// What is wrong with one tensor; empty when nothing is.
+std::string Complaint(const std::string& name, const Shape& want,
+                      const Tensor& tensor) {
+  if (tensor.empty()) return absl::StrCat(name, " absent");
+  if (!(tensor.shape == want)) {
+    return absl::StrCat(name, " of shape ", tensor.shape.ToString(),
+                        " (want ", want.ToString(), ")");
+  }
+  const bool vector = want.rank == 1;
+  if (tensor.dtype == math::DType::kF32 ||
+      (!vector && tensor.dtype == math::DType::kBF16)) {
+    return "";
+  }
+  return absl::StrCat(name, " of dtype ", math::Name(tensor.dtype),
+                      vector ? " (want F32)" : " (want F32 or BF16)");
+}
+
+// The shape asked of an expert's matrix, with the expert's own FFN width (as
+// its gate has it) in place of the config's.
+Shape OwnWidth(const FfnWeights& ffn, const Tensor& tensor, int64_t width) {
+  const int64_t own = ffn.gate.shape.dim[0];
+  return &tensor == &ffn.down ? Shape{width, own} : Shape{own, width};
+}
+
+}  // namespace
+
+void VisitWeights(const ModelConfig& config, ModelWeights& w,
+                  const Visit& visit) {
+  w.layers.resize(config.layers);
+  const Shape table = {config.vocabulary, config.width};
+  visit("model.embed_tokens.weight", table, w.embed);
+  for (int64_t l = 0; l < config.layers; ++l) {
+    VisitLayer(config, absl::StrCat("model.layers.", l, "."), w.layers[l],
+               visit);
+  }
+  visit("model.norm.weight", {config.width}, w.final_norm);
+  if (!config.tied_head) visit("lm_head.weight", table, w.head);
+}
+
+int64_t CountParameters(const ModelConfig& config) {
+  ModelWeights weights;
+  int64_t count = 0;
+  VisitWeights(config, weights,
+               [&](const std::string&, const Shape& shape, Tensor&) {
+                 count += shape.size();
+               });
+  return count;
+}
+
+absl::Status CheckWeights(const ModelConfig& config, const ModelWeights& w) {
+  std::vector<std::string> reasons;
+  const auto count = [&](absl::string_view what, size_t got, int64_t want) {
+    if (static_cast<int64_t>(got) == want) return;
+    reasons.push_back(absl::StrCat(got, " ", what, " (want ", want, ")"));
+  };
+  // The walk below makes the vectors fit, so their lengths are looked at
+  // first.
+  count("layers", w.layers.size(), config.layers);
+  for (size_t l = 0; l < w.layers.size(); ++l) {
+    count(absl::StrCat("FFNs in layer ", l), w.layers[l].experts.size(),
+          config.experts == 0 ? 1 : config.experts);
+  }
+  ModelWeights views = w;
+  std::unordered_map<const Tensor*, const FfnWeights*> own_width;
+  for (const LayerWeights& layer : views.layers) {
+    for (size_t e = 1; e < layer.experts.size(); ++e) {
+      const FfnWeights& ffn = layer.experts[e];
+      if (ffn.gate.shape.rank != 2 || ffn.gate.shape.dim[0] < 1) continue;
+      for (const Tensor* t : {&ffn.gate, &ffn.up, &ffn.down}) {
+        own_width[t] = &ffn;
+      }
+    }
+  }
+  const auto check = [&](const std::string& name, Shape want,
+                         Tensor& tensor) {
+    const auto it = own_width.find(&tensor);
+    if (it != own_width.end()) {
+      want = OwnWidth(*it->second, tensor, config.width);
+    }
+    std::string complaint = Complaint(name, want, tensor);
+    if (!complaint.empty()) reasons.push_back(std::move(complaint));
+  };
+  if (reasons.empty()) VisitWeights(config, views, check);
+  if (reasons.empty()) {
+    if (config.tied_head && w.head.data != w.embed.data) {
+      reasons.push_back("a head apart from the embedding (want the same, as "
+                        "tie_word_embeddings says)");
+    }
+    for (size_t l = 0; l < w.layers.size(); ++l) {
+      const Tensor& bias = w.layers[l].owner_bias;
+      if (bias.empty()) continue;
+      std::string complaint =
+          Complaint(absl::StrCat("owner bias of layer ", l),
+                    {config.experts - 1}, bias);
+      if (!complaint.empty()) reasons.push_back(std::move(complaint));
+    }
+  }
+  if (reasons.empty()) return absl::OkStatus();
+  return proto::Invalid("weights", absl::StrJoin(reasons, ", "),
+                        absl::StrCat("the tensors of a ",
+                                     Architecture(config)),
+                        "check that config and weights belong together");
+}
+
+}  // namespace motet::model
