@@ -207,7 +207,12 @@ absl::StatusOr<std::vector<SignedFile>> FilesOf(const Json& resources) {
     SignedFile file;
     MOTET_ASSIGN_OR_RETURN(file.path, Text(resource, "name"));
     MOTET_ASSIGN_OR_RETURN(const std::string hex, Text(resource, "digest"));
-    MOTET_ASSIGN_OR_RETURN(file.sha256, DigestFromHex(hex));
+    const absl::StatusOr<Digest> digest = DigestFromHex(hex);
+    if (!digest.ok()) {
+      return Refuse(absl::StrCat(Quoted(hex), " as a digest"),
+                    "64 lower-case hexadecimal digits");
+    }
+    file.sha256 = *digest;
     files.push_back(std::move(file));
   }
   return files;
