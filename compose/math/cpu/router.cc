@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Formulas: reference/router.cc. TopK has a handful of numbers a row: the
+// plain form, rows over threads. Combine runs an expert after the other, so
+// that a token's sum is in ascending order of experts.
+#include <algorithm>
+#include <cstring>
+
+#include "compose/math/cpu/isa.h"
+#include "compose/math/cpu/parallel.h"
+#include "compose/math/kernels.h"
+
+namespace motet::math::cpu {
+namespace {
+
+constexpr int64_t kRouterRows = 256;
+
+std::span<const ExpertMask> Slice(std::span<const ExpertMask> allowed,
+                                  int64_t row, int64_t rows) {
+  return allowed.empty() ? allowed : allowed.subspan(row, rows);
+}
+
+}  // namespace
+
+void TopK(const Tensor& x, std::span<const ExpertMask> allowed,
+          bool renormalise, Tensor idx, Tensor w) {
+  ForPieces(x.rows(), kRouterRows, [&](int64_t b, int64_t e) {
+    reference::TopK(x.RowSlice(b, e - b), Slice(allowed, b, e - b),
+                    renormalise, idx.RowSlice(b, e - b),
+                    w.RowSlice(b, e - b));
+  });
+}
+
+void TopKBackward(const Tensor& x, std::span<const ExpertMask> allowed,
+                  bool renormalise, const Tensor& idx, const Tensor& w,
+                  const Tensor& dw, Tensor dx) {
+  if (dx.empty()) return;
+  ForPieces(x.rows(), kRouterRows, [&](int64_t b, int64_t e) {
+    reference::TopKBackward(x.RowSlice(b, e - b), Slice(allowed, b, e - b),
+                            renormalise, idx.RowSlice(b, e - b),
+                            w.RowSlice(b, e - b), dw.RowSlice(b, e - b),
+                            dx.RowSlice(b, e - b));
+  });
+}
+
+void Combine(const Tensor& w, std::span<const ExpertRows> experts, Tensor y) {
+  const int64_t cols = y.cols(), choices = w.cols();
+  ForPieces(y.rows(), RowsPerPiece(cols), [&](int64_t b, int64_t e) {
+    std::memset(y.f32() + b * cols, 0, (e - b) * cols * sizeof(float));
+  });
+  for (const ExpertRows& expert : experts) {
+    ForPieces(expert.rows.size(), RowsPerPiece(cols),
+              [&](int64_t b, int64_t e) {
+      for (int64_t i = b; i < e; ++i) {
+        const int64_t m = expert.rows[i];
+        Active().axpy(w.f32()[m * choices + expert.slots[i]],
+                      expert.f.f32() + i * cols, cols, y.f32() + m * cols);
+      }
+    });
+  }
+}
+
+void CombineBackward(const Tensor& w, std::span<const ExpertRows> experts,
+                     const Tensor& dy, Tensor dw) {
+  const int64_t cols = dy.cols(), choices = w.cols();
+  for (const ExpertRows& expert : experts) {
+    Tensor df = expert.df;
+    ForPieces(expert.rows.size(), RowsPerPiece(cols),
+              [&](int64_t b, int64_t e) {
+      for (int64_t i = b; i < e; ++i) {
+        const int64_t m = expert.rows[i];
+        const int64_t at = m * choices + expert.slots[i];
+        const float* d = dy.f32() + m * cols;
+        if (!df.empty()) {
+          Active().axpy(w.f32()[at], d, cols, df.f32() + i * cols);
+        }
+        if (!dw.empty()) {
+          dw.f32()[at] += Active().dot(expert.f.f32() + i * cols, d, cols);
+        }
+      }
+    });
+  }
+}
+
+}  // namespace motet::math::cpu

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+// Inner loops over rows: exp and what is made of it, norms, rotation, AdamW.
+namespace motet::math::cpu::MOTET_ISA {
+namespace {
+
+// Runs body(offset, load, store) over n floats: whole vectors, then a tail
+// whose load pads with zeros and whose store writes only what is there.
+struct WholeLoad {
+  Vec operator()(const float* p) const { return Load(p); }
+};
+struct WholeStore {
+  void operator()(float* p, Vec v) const { Store(p, v); }
+};
+struct TailLoad {
+  int64_t n;
+  Vec operator()(const float* p) const { return LoadFirst(p, n); }
+};
+struct TailStore {
+  int64_t n;
+  void operator()(float* p, Vec v) const { StoreFirst(p, v, n); }
+};
+template <typename Body>
+inline void Each(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, WholeLoad(), WholeStore());
+  if (i < n) body(i, TailLoad{n - i}, TailStore{n - i});
+}
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kExpLow = -87.3f;
+
+// exp by 2^n times a polynomial (Cephes), within 2 units in the last place;
+// 0 below -87.3, held at 88 above, NaN stays NaN.
+inline Vec Exp(Vec x) {
+  const Vec in = Min(Set(88.0f), Max(Set(kExpLow), x));
+  const Vec n = Round(Mul(in, Set(1.44269504088896341f)));
+  Vec r = Fma(n, Set(-0.693359375f), in);
+  r = Fma(n, Set(2.12194440e-4f), r);
+  Vec p = Set(1.9875691500e-4f);
+  p = Fma(p, r, Set(1.3981999507e-3f));
+  p = Fma(p, r, Set(8.3334519073e-3f));
+  p = Fma(p, r, Set(4.1665795894e-2f));
+  p = Fma(p, r, Set(1.6666665459e-1f));
+  p = Fma(p, r, Set(5.0000001201e-1f));
+  p = Fma(p, Mul(r, r), Add(r, Set(1.0f)));
+  return ZeroBelow(x, kExpLow, Scale(p, n));
+}
+
+void SoftmaxBlock(float* scores, int64_t block, int64_t visible, float scale,
+                  float* top, float* total, float* out, int64_t vectors) {
+  Vec largest = Set(-kInfinity);
+  for (int64_t j = 0; j < block; j += kLanes) {
+    const Vec s = KeepFirst(Mul(Load(scores + j), Set(scale)), visible - j,
+                            -kInfinity);
+    Store(scores + j, s);
+    largest = Max(largest, s);
+  }
+  const float block_top = Largest(largest);
+  const float new_top = block_top > *top ? block_top : *top;
+  Vec sum = Zero();
+  for (int64_t j = 0; j < block; j += kLanes) {
+    const Vec p = Exp(Sub(Load(scores + j), Set(new_top)));
+    Store(scores + j, p);
+    sum = Add(sum, p);
+  }
+  const float block_total = Sum(sum);
+  if (new_top == *top) {
+    *total += block_total;
+    return;
+  }
+  alignas(64) float correction[kLanes];
+  Store(correction, Exp(Set(*top - new_top)));
+  *total = *total * correction[0] + block_total;
+  for (int64_t v = 0; v < vectors; ++v) {
+    Store(out + v * kLanes, Mul(Load(out + v * kLanes), Load(correction)));
+  }
+  *top = new_top;
+}
+
+void SoftmaxBlockBackward(float* scores, float* dp, int64_t block,
+                          int64_t visible, float scale, float lse,
+                          float inner) {
+  for (int64_t j = 0; j < block; j += kLanes) {
+    const Vec s = Fma(Load(scores + j), Set(scale), Set(-lse));
+    const Vec p = KeepFirst(Exp(s), visible - j, 0.0f);
+    Store(scores + j, p);
+    Store(dp + j,
+          Mul(Mul(p, Sub(Load(dp + j), Set(inner))), Set(scale)));
+  }
+}
+
+void RmsNormRows(const float* x, const float* w, float eps, int64_t rows,
+                 int64_t cols, float* y, float* inverse_rms) {
+  for (int64_t m = 0; m < rows; ++m) {
+    const float* in = x + m * cols;
+    const float mean = Dot(in, in, cols) / static_cast<float>(cols);
+    const float r = 1.0f / __builtin_sqrtf(mean + eps);
+    if (inverse_rms != nullptr) inverse_rms[m] = r;
+    Each(cols, [&](int64_t c, auto load, auto store) {
+      store(y + m * cols + c,
+            Mul(load(w + c), Mul(load(in + c), Set(r))));
+    });
+  }
+}
+
+void RmsNormRowsBackward(const float* x, const float* w,
+                         const float* inverse_rms, const float* dy,
+                         int64_t rows, int64_t cols, float* dx, float* dw) {
+  for (int64_t m = 0; m < rows; ++m) {
+    const float* in = x + m * cols;
+    const float* d = dy + m * cols;
+    const Vec r = Set(inverse_rms[m]);
+    if (dw != nullptr) {
+      Each(cols, [&](int64_t c, auto load, auto store) {
+        store(dw + c, Fma(load(d + c), Mul(load(in + c), r), load(dw + c)));
+      });
+    }
+    if (dx == nullptr) continue;
+    Vec sum = Zero();
+    Each(cols, [&](int64_t c, auto load, auto) {
+      sum = Fma(Mul(load(w + c), load(d + c)), Mul(load(in + c), r), sum);
+    });
+    const Vec mean = Set(Sum(sum) / static_cast<float>(cols));
+    float* out = dx + m * cols;
+    Each(cols, [&](int64_t c, auto load, auto store) {
+      const Vec own = Mul(load(w + c), load(d + c));
+      const Vec along = Mul(Mul(load(in + c), r), mean);
+      store(out + c, Fma(r, Sub(own, along), load(out + c)));
+    });
+  }
+}
+
+void RopeRow(const float* x, int64_t cols, int64_t head_dim,
+             const float* cosine, const float* sine, float sign,
+             bool accumulate, float* out) {
+  const int64_t half = head_dim / 2;
+  for (int64_t h = 0; h < cols; h += head_dim) {
+    const float* low = x + h;
+    const float* high = low + half;
+    float* to_low = out + h;
+    float* to_high = to_low + half;
+    Each(half, [&](int64_t i, auto load, auto store) {
+      const Vec a = load(low + i), b = load(high + i);
+      const Vec c = load(cosine + i), s = Mul(load(sine + i), Set(sign));
+      Vec first = Sub(Mul(a, c), Mul(b, s));
+      Vec second = Add(Mul(b, c), Mul(a, s));
+      if (accumulate) {
+        first = Add(load(to_low + i), first);
+        second = Add(load(to_high + i), second);
+      }
+      store(to_low + i, first);
+      store(to_high + i, second);
+    });
+  }
+}
+
+inline Vec Sigmoid(Vec x) {
+  return Div(Set(1.0f), Add(Set(1.0f), Exp(Sub(Zero(), x))));
+}
+
+void SwiGluRow(const float* gate, const float* up, int64_t n, float* y) {
+  Each(n, [&](int64_t i, auto load, auto store) {
+    const Vec g = load(gate + i);
+    store(y + i, Mul(Mul(g, Sigmoid(g)), load(up + i)));
+  });
+}
+
+void SwiGluRowBackward(const float* gate, const float* up, const float* dy,
+                       int64_t n, float* dgate, float* dup) {
+  Each(n, [&](int64_t i, auto load, auto store) {
+    const Vec g = load(gate + i), s = Sigmoid(g), d = load(dy + i);
+    if (dgate != nullptr) {
+      const Vec slope =
+          Mul(s, Fma(g, Sub(Set(1.0f), s), Set(1.0f)));
+      store(dgate + i,
+            Fma(Mul(d, load(up + i)), slope, load(dgate + i)));
+    }
+    if (dup != nullptr) store(dup + i, Fma(d, Mul(g, s), load(dup + i)));
+  });
+}
+
+void SoftmaxTotal(const float* x, int64_t n, float* top, float* total) {
+  Vec largest = Set(-kInfinity);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) largest = Max(largest, Load(x + i));
+  if (i < n) {
+    largest = Max(largest,
+                  KeepFirst(LoadFirst(x + i, n - i), n - i, -kInfinity));
+  }
+  *top = Largest(largest);
+  const Vec most = Set(*top);
+  Vec sum = Zero();
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+    sum = Add(sum, Exp(Sub(Load(x + i), most)));
+  }
+  if (i < n) {
+    const Vec rest = Exp(Sub(LoadFirst(x + i, n - i), most));
+    sum = Add(sum, KeepFirst(rest, n - i, 0.0f));
+  }
+  *total = Sum(sum);
+}
+
+void AddScaledExp(const float* x, int64_t n, float lse, float factor,
+                  float* out) {
+  Each(n, [&](int64_t i, auto load, auto store) {
+    const Vec p = Exp(Sub(load(x + i), Set(lse)));
+    store(out + i, Fma(Set(factor), p, load(out + i)));
+  });
+}
+
+void AdamWRow(float* parameter, const float* gradient, float* m, float* v,
+              int64_t n, const AdamWStep& step) {
+  Each(n, [&](int64_t i, auto load, auto store) {
+    const Vec g = Mul(Set(step.gradient_scale), load(gradient + i));
+    const Vec first = Fma(Set(step.beta1), load(m + i),
+                          Mul(Set(1.0f - step.beta1), g));
+    const Vec second = Fma(Set(step.beta2), load(v + i),
+                           Mul(Set(1.0f - step.beta2), Mul(g, g)));
+    store(m + i, first);
+    store(v + i, second);
+    const Vec root = Fma(Sqrt(second), Set(step.root_correction),
+                         Set(step.eps));
+    const Vec kept = Mul(load(parameter + i), Set(step.keep));
+    store(parameter + i, Fma(Set(-step.rate), Div(first, root), kept));
+  });
+}
+
+}  // namespace
+
+const Isa kIsa = {MOTET_ISA_NAME,
+                  kTileCols,
+                  Pack,
+                  Tile,
+                  FewRows,
+                  Dot,
+                  WidenRow,
+                  Axpy,
+                  Product,
+                  SoftmaxBlock,
+                  SoftmaxBlockBackward,
+                  RmsNormRows,
+                  RmsNormRowsBackward,
+                  RopeRow,
+                  SwiGluRow,
+                  SwiGluRowBackward,
+                  SoftmaxTotal,
+                  AddScaledExp,
+                  AdamWRow};
+
+}  // namespace motet::math::cpu::MOTET_ISA
