@@ -27,13 +27,15 @@ struct Split {
   int64_t empty = 0;
 };
 // A document's side depends on its text alone (64-bit FNV-1a of the folded
-// text mod 100 < test_percent), so a text can never be on both sides, of
-// whatever corpus. `seen`: folded texts of other corpora, left out too.
+// text mod 100 < test_percent: test), so a text can never be on both sides,
+// in whatever corpus of the federation it turns up. Folding: runs of ASCII
+// white space are one space, none at either end. The first of equal
+// documents stays, as it was written.
 Split DeduplicateAndSplit(const std::vector<std::string>& documents,
                           int test_percent = 10);
 
-// Token windows. Documents are joined by the separator id and cut in windows
-// of `window` tokens, the rest dropped.
+// Token windows. Documents are joined by the separator id (< 0: none) and cut
+// in windows of `window` tokens, the rest dropped.
 class TokenWindows {
  public:
   TokenWindows(const model::Tokenizer& tokenizer,
@@ -52,6 +54,8 @@ class TokenWindows {
 // Which window a training step reads: own and public windows in a seeded
 // order without replacement, reshuffled every epoch. A pure function of
 // (seed, step), so a resumed run reads what an unbroken one would have.
+// The public share is kept over steps: after n picks floor(n * fraction) were
+// public. A kind without windows is never picked. Steps count from 0.
 class BatchPlan {
  public:
   BatchPlan(int64_t own_windows, int64_t public_windows, int64_t batch,

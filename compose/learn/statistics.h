@@ -11,12 +11,20 @@
 
 namespace motet::learn {
 
+// Per layer, the mean [C] of a decoder's router inputs (the FFN's input when
+// it is dense) over the first windows, at most max_tokens tokens of them but
+// one window at least.
+absl::StatusOr<std::vector<std::vector<double>>> MeanRouterInputs(
+    const model::Decoder& decoder, const TokenWindows& windows,
+    int64_t max_tokens);
+
 struct AnchorLayer {
   std::vector<float> mean;        // mu_0 [C]
   std::vector<float> covariance;  // Sigma_0 [C,C]
   std::vector<float> precision;   // (Sigma_0 + lambda I)^-1 [C,C]
 };
-// Of the base's router inputs over up to max_tokens tokens.
+// Of the base's router inputs over up to max_tokens tokens. The covariance
+// divides by the number of tokens; the precision is computed in double.
 // lambda = ridge * mean of the diagonal.
 absl::StatusOr<std::vector<AnchorLayer>> ComputeAnchor(
     const model::Decoder& base, const TokenWindows& windows,
@@ -33,6 +41,11 @@ struct OwnerStatisticsOptions {
   double quantile = 0.97;
   int64_t skip_positions = 8;
 };
+// mu_e by the base's own run, m_e and tau_e by the pair's, both over `own`.
+//   H(first of a window) = h,  H(t) = a H(t-1) + (1-a) h(t)
+//   d(t) = (H(t) - m_e)^T P (H(t) - m_e)
+//   tau_e = the q-quantile of d, the first skip_positions of every window
+//           left out (linear between neighbours)            [METHODS 11]
 absl::StatusOr<std::vector<OwnerLayer>> ComputeOwnerStatistics(
     const model::Decoder& base, const model::Decoder& pair,
     const std::vector<AnchorLayer>& anchor, const TokenWindows& own,

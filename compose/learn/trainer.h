@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "compose/learn/corpus.h"
+#include "compose/learn/optimizer.h"
 #include "compose/model/decoder.h"
 #include "compose/package/huggingface.h"
 
@@ -35,7 +36,8 @@ struct TrainOptions {
   int64_t checkpoint_every = 0;  // steps; 0 = never
   std::string checkpoint_path;   // one file, replaced atomically; resumed
                                  // from when it fits this run, refused with
-                                 // a clear error when it does not
+                                 // a clear error when it does not. A finished
+                                 // run leaves it: the caller removes it
 };
 struct TrainProgress {
   int64_t step = 0, steps = 0;   // step: finished ones
@@ -45,14 +47,17 @@ struct TrainProgress {
   double tokens_per_second = 0;
   double eta_seconds = 0;
   double seconds = 0;            // of this process
+  int64_t skipped = 0;           // steps without a finite loss and gradient
 };
-// Called after every step. false: stop after a checkpoint (Cancelled).
+// Called after every step, before its checkpoint. false: stop after a
+// checkpoint (Cancelled).
 using OnProgress = std::function<bool(const TrainProgress&)>;
 
 struct TrainResult {
   std::vector<double> loss_curve;  // mean of each loss_every steps
   int64_t loss_every = 1;
   int64_t steps = 0, tokens = 0;
+  int64_t skipped = 0;             // steps without a finite loss and gradient
   double seconds = 0;              // over all resumes
 };
 
@@ -63,7 +68,16 @@ struct OwnedModel {
   std::vector<std::unique_ptr<float[]>> storage;
 };
 // Normal(0, 0.02), output projections scaled by 1/sqrt(2L), norms 1.
+// The same bits for the same seed, on any number of threads.
 OwnedModel InitialModel(const model::ModelConfig& config, uint64_t seed);
+// A copy in f32 of weights that fit the config, to be trained on.
+OwnedModel CopyModel(const model::ModelConfig& config,
+                     const model::ModelWeights& weights);
+// f32, bf16 or f16 to f32; equal sizes.
+void Widen(const math::Tensor& from, math::Tensor to);
+
+// Every tensor of the model, for a training step.
+std::vector<Parameter> DenseParameters(OwnedModel& model);
 
 absl::StatusOr<TrainResult> TrainDense(OwnedModel& model,
                                        const TokenWindows& windows,
@@ -73,13 +87,20 @@ absl::StatusOr<TrainResult> TrainDense(OwnedModel& model,
 // What an owner's run leaves: own FFN, row and bias of every layer.
 struct OwnerExpert {
   struct Layer {
-    model::FfnWeights ffn;  // views into storage
-    math::Tensor row;       // [C]
+    model::FfnWeights ffn;  // views into storage, as all of these
+    math::Tensor router;    // [2,C]: the base's row, then the own row
+    math::Tensor row;       // [C]; row 1 of router
     math::Tensor bias;      // [1]
   };
   std::vector<Layer> layers;
   std::vector<std::unique_ptr<float[]>> storage;
 };
+// Room for an expert of the base's shapes: everything zero but the base's
+// row. Fill ffn, row and bias to make an expert from a package.
+OwnerExpert NewOwnerExpert(const package::LoadedModel& base);
+// What an owner's run trains: own FFNs, rows and biases.
+std::vector<Parameter> OwnerParameters(OwnerExpert& expert);
+
 // Router rows before training. Row 0 (the base's) and the owner's own row,
 // each [C] a layer. The base's row is part of the base: zeros when the base
 // has none; the own row starts from the mean of the base's router inputs
@@ -95,8 +116,10 @@ absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
                                        const OnProgress& progress,
                                        TrainResult* result);
 
+// The base alone. A view: the base must outlive it.
+absl::StatusOr<model::Decoder> BaseDecoder(const package::LoadedModel& base);
 // A two-expert decoder over base and expert (base FFN frozen as expert 0),
-// as the owner trained it. Views only: both must outlive it.
+// as the owner trained it, bias included. Views only: both must outlive it.
 absl::StatusOr<model::Decoder> PairDecoder(const package::LoadedModel& base,
                                            const OwnerExpert& expert);
 

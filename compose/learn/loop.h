@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The step loop that every training run shares: batches by plan, schedule,
+// progress, checkpoints, resume. Inside compose/learn only.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "compose/learn/checkpoint.h"
+#include "compose/learn/optimizer.h"
+#include "compose/learn/trainer.h"
+#include "compose/model/decoder.h"
+
+namespace motet::learn {
+
+struct Run {
+  std::string name;                   // for messages: "base", "owner's expert"
+  const model::Decoder* decoder = nullptr;
+  std::vector<Parameter> parameters;  // at their start values
+  const TokenWindows* own = nullptr;
+  const TokenWindows* public_text = nullptr;  // may be null
+  Description description;            // beyond options and data
+};
+
+// What is wrong with options and data, all of it in one error.
+absl::Status CheckRun(const std::string& name, const TrainOptions& options,
+                      const model::ModelConfig& config,
+                      const TokenWindows& own,
+                      const TokenWindows* public_text);
+
+absl::StatusOr<TrainResult> RunTraining(Run run, const TrainOptions& options,
+                                        const OnProgress& progress);
+
+// "name = digest" of tensors' bytes, for a description.
+std::string DigestLine(const std::string& name,
+                       const std::vector<math::Tensor>& tensors);
+
+}  // namespace motet::learn

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// FlexOlmo's owner run (METHODS 1): the base's FFN, frozen, is expert 0; a
+// copy of it is expert 1. Trained are that copy, the owner's router row and
+// the owner's bias; everything else belongs to the base and is only read.
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "compose/learn/loop.h"
+#include "compose/learn/statistics.h"
+#include "compose/learn/trainer.h"
+#include "proto/error.h"
+
+namespace motet::learn {
+namespace {
+
+using math::Tensor;
+
+// The rows' starting direction needs no more text than this.
+constexpr int64_t kRowTokens = 8192;
+
+Tensor NewTensor(OwnerExpert& expert, const math::Shape& shape) {
+  expert.storage.push_back(
+      std::make_unique<float[]>(static_cast<size_t>(shape.size())));
+  Tensor t;
+  t.data = expert.storage.back().get();
+  t.shape = shape;
+  return t;
+}
+
+// own mean - public mean, scaled to norm `norm`; zeros when they are equal.
+void FillRow(const std::vector<double>& own, const std::vector<double>& other,
+             double norm, Tensor row) {
+  double square = 0;
+  for (size_t c = 0; c < own.size(); ++c) {
+    square += (own[c] - other[c]) * (own[c] - other[c]);
+  }
+  const double scale = square > 0 ? norm / std::sqrt(square) : 0;
+  for (size_t c = 0; c < own.size(); ++c) {
+    row.f32()[c] = static_cast<float>(scale * (own[c] - other[c]));
+  }
+}
+
+absl::StatusOr<OwnerExpert> StartExpert(const package::LoadedModel& base,
+                                        const TokenWindows& own,
+                                        const TokenWindows& public_text,
+                                        const OwnerOptions& options) {
+  MOTET_ASSIGN_OR_RETURN(model::Decoder decoder, BaseDecoder(base));
+  MOTET_ASSIGN_OR_RETURN(auto own_mean,
+                         MeanRouterInputs(decoder, own, kRowTokens));
+  std::vector<std::vector<double>> public_mean(
+      own_mean.size(), std::vector<double>(own_mean[0].size()));
+  if (public_text.count() > 0) {
+    MOTET_ASSIGN_OR_RETURN(
+        public_mean, MeanRouterInputs(decoder, public_text, kRowTokens));
+  }
+  OwnerExpert expert = NewOwnerExpert(base);
+  for (size_t l = 0; l < expert.layers.size(); ++l) {
+    const model::FfnWeights& from = base.weights.layers[l].experts[0];
+    OwnerExpert::Layer& to = expert.layers[l];
+    Widen(from.gate, to.ffn.gate);
+    Widen(from.up, to.ffn.up);
+    Widen(from.down, to.ffn.down);
+    FillRow(own_mean[l], public_mean[l], options.row_norm, to.row);
+  }
+  return expert;
+}
+
+// The digest of every tensor of the base: another base, another run.
+std::string BaseLine(const package::LoadedModel& base) {
+  std::vector<Tensor> tensors;
+  model::ModelWeights views = base.weights;
+  VisitWeights(base.config, views,
+               [&](const std::string&, const math::Shape&, Tensor& tensor) {
+                 tensors.push_back(tensor);
+               });
+  return DigestLine("base", tensors);
+}
+
+}  // namespace
+
+absl::StatusOr<model::Decoder> BaseDecoder(const package::LoadedModel& base) {
+  model::Router router;
+  router.k = std::max<int64_t>(1, base.config.experts_per_token);
+  router.renormalise = base.config.renormalise;
+  return model::Decoder::Create(base.config, base.weights, router);
+}
+
+OwnerExpert NewOwnerExpert(const package::LoadedModel& base) {
+  OwnerExpert expert;
+  const int64_t width = base.config.width;
+  for (const model::LayerWeights& from : base.weights.layers) {
+    const int64_t ffn = from.experts[0].gate.rows();
+    OwnerExpert::Layer layer;
+    layer.ffn.gate = NewTensor(expert, {ffn, width});
+    layer.ffn.up = NewTensor(expert, {ffn, width});
+    layer.ffn.down = NewTensor(expert, {width, ffn});
+    layer.router = NewTensor(expert, {2, width});
+    if (!from.router.empty()) {
+      Widen(from.router.RowSlice(0, 1), layer.router.RowSlice(0, 1));
+    }
+    layer.row = layer.router.RowSlice(1, 1).Reshaped({width});
+    layer.bias = NewTensor(expert, {1});
+    expert.layers.push_back(layer);
+  }
+  return expert;
+}
+
+std::vector<Parameter> OwnerParameters(OwnerExpert& expert) {
+  std::vector<Parameter> parameters;
+  for (size_t l = 0; l < expert.layers.size(); ++l) {
+    OwnerExpert::Layer& layer = expert.layers[l];
+    const auto add = [&](const char* name, const Tensor& value,
+                         const Tensor& watched, bool decay) {
+      parameters.push_back(
+          {absl::StrCat("layers.", l, ".", name), value, watched, decay});
+    };
+    add("mlp.gate_proj.weight", layer.ffn.gate, layer.ffn.gate, true);
+    add("mlp.up_proj.weight", layer.ffn.up, layer.ffn.up, true);
+    add("mlp.down_proj.weight", layer.ffn.down, layer.ffn.down, true);
+    // A row of a matrix of two dimensions: it decays like the matrix would.
+    add("router.row", layer.row, layer.router, true);
+    add("router.bias", layer.bias, layer.bias, false);
+  }
+  return parameters;
+}
+
+absl::StatusOr<model::Decoder> PairDecoder(const package::LoadedModel& base,
+                                           const OwnerExpert& expert) {
+  if (expert.layers.size() != base.weights.layers.size()) {
+    return proto::Invalid("pair of base and expert",
+                          absl::StrCat(expert.layers.size(), " layers"),
+                          absl::StrCat(base.weights.layers.size()),
+                          "use the base that the expert was trained on");
+  }
+  model::ModelConfig config = base.config;
+  config.experts = 2;
+  config.experts_per_token = 2;
+  // Behind a norm a positive factor cancels; where no norm follows, only
+  // weights that sum to 1 leave identical experts the dense model.
+  config.renormalise = config.block == model::Block::kPreNorm;
+  model::ModelWeights weights = base.weights;
+  for (size_t l = 0; l < expert.layers.size(); ++l) {
+    model::LayerWeights& layer = weights.layers[l];
+    layer.experts = {layer.experts[0], expert.layers[l].ffn};
+    layer.router = expert.layers[l].router;
+    layer.owner_bias = expert.layers[l].bias;
+  }
+  model::Router router;
+  router.k = 2;
+  router.renormalise = config.renormalise;
+  return model::Decoder::Create(config, std::move(weights), router);
+}
+
+absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
+                                       const TokenWindows& own,
+                                       const TokenWindows& public_text,
+                                       const OwnerOptions& options,
+                                       const OnProgress& progress,
+                                       TrainResult* result) {
+  MOTET_RETURN_IF_ERROR(CheckRun("the owner's expert", options, base.config,
+                                 own, &public_text));
+  MOTET_ASSIGN_OR_RETURN(OwnerExpert expert,
+                         StartExpert(base, own, public_text, options));
+  MOTET_ASSIGN_OR_RETURN(model::Decoder decoder, PairDecoder(base, expert));
+  Run run;
+  run.name = "the owner's expert";
+  run.decoder = &decoder;
+  run.parameters = OwnerParameters(expert);
+  run.own = &own;
+  run.public_text = &public_text;
+  run.description = {
+      absl::StrCat("row_norm = ", options.row_norm),
+      BaseLine(base),
+  };
+  MOTET_ASSIGN_OR_RETURN(TrainResult trained,
+                         RunTraining(std::move(run), options, progress));
+  if (result != nullptr) *result = std::move(trained);
+  return expert;
+}
+
+}  // namespace motet::learn

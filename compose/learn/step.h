@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// One training step of any decoder: token sequences in; loss, gradients and,
+// when asked for, moved weights out. Knows nothing of files, schedules or
+// where sequences come from.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "compose/learn/optimizer.h"
+#include "compose/learn/tape.h"
+#include "compose/math/arena.h"
+#include "compose/model/decoder.h"
+
+namespace motet::learn {
+
+struct StepOptions {
+  double router_z_weight = 0;
+  double lm_z_weight = 0;
+  double clip_norm = 1.0;     // <= 0: no clipping
+  double weight_decay = 0;
+  math::Product product = math::Product::kLibrary;
+};
+
+struct StepResult {
+  double loss = 0;           // cross entropy and the weighted z-losses
+  double cross_entropy = 0;  // mean over all positions that have a next token
+  double router_z = 0;       // sum over layers of mean lse^2, all positions
+  double lm_z = 0;           // mean lse^2, positions that have a next token
+  double gradient_norm = 0;  // before clipping
+  bool applied = false;      // false: not finite, no weight was touched
+};
+
+using Sequences = std::span<const std::span<const int32_t>>;
+
+class Stepper {
+ public:
+  // The decoder and the kernels must outlive the stepper; the parameters'
+  // values lie in the decoder's weights.
+  Stepper(const model::Decoder& decoder, std::vector<Parameter> parameters,
+          const StepOptions& options,
+          const math::Kernels& kernels = math::Cpu());
+
+  // Forward and backward. The gradients then lie in optimizer().items()
+  // until the next call. `applied` stays false.
+  StepResult Gradients(Sequences sequences);
+  // The same, then AdamW, unless loss or gradient norm is not finite.
+  StepResult Step(Sequences sequences, double learning_rate);
+
+  Optimizer& optimizer() { return optimizer_; }
+  int64_t peak_bytes() const { return arena_.peak_bytes(); }
+
+ private:
+  const model::Decoder& decoder_;
+  const math::Kernels& kernels_;
+  StepOptions options_;
+  math::Arena arena_;
+  Tape tape_;
+  Optimizer optimizer_;
+};
+
+// The loss alone, forward only.
+StepResult Evaluate(const model::Decoder& decoder, Sequences sequences,
+                    const StepOptions& options,
+                    const math::Kernels& kernels = math::Cpu());
+
+}  // namespace motet::learn
