@@ -43,7 +43,9 @@ void SetAction(CLI::App* command, Context& context,
 
 CLI::App* Noun(CLI::App& app, const std::string& name,
                const std::string& description) {
-  if (CLI::App* found = app.get_subcommand_no_throw(name)) return found;
+  for (CLI::App* known : app.get_subcommands({})) {
+    if (known->get_name() == name) return known;
+  }
   CLI::App* noun = app.add_subcommand(name, description);
   noun->require_subcommand(1);
   noun->fallthrough();

@@ -12,11 +12,13 @@
 #include "compose/assemble/recipe.h"
 #include "compose/model/decoder.h"
 #include "compose/package/huggingface.h"
-#include "compose/package/package_folder.h"
 #include "lock.pb.h"
 #include "manifest.pb.h"
 
 namespace motet::assemble {
+
+// An expert set is a 64-bit mask and bit 0 is the base's.
+inline constexpr int kMaxExperts = 63;
 
 // A verified package folder that takes part (compose/package OpenPackage).
 struct Part {

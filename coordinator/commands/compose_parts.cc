@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "coordinator/commands/compose_parts.h"
+
+#include <algorithm>
+#include <array>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "compose/package/package_folder.h"
+#include "proto/digest.h"
+#include "proto/error.h"
+#include "proto/files.h"
+#include "proto/identity.h"
+#include "proto/limits.h"
+
+namespace motet::coordinator {
+namespace {
+
+// Semantic versions in their order: numbers by value, a pre-release below
+// its release, texts by bytes.
+using Version = std::tuple<std::array<uint64_t, 3>, bool, std::string>;
+Version VersionOf(const std::string& id) {
+  const std::string text = id.substr(std::min(id.find('@') + 1, id.size()));
+  const size_t dash = text.find('-');
+  const std::vector<std::string> parts =
+      absl::StrSplit(text.substr(0, dash), '.');
+  std::array<uint64_t, 3> numbers = {};
+  for (size_t i = 0; i < parts.size() && i < numbers.size(); ++i) {
+    if (!absl::SimpleAtoi(parts[i], &numbers[i])) numbers[i] = 0;
+  }
+  const bool release = dash == std::string::npos;
+  return {numbers, release, release ? "" : text.substr(dash)};
+}
+
+// The registry's record of what a recipe names.
+absl::StatusOr<v1::PackageRecord> RecordOf(registry::Client& client,
+                                           const std::string& wish) {
+  if (absl::StrContains(wish, '@')) return client.Inspect(wish);
+  MOTET_ASSIGN_OR_RETURN(const auto records, client.List(wish + "@"));
+  const v1::PackageRecord* newest = nullptr;
+  for (const v1::PackageRecord& record : records) {
+    if (record.revoked()) continue;
+    if (newest == nullptr || VersionOf(newest->id()) < VersionOf(record.id())) {
+      newest = &record;
+    }
+  }
+  if (newest != nullptr) return *newest;
+  return proto::Error(
+      absl::StatusCode::kNotFound, "recipe", absl::StrCat("expert ", wish),
+      records.empty() ? "an expert in the registry"
+                      : "an expert with a version that is not revoked",
+      "see `motet expert list`");
+}
+
+absl::StatusOr<assemble::Part> PartOf(const ComposeSession& session,
+                                      const std::string& wish) {
+  MOTET_ASSIGN_OR_RETURN(const v1::PackageRecord record,
+                         RecordOf(*session.client, wish));
+  assemble::Part part;
+  MOTET_ASSIGN_OR_RETURN(
+      part.folder, LocalPackage(session.federation, *session.client,
+                                proto::Hex(record.manifest_sha256())));
+  MOTET_ASSIGN_OR_RETURN(
+      package::OpenedPackage opened,
+      package::OpenPackage(part.folder, session.federation.authority_pem));
+  part.manifest = std::move(opened.manifest);
+  part.manifest_sha256 = opened.manifest_sha256;
+  part.log_index = record.log_index();
+  part.revoked = record.revoked();
+  return part;
+}
+
+}  // namespace
+
+absl::StatusOr<ComposeSession> OpenComposeSession(const Context& context) {
+  ComposeSession session;
+  MOTET_ASSIGN_OR_RETURN(session.federation,
+                         OpenFederation(context.federation));
+  MOTET_ASSIGN_OR_RETURN(
+      session.client,
+      registry::Client::Make(session.federation.registry_address,
+                             session.federation.tls));
+  return session;
+}
+
+assemble::PackageFolder FolderOf(const ComposeSession& session) {
+  return [session](const std::string& sha256) -> absl::StatusOr<std::string> {
+    const std::string base = session.federation.Path("base");
+    const auto digest = proto::Sha256File(base + "/manifest.json");
+    if (digest.ok() && proto::Hex(*digest) == sha256) return base;
+    return LocalPackage(session.federation, *session.client, sha256);
+  };
+}
+
+absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
+                                        const std::string& recipe_path) {
+  RecipeParts parts;
+  MOTET_ASSIGN_OR_RETURN(
+      const std::string text,
+      proto::ReadFile(recipe_path, proto::kMaxRecipeBytes));
+  MOTET_ASSIGN_OR_RETURN(parts.recipe,
+                         assemble::ParseRecipe(text, recipe_path));
+  const Federation& federation = session.federation;
+  MOTET_ASSIGN_OR_RETURN(
+      package::OpenedPackage base,
+      package::OpenPackage(federation.Path("base"),
+                           federation.authority_pem));
+  parts.base.folder = federation.Path("base");
+  parts.base.manifest = std::move(base.manifest);
+  parts.base.manifest_sha256 = base.manifest_sha256;
+
+  ProgressLine progress("packages");
+  std::vector<std::string> missing;
+  absl::StatusCode code = absl::StatusCode::kUnknown;
+  for (const std::string& wish : parts.recipe.experts) {
+    progress.Update(static_cast<double>(parts.experts.size()) /
+                        parts.recipe.experts.size(),
+                    wish);
+    auto part = PartOf(session, wish);
+    if (part.ok()) {
+      parts.experts.push_back(*std::move(part));
+      continue;
+    }
+    // Without a registry every further expert would say the same.
+    if (absl::IsUnavailable(part.status())) return part.status();
+    code = part.status().code();
+    missing.emplace_back(part.status().message());
+  }
+  if (!missing.empty()) return absl::Status(code, absl::StrJoin(missing, "\n"));
+  progress.Finish(absl::StrCat(parts.experts.size(), " experts verified"));
+  return parts;
+}
+
+absl::StatusOr<v1::CompositionLock> ReadLock(const Federation& federation,
+                                             const std::string& name) {
+  MOTET_RETURN_IF_ERROR(proto::CheckName("composition", name));
+  const std::string path =
+      federation.Path(absl::StrCat("compositions/", name, "/motet.lock"));
+  if (!proto::Exists(path)) {
+    const auto known = proto::ListDirectory(federation.Path("compositions"));
+    const bool some = known.ok() && !known->empty();
+    return proto::Error(absl::StatusCode::kNotFound, "composition",
+                        absl::StrCat("\"", name, "\""),
+                        some ? absl::StrCat("one of ",
+                                            absl::StrJoin(*known, ", "))
+                             : "a composition of this federation",
+                        "make one with `motet compose apply recipe.toml`");
+  }
+  MOTET_ASSIGN_OR_RETURN(const std::string text,
+                         proto::ReadFile(path, proto::kMaxManifestBytes));
+  return assemble::ParseLock(text, path);
+}
+
+std::string BytesText(int64_t bytes) {
+  if (bytes < 10 << 10) return absl::StrCat(bytes, " bytes");
+  if (bytes < 10 << 20) return absl::StrFormat("%.1f KiB", bytes / 1024.0);
+  return absl::StrFormat("%.1f MiB", bytes / 1048576.0);
+}
+
+std::string CountText(int64_t count) {
+  return absl::StrFormat("%.2f M", static_cast<double>(count) / 1e6);
+}
+
+}  // namespace motet::coordinator

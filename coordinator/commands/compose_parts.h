@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the compose and eval commands share: packages for a recipe, and
+// compositions by name.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "compose/assemble/composition.h"
+#include "coordinator/cli.h"
+#include "coordinator/federation.h"
+#include "registry/client.h"
+
+namespace motet::coordinator {
+
+// A federation and the way to its registry; nothing is connected before the
+// first question that packages on this disk cannot answer.
+struct ComposeSession {
+  Federation federation;
+  std::shared_ptr<registry::Client> client;
+};
+absl::StatusOr<ComposeSession> OpenComposeSession(const Context& context);
+
+// Where a package lies, fetched and verified first when it is not here yet.
+// The base's is the federation's own folder when the digests agree.
+assemble::PackageFolder FolderOf(const ComposeSession& session);
+
+struct RecipeParts {
+  assemble::Recipe recipe;
+  assemble::Part base;
+  std::vector<assemble::Part> experts;
+};
+// Reads a recipe and gathers its packages: "owner/name" becomes the newest
+// version in force. Every package that cannot be had is named in one error.
+absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
+                                        const std::string& recipe_path);
+
+// compositions/NAME/motet.lock. NotFound names the compositions there are.
+absl::StatusOr<v1::CompositionLock> ReadLock(const Federation& federation,
+                                             const std::string& name);
+
+// "49.2 MiB", "12.3 M".
+std::string BytesText(int64_t bytes);
+std::string CountText(int64_t count);
+
+// The commands of the noun "compose", one file each.
+void AddComposePlan(CLI::App& noun, Context& context);
+void AddComposeApply(CLI::App& noun, Context& context);
+void AddComposeShow(CLI::App& noun, Context& context);
+void AddComposeExport(CLI::App& noun, Context& context);
+// The commands of the noun "eval".
+void AddEvalMatrix(CLI::App& noun, Context& context);
+void AddEvalExclusion(CLI::App& noun, Context& context);
+
+// How a plan is shown, by plan and by apply.
+void PrintPlan(const assemble::Plan& plan,
+               const std::vector<assemble::Part>& experts);
+std::string PlanJson(const assemble::Plan& plan);
+// OK, or one FailedPrecondition with every problem.
+absl::Status PlanStatus(const assemble::Plan& plan, const std::string& recipe);
+
+}  // namespace motet::coordinator

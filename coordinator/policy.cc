@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "coordinator/policy.h"
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "proto/digest.h"
+#include "proto/error.h"
+
+namespace motet::coordinator {
+namespace {
+
+template <typename List>
+bool Holds(const List& list, const std::string& value) {
+  for (const std::string& one : list) {
+    if (absl::EqualsIgnoreCase(one, value)) return true;
+  }
+  return false;
+}
+
+// A date or time in UTC; false when it is neither.
+bool ParseWhen(const std::string& text, absl::Time* time) {
+  std::string error;
+  return absl::ParseTime(absl::RFC3339_full, text, time, &error) ||
+         absl::ParseTime("%Y-%m-%d", text, absl::UTCTimeZone(), time, &error);
+}
+
+}  // namespace
+
+std::string WithheldByTerms(const v1::LicenceTerms& terms,
+                            const std::string& purpose,
+                            const std::string& tenant, absl::Time now) {
+  const auto check = [](const char* what, const auto& forbidden,
+                        const auto& allowed,
+                        const std::string& value) -> std::string {
+    if (!value.empty() && Holds(forbidden, value)) {
+      return absl::StrCat("licence forbids ", what, " ", value);
+    }
+    if (allowed.empty() || Holds(allowed, value)) return "";
+    return absl::StrCat("licence allows stated ", what, "s only, not ",
+                        value.empty() ? "an unstated one" : value);
+  };
+  std::string reason = check("purpose", terms.forbidden_purposes(),
+                             terms.allowed_purposes(), purpose);
+  if (!reason.empty()) return reason;
+  reason = check("tenant", terms.forbidden_tenants(), terms.allowed_tenants(),
+                 tenant);
+  if (!reason.empty()) return reason;
+  absl::Time when;
+  if (!terms.not_before().empty()) {
+    if (!ParseWhen(terms.not_before(), &when)) return "licence date unreadable";
+    if (now < when) {
+      return absl::StrCat("licence begins on ", terms.not_before());
+    }
+  }
+  if (!terms.not_after().empty()) {
+    if (!ParseWhen(terms.not_after(), &when)) return "licence date unreadable";
+    // A date without a time means to the end of that day.
+    if (!absl::StrContains(terms.not_after(), "T")) when += absl::Hours(24);
+    if (now >= when) {
+      return absl::StrCat("licence ended on ", terms.not_after());
+    }
+  }
+  return "";
+}
+
+PolicyGate::PolicyGate(const assemble::Composition& composition,
+                       std::set<std::string> revoked)
+    : composition_(composition), revoked_(std::move(revoked)) {}
+
+absl::StatusOr<Admission> PolicyGate::Admit(
+    const v1::ExpertSelection& selection, const std::string& purpose,
+    const std::string& tenant, absl::Time now) const {
+  const auto& locked = composition_.lock.experts();
+  Admission admission;
+  math::ExpertMask allowed = composition_.All();
+  for (int i = 0; i < locked.size(); ++i) {
+    std::string reason =
+        revoked_.contains(locked[i].manifest_sha256())
+            ? "package revoked"
+            : WithheldByTerms(locked[i].licence(), purpose, tenant, now);
+    if (reason.empty()) continue;
+    allowed &= ~(math::ExpertMask{1} << (i + 1));
+    admission.withheld_.push_back({locked[i].id(), std::move(reason)});
+  }
+  // What licence or policy forbids must not have left traces elsewhere in
+  // the model (DESIGN 4.6).
+  if (!admission.withheld_.empty() && composition_.lock.exclusion() != "exact") {
+    return proto::Error(
+        absl::StatusCode::kPermissionDenied, "policy",
+        absl::StrCat("a composition that excludes only by routing, and ",
+                     admission.withheld_[0].id, " withheld (",
+                     admission.withheld_[0].reason, ")"),
+        "a composition with exact exclusion", "compose without that expert");
+  }
+  math::ExpertMask wanted = allowed;
+  if (!selection.include().empty()) {
+    MOTET_ASSIGN_OR_RETURN(
+        const math::ExpertMask include,
+        composition_.Resolve(
+            {selection.include().begin(), selection.include().end()}));
+    for (int i = 0; i < locked.size(); ++i) {
+      const math::ExpertMask bit = math::ExpertMask{1} << (i + 1);
+      if ((include & bit) == 0 || (allowed & bit) != 0) continue;
+      std::string reason;
+      for (const Withheld& w : admission.withheld_) {
+        if (w.id == locked[i].id()) reason = w.reason;
+      }
+      return proto::Error(absl::StatusCode::kPermissionDenied, "policy",
+                          absl::StrCat("a request that includes ",
+                                       locked[i].id(), " (", reason, ")"),
+                          "experts that this query may use",
+                          "leave it out of experts.include");
+    }
+    wanted &= include;
+  }
+  MOTET_ASSIGN_OR_RETURN(
+      const math::ExpertMask exclude,
+      composition_.Resolve(
+          {selection.exclude().begin(), selection.exclude().end()}));
+  wanted &= ~exclude;
+  admission.mask_ = wanted | 1;  // the base is always there
+  admission.experts_ = composition_.Names(admission.mask_);
+  std::string digests = composition_.lock.base().manifest_sha256();
+  for (int i = 0; i < locked.size(); ++i) {
+    if ((admission.mask_ >> (i + 1)) & 1) {
+      absl::StrAppend(&digests, "\n", locked[i].manifest_sha256());
+    }
+  }
+  admission.set_sha256_ = proto::Hex(proto::Sha256(digests));
+  return admission;
+}
+
+}  // namespace motet::coordinator

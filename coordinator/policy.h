@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gate between every front and the engine: licence terms, revocations
+// and the request decide the expert set. Fail-closed; a request can only
+// narrow. The engine takes nothing but an Admission, and only the gate makes
+// one.
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "compose/assemble/composition.h"
+#include "generation.pb.h"
+
+namespace motet::coordinator {
+
+// An expert that policy keeps out of a query, and why.
+struct Withheld {
+  std::string id;
+  std::string reason;  // "licence forbids purpose advertising"
+};
+
+class Admission {
+ public:
+  math::ExpertMask mask() const { return mask_; }
+  const std::vector<std::string>& experts() const { return experts_; }
+  const std::string& set_sha256() const { return set_sha256_; }
+  const std::vector<Withheld>& withheld() const { return withheld_; }
+
+ private:
+  friend class PolicyGate;
+  Admission() = default;
+  math::ExpertMask mask_ = 1;
+  std::vector<std::string> experts_;  // ids, base first
+  std::string set_sha256_;            // of the ids' digests, in order
+  std::vector<Withheld> withheld_;
+};
+
+class PolicyGate {
+ public:
+  // revoked: manifest SHA-256 (hex) of packages that may answer nothing.
+  PolicyGate(const assemble::Composition& composition,
+             std::set<std::string> revoked);
+
+  // NotFound: a name that is no expert here. PermissionDenied: the request
+  // includes by name an expert that policy withholds, or the composition
+  // cannot exclude exactly what must be excluded.
+  absl::StatusOr<Admission> Admit(const v1::ExpertSelection& selection,
+                                  const std::string& purpose,
+                                  const std::string& tenant,
+                                  absl::Time now) const;
+
+ private:
+  const assemble::Composition& composition_;
+  const std::set<std::string> revoked_;
+};
+
+// Empty when the terms allow it, else the reason.
+std::string WithheldByTerms(const v1::LicenceTerms& terms,
+                            const std::string& purpose,
+                            const std::string& tenant, absl::Time now);
+
+}  // namespace motet::coordinator
