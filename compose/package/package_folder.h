@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Package folders (docs/package.md): made, and opened with every check.
+// Package digest = SHA-256 of manifest.json's bytes.
+//
+// (Header laid down by the lead with the names that node, assemble and
+// coordinator already use; the owner of compose/package implements it and
+// manifest.h, and may extend it.)
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "compose/package/safetensors.h"
+#include "manifest.pb.h"
+
+namespace motet::package {
+
+struct OpenedPackage {
+  std::string folder;
+  v1::ExpertManifest manifest;
+  std::string manifest_sha256;  // hex
+  std::shared_ptr<const SafetensorsFile> weights;
+  std::string signer;           // SPIFFE id of the signing certificate
+};
+
+// Signature (against the authority), every file's digest, manifest, tensor
+// table: all reasons at once. Then the package may be used.
+absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
+                                          const std::string& authority_pem);
+
+// An expert of kind "ffn" against its base: base and tokenizer digests,
+// frozen digest, layers, widths. All reasons at once.
+absl::Status CheckAgainstBase(const OpenedPackage& expert,
+                              const OpenedPackage& base);
+
+// What experts and locks say of this base package.
+v1::BaseReference ReferenceTo(const OpenedPackage& base);
+// SHA-256 (hex) over "name sha256\n" of the base's tensors, sorted by name.
+std::string FrozenDigest(const v1::ExpertManifest& base_manifest);
+
+struct PackageContent {
+  // Filled by the caller: id, kind, title, base, model, frozen_sha256,
+  // domain, training, licence. The rest (schema version, files, tensors,
+  // created_at) is filled here.
+  v1::ExpertManifest manifest;
+  std::vector<NamedTensor> weights;          // weights.safetensors
+  std::map<std::string, std::string> files;  // further files: name -> bytes
+  std::string readme;                        // README.md
+};
+// Writes the folder whole or not at all (a temporary folder is renamed),
+// signed with the key. The folder must not exist.
+absl::Status BuildPackage(const std::string& folder,
+                          const PackageContent& content,
+                          const std::string& private_pem,
+                          const std::string& certificate_pem);
+
+// For the registry: offsets at which chunks begin, for each safetensors
+// file of the folder, so that none straddles a tensor.
+absl::StatusOr<std::map<std::string, std::vector<uint64_t>>> ChunkCutsOf(
+    const std::string& folder);
+
+}  // namespace motet::package
