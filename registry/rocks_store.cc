@@ -24,6 +24,7 @@
 #include "absl/synchronization/mutex.h"
 #include "proto/error.h"
 #include "proto/files.h"
+#include "registry/layout.h"
 #include "registry/record.h"
 
 namespace motet::registry {
@@ -33,8 +34,6 @@ using proto::Digest;
 using proto::Error;
 using rocksdb::Slice;
 
-constexpr char kLayout[] = "motet-registry layout 1\n";
-constexpr char kLayoutFile[] = "/layout";
 constexpr char kLockFile[] = "/lock";
 constexpr char kDatabase[] = "/db";
 
@@ -43,42 +42,8 @@ enum Family { kDefault, kRecords, kChunks, kIndexes, kLog, kUsage, kFamilies };
 constexpr const char* kFamilyNames[kFamilies] = {
     "default", "manifests", "chunks", "indexes", "log", "usage"};
 
-// Keys (docs/registry.md). The letter in front leaves room for others.
-std::string SummaryKey(const std::string& id) { return "m" + id; }
-std::string FilesKey(const std::string& id) { return "f" + id; }
-std::string ManifestKey(const Digest& sha256) {
-  return "d" + proto::ToBytes(sha256);
-}
-std::string PresenceKey(const Digest& sha256) {
-  return "c" + proto::ToBytes(sha256);
-}
-void AppendBigEndian(uint64_t value, std::string* out) {
-  for (int shift = 56; shift >= 0; shift -= 8) {
-    out->push_back(static_cast<char>(value >> shift));
-  }
-}
-uint64_t BigEndian(Slice bytes) {
-  uint64_t value = 0;
-  for (size_t i = 0; i < 8 && i < bytes.size(); ++i) {
-    value = value << 8 | static_cast<uint8_t>(bytes[i]);
-  }
-  return value;
-}
-std::string LogKey(uint64_t index) {
-  std::string key = "e";
-  AppendBigEndian(index, &key);
-  return key;
-}
-// Value of a presence key: 0 once a commit names the chunk, else the time of
-// the last put or question, in microseconds.
-constexpr uint64_t kPublishedMark = 0;
-std::string Presence(uint64_t mark) {
-  std::string value;
-  AppendBigEndian(mark, &value);
-  return value;
-}
 std::string PendingNow() {
-  return Presence(static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())));
+  return BigEndianBytes(static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())));
 }
 
 absl::Status FromRocks(const rocksdb::Status& status,
@@ -238,9 +203,7 @@ absl::Status RocksStore::OpenLocked() {
   it->SeekForPrev(LogKey(~uint64_t{0}));
   log_size_ = 0;
   if (it->Valid() && it->key().starts_with("e")) {
-    Slice index = it->key();
-    index.remove_prefix(1);
-    log_size_ = BigEndian(index) + 1;
+    log_size_ = BigEndian(it->key().ToString().substr(1)) + 1;
   }
   return FromRocks(it->status(), folder_);
 }
@@ -412,7 +375,7 @@ absl::StatusOr<CommitResult> RocksStore::Commit(
     }
     if (BigEndian(presences[i]) != kPublishedMark) {
       batch.Put(families_[kIndexes], PresenceKey(digests[i]),
-                Presence(kPublishedMark));
+                BigEndianBytes(kPublishedMark));
     }
   }
   v1::PackageRecord stored = record;
@@ -565,7 +528,7 @@ absl::StatusOr<int64_t> RocksStore::Collect(absl::Time older_than) {
   int64_t collected = 0;
   rocksdb::WriteBatch batch;
   for (it->Seek("c"); it->Valid() && it->key().starts_with("c"); it->Next()) {
-    const uint64_t mark = BigEndian(it->value());
+    const uint64_t mark = BigEndian(it->value().ToString());
     if (mark == kPublishedMark ||
         absl::FromUnixMicros(static_cast<int64_t>(mark)) >= older_than) {
       continue;
@@ -579,32 +542,6 @@ absl::StatusOr<int64_t> RocksStore::Collect(absl::Time older_than) {
   MOTET_RETURN_IF_ERROR(FromRocks(it->status(), folder_));
   if (collected > 0) MOTET_RETURN_IF_ERROR(Write(&batch, /*sync=*/false));
   return collected;
-}
-
-// Makes or checks the file that says which layout the folder has. It is
-// looked at before RocksDB sees the folder, and written before RocksDB does.
-absl::Status CheckLayout(const std::string& folder) {
-  const std::string path = folder + kLayoutFile;
-  if (!proto::Exists(path)) {
-    MOTET_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                           proto::ListDirectory(folder));
-    for (const std::string& name : names) {
-      if (name == "lock") continue;
-      return Error(absl::StatusCode::kFailedPrecondition, "registry store",
-                   absl::StrCat(folder, " with ", Printable(name),
-                                " but no file \"layout\""),
-                   "an empty folder or a registry's data",
-                   "give the registry a folder of its own");
-    }
-    return proto::WriteFileAtomic(path, kLayout);
-  }
-  MOTET_ASSIGN_OR_RETURN(const std::string layout,
-                         proto::ReadFile(path, /*max_bytes=*/4096));
-  if (layout == kLayout) return absl::OkStatus();
-  return Error(absl::StatusCode::kFailedPrecondition, "registry store",
-               absl::StrCat("\"", Printable(layout), "\" in ", path),
-               absl::StrCat("\"", Printable(kLayout), "\""),
-               "use the version of motet-registry that wrote this folder");
 }
 
 }  // namespace
