@@ -33,8 +33,9 @@ inline constexpr int kReloadSeconds = 5;
 // are taken for new connections within kReloadSeconds.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerTls(
     const TlsFiles& files);
-// Message limits of limits.h, and leave for the keep-alives that ClientChannel
-// sends; every server's builder gets this once.
+// Message limits of limits.h, no sharing of the port, and leave for the
+// keep-alives that ClientChannel sends. Every server's builder must get this:
+// without it idle streams are closed after two minutes.
 void ConfigureServer(grpc::ServerBuilder& builder);
 // A channel to address "host:port" with message limits of limits.h and
 // keep-alive. expected_role: the server's certificate must have that SPIFFE

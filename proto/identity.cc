@@ -17,7 +17,9 @@ namespace {
 constexpr size_t kMaxNameLength = 63;
 constexpr size_t kMaxUriLength = 2048;
 
-bool IsNameEnd(char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c); }
+bool IsNameEnd(char c) {
+  return absl::ascii_islower(c) || absl::ascii_isdigit(c);
+}
 
 }  // namespace
 

@@ -347,13 +347,15 @@ absl::Status VerifyChain(X509* certificate, X509* authority, int64_t when) {
   }
   MOTET_ASSIGN_OR_RETURN(const std::vector<std::string> uris,
                          UrisOf("certificate", certificate));
-  if (uris.size() != 1 ||
-      !absl::StartsWith(uris[0], absl::StrCat(kScheme, federation, "/"))) {
+  const auto id = ParseSpiffeId(uris.size() == 1 ? uris[0] : "");
+  if (!id.ok() || id->federation != federation) {
     return Error(absl::StatusCode::kPermissionDenied, "certificate",
-                 uris.size() == 1 ? absl::StrCat("the name ", uris[0])
-                                  : absl::StrCat(uris.size(), " names"),
+                 uris.size() == 1
+                     ? absl::StrCat("the name ", uris[0].substr(0, 200))
+                     : absl::StrCat(uris.size(), " names"),
                  absl::StrCat("one name of the federation \"", federation,
-                              "\""));
+                              "\""),
+                 "get a certificate from this federation's administrator");
   }
   return absl::OkStatus();
 }

@@ -38,9 +38,9 @@ struct SignatureInfo {
 // the authority. Does not touch files.
 // `when`: Unix seconds at which the certificate has to be valid, such as when
 // a registry took the package; 0 = now.
-absl::StatusOr<SignatureInfo> VerifySignature(const std::string& model_sig,
-                                              const std::string& authority_pem,
-                                              int64_t when = 0);
+absl::StatusOr<SignatureInfo> VerifySignature(
+    const std::string& model_sig, const std::string& authority_pem,
+    int64_t when = 0);
 // VerifySignature, then (else DataLoss) that exactly the signed files (plus model.sig) lie in
 // the folder with the signed digests. All differences in one message.
 absl::StatusOr<SignatureInfo> VerifyPackageFolder(

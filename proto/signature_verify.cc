@@ -23,7 +23,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr char kWhere[] = "signature";
-constexpr char kAgain[] = "fetch the package again, or ask its owner to sign it";
+constexpr char kAgain[] =
+    "fetch the package again, or ask its owner to sign it";
 // Leaf and, from other tools, the authority behind it.
 constexpr size_t kMaxCertificates = 2;
 

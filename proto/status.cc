@@ -67,7 +67,7 @@ constexpr TransportFailure kTransportFailures[] = {
      "certificate is of its authority"},
     {"keepalive watchdog timeout", absl::StatusCode::kUnavailable,
      "a connection that went silent", "check the network and try again"},
-    {"too_many_pings", absl::StatusCode::kUnavailable,
+    {"Too many pings", absl::StatusCode::kUnavailable,
      "a connection closed for its keep-alives", "try again"},
     {"Stream removed", absl::StatusCode::kUnavailable, "a closed connection",
      "try again"},

@@ -8,6 +8,7 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
+#include <openssl/ssl.h>
 #include <sys/stat.h>
 
 #include <chrono>
@@ -16,6 +17,7 @@
 #include "fixture.h"
 #include "proto/files.h"
 #include "proto/limits.h"
+#include "proto/openssl.h"
 #include "proto/status.h"
 #include "registry.grpc.pb.h"
 
@@ -82,6 +84,31 @@ class ChannelTest : public testing::Test {
     return List(*channel);
   }
 
+  // Whether OpenSSL alone gets through a handshake with this version.
+  bool Handshake(const TlsFiles& files, int version) const {
+    const OpensslPtr<SSL_CTX, SSL_CTX_free> context(
+        SSL_CTX_new(TLS_client_method()));
+    // Level 0 lets the client itself agree to the oldest versions.
+    SSL_CTX_set_security_level(context.get(), 0);
+    SSL_CTX_set_min_proto_version(context.get(), version);
+    SSL_CTX_set_max_proto_version(context.get(), version);
+    const unsigned char h2[] = {2, 'h', '2'};
+    SSL_CTX_set_alpn_protos(context.get(), h2, sizeof h2);
+    EXPECT_EQ(SSL_CTX_use_certificate_file(context.get(),
+                                           files.certificate.c_str(),
+                                           SSL_FILETYPE_PEM),
+              1);
+    EXPECT_EQ(SSL_CTX_use_PrivateKey_file(context.get(),
+                                          files.private_key.c_str(),
+                                          SSL_FILETYPE_PEM),
+              1);
+    const BioPtr connection(BIO_new_ssl_connect(context.get()));
+    BIO_set_conn_hostname(connection.get(), address_.c_str());
+    const bool ok = BIO_do_handshake(connection.get()) == 1;
+    OpensslReason();
+    return ok;
+  }
+
   TempFolder folder_;
   Authority authority_ = NewAuthority("choir");
   PeerEcho service_;
@@ -124,6 +151,14 @@ TEST_F(ChannelTest, ClientWithoutTlsIsRefused) {
   const auto answer = List(
       grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
   EXPECT_FALSE(answer.ok());
+}
+
+TEST_F(ChannelTest, OlderTlsThan12IsRefused) {
+  StartRegistry();
+  const TlsFiles files = NodeFiles();
+  EXPECT_TRUE(Handshake(files, TLS1_3_VERSION));
+  EXPECT_TRUE(Handshake(files, TLS1_2_VERSION));
+  EXPECT_FALSE(Handshake(files, TLS1_1_VERSION));
 }
 
 TEST_F(ChannelTest, ClientOfAnotherAuthorityIsRefusedByTheServer) {

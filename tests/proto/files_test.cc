@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "fixture.h"
+#include "proto/digest.h"
 
 namespace motet::proto {
 namespace {
@@ -98,6 +99,15 @@ TEST(FilesTest, ReadsAreBounded) {
   EXPECT_EQ(ReadFile(folder / "none", 10).status().code(),
             absl::StatusCode::kNotFound);
   EXPECT_EQ(ReadFile(folder.path(), 10).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(FilesTest, APipeIsRefusedWithoutWaiting) {
+  const TempFolder folder;
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(ReadFile(folder / "pipe", 10).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Sha256File(folder / "pipe").status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 
