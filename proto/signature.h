@@ -41,8 +41,9 @@ struct SignatureInfo {
 absl::StatusOr<SignatureInfo> VerifySignature(
     const std::string& model_sig, const std::string& authority_pem,
     int64_t when = 0);
-// VerifySignature, then (else DataLoss) that exactly the signed files (plus model.sig) lie in
-// the folder with the signed digests. All differences in one message.
+// VerifySignature, then (else DataLoss) that exactly the signed files, plus
+// model.sig, lie in the folder with the signed digests. All differences in
+// one message.
 absl::StatusOr<SignatureInfo> VerifyPackageFolder(
     const std::string& folder, const std::string& authority_pem,
     int64_t when = 0);
