@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// A sequence's attention has the same bits whole, in chunks over a cache,
+// token by token, alone or in a batch, on every instruction set.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "compose/math/cpu/isa.h"
+#include "tests/compose/math/cases.h"
+
+namespace motet::math {
+namespace {
+
+struct Sequence {
+  Tensor q, k, v;
+};
+
+class AttentionTest : public testing::TestWithParam<int> {
+ protected:
+  AttentionTest() {
+    if (GetParam() == 0) cpu::Activate(cpu::Avx2());
+  }
+  ~AttentionTest() override {
+    cpu::Activate(cpu::HasAvx512() ? cpu::Avx512() : cpu::Avx2());
+  }
+  Sequence Make(int64_t rows, const HeadShape& shape, Random& random) {
+    const int64_t kv = shape.kv_heads * shape.head_dim;
+    return {pool_.Normal({rows, shape.heads * shape.head_dim}, random),
+            pool_.Normal({rows, kv}, random),
+            pool_.Normal({rows, kv}, random)};
+  }
+  Tensor Whole(const Sequence& s, const HeadShape& shape) {
+    Tensor y = pool_.Zeros(s.q.shape);
+    const Segment segment{0, s.q.rows(), 0};
+    Cpu().attention(s.q, s.k, s.v, shape, {&segment, 1}, y, {});
+    return y;
+  }
+  Pool pool_;
+};
+
+bool SameBits(const Tensor& a, const Tensor& b) {
+  return std::memcmp(a.data, b.data, a.bytes()) == 0;
+}
+
+constexpr HeadShape kShapes[] = {
+    {4, 2, 32}, {3, 3, 64}, {6, 2, 20}, {2, 1, 7}};
+
+TEST_P(AttentionTest, ChunksOverACacheGiveTheBitsOfTheWhole) {
+  Random random(1);
+  for (const HeadShape& shape : kShapes) {
+    const Sequence s = Make(203, shape, random);
+    const Tensor whole = Whole(s, shape);
+    const int64_t kv = shape.kv_heads * shape.head_dim;
+    // A cache whose rows lie further apart than they are wide.
+    const int64_t stride = kv + 5;
+    Tensor keys = pool_.Normal({203, stride}, random);
+    Tensor values = pool_.Normal({203, stride}, random);
+    for (int64_t i = 0; i < 203; ++i) {
+      std::memcpy(keys.f32() + i * stride, s.k.f32() + i * kv, kv * 4);
+      std::memcpy(values.f32() + i * stride, s.v.f32() + i * kv, kv * 4);
+    }
+    for (int64_t chunk : {1, 2, 5, 63, 64, 65, 100, 203}) {
+      Tensor y = pool_.Zeros(s.q.shape);
+      for (int64_t past = 0; past < 203; past += chunk) {
+        Segment segment;
+        segment.rows = std::min<int64_t>(chunk, 203 - past);
+        segment.past = past;
+        segment.keys = keys.f32();
+        segment.values = values.f32();
+        segment.row_stride = stride;
+        Cpu().attention(s.q.RowSlice(past, segment.rows), {}, {}, shape,
+                        {&segment, 1}, y.RowSlice(past, segment.rows), {});
+      }
+      EXPECT_TRUE(SameBits(y, whole)) << "chunk " << chunk << " heads "
+                                      << shape.heads;
+    }
+  }
+}
+
+TEST_P(AttentionTest, ABatchGivesTheBitsOfEachAlone) {
+  Random random(2);
+  for (const HeadShape& shape : kShapes) {
+    const int64_t lengths[] = {17, 0, 130, 64, 1};
+    Sequence all = Make(212, shape, random);
+    std::vector<Segment> segments;
+    int64_t row = 0;
+    for (int64_t length : lengths) {
+      segments.push_back({row, length, 0});
+      row += length;
+    }
+    Tensor together = pool_.Zeros(all.q.shape);
+    for (int threads : {1, 2}) {
+      const int before = Threads();
+      SetThreads(threads);
+      Cpu().attention(all.q, all.k, all.v, shape, segments, together, {});
+      SetThreads(before);
+      for (const Segment& s : segments) {
+        const Sequence one = {all.q.RowSlice(s.row, s.rows),
+                              all.k.RowSlice(s.row, s.rows),
+                              all.v.RowSlice(s.row, s.rows)};
+        EXPECT_TRUE(SameBits(Whole(one, shape),
+                             together.RowSlice(s.row, s.rows)));
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, CachedAndPlainFormsAgree) {
+  Random random(3);
+  const HeadShape shape{6, 2, 24};
+  const Sequence s = Make(90, shape, random);
+  Segment segment;
+  segment.rows = 30;
+  segment.past = 60;
+  segment.keys = s.k.f32();
+  segment.values = s.v.f32();
+  segment.row_stride = 48;
+  const Tensor q = s.q.RowSlice(60, 30);
+  Tensor got = pool_.Zeros(q.shape), want = pool_.Zeros(q.shape);
+  Tensor got_lse = pool_.Zeros({30, 6}), want_lse = pool_.Zeros({30, 6});
+  Cpu().attention(q, {}, {}, shape, {&segment, 1}, got, got_lse);
+  Reference().attention(q, {}, {}, shape, {&segment, 1}, want, want_lse);
+  for (int64_t i = 0; i < got.size(); ++i) {
+    ASSERT_NEAR(got.f32()[i], want.f32()[i], 1e-5);
+  }
+  for (int64_t i = 0; i < got_lse.size(); ++i) {
+    ASSERT_NEAR(got_lse.f32()[i], want_lse.f32()[i], 1e-5);
+  }
+}
+
+TEST_P(AttentionTest, LaterKeysAreNotSeen) {
+  Random random(4);
+  const HeadShape shape{2, 2, 16};
+  Sequence s = Make(100, shape, random);
+  const Tensor before = Whole(s, shape);
+  for (int64_t i = 50 * 32; i < 100 * 32; ++i) {
+    s.k.f32()[i] = NAN;
+    s.v.f32()[i] = NAN;
+  }
+  const Tensor after = Whole(s, shape);
+  EXPECT_TRUE(SameBits(before.RowSlice(0, 50), after.RowSlice(0, 50)));
+  EXPECT_TRUE(std::isnan(after.f32()[50 * 32]));
+}
+
+TEST_P(AttentionTest, LargeScoresDoNotOverflow) {
+  Random random(5);
+  const HeadShape shape{1, 1, 16};
+  Sequence s = Make(130, shape, random);
+  for (int64_t i = 0; i < s.q.size(); ++i) s.q.f32()[i] *= 1000;
+  const Tensor y = Whole(s, shape);
+  for (int64_t i = 0; i < y.size(); ++i) {
+    ASSERT_TRUE(std::isfinite(y.f32()[i]));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sets, AttentionTest, testing::Values(0, 1),
+                         [](const auto& info) {
+                           return info.param == 0 ? "avx2" : "best";
+                         });
+
+}  // namespace
+}  // namespace motet::math
