@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every limit on what comes from outside, once, with its unit. Parsers and
-// services read them here; docs/limits.md is this list in prose.
+// services read them here and nowhere else.
 #pragma once
 
 #include <cstdint>
