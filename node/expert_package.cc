@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "node/expert_package.h"
+
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "compose/package/package_folder.h"
+#include "node/plan_check.h"
+#include "proto/digest.h"
+#include "proto/error.h"
+#include "proto/files.h"
+#include "proto/limits.h"
+
+namespace motet::node {
+namespace {
+
+std::vector<package::NamedTensor> Tensors(const learn::OwnerExpert& expert) {
+  std::vector<package::NamedTensor> tensors;
+  for (size_t l = 0; l < expert.layers.size(); ++l) {
+    const learn::OwnerExpert::Layer& layer = expert.layers[l];
+    const std::string prefix = absl::StrCat("layers.", l, ".");
+    tensors.push_back({prefix + "mlp.gate_proj.weight", layer.ffn.gate});
+    tensors.push_back({prefix + "mlp.up_proj.weight", layer.ffn.up});
+    tensors.push_back({prefix + "mlp.down_proj.weight", layer.ffn.down});
+    tensors.push_back({prefix + "router.row", layer.row});
+    tensors.push_back({prefix + "router.bias", layer.bias});
+  }
+  return tensors;
+}
+
+void FillDomain(const Settings& settings, const v1::TrainingPlan& plan,
+                const TrainedExpert& trained, v1::DomainDescriptor* domain) {
+  domain->set_domain(settings.domain);
+  for (const std::string& tag : settings.tags) domain->add_tags(tag);
+  for (const std::string& l : settings.languages) domain->add_languages(l);
+  domain->set_documents(static_cast<uint64_t>(trained.documents));
+  domain->set_tokens(static_cast<uint64_t>(trained.statistics_tokens));
+  v1::AnchoredStatistics* anchored = domain->mutable_anchored();
+  anchored->set_smoothing(plan.smoothing());
+  anchored->set_gate_quantile(plan.gate_quantile());
+  for (const learn::OwnerLayer& layer : trained.statistics) {
+    v1::LayerStatistics* out = anchored->add_layers();
+    out->mutable_base_mean()->Assign(layer.base_mean.begin(),
+                                     layer.base_mean.end());
+    out->mutable_pair_mean()->Assign(layer.pair_mean.begin(),
+                                     layer.pair_mean.end());
+    out->set_threshold(layer.threshold);
+  }
+}
+
+void FillTraining(const v1::TrainingPlan& plan, const TrainedExpert& trained,
+                  v1::TrainingRecord* record) {
+  record->set_method(plan.method());
+  record->set_plan_sha256(proto::Hex(proto::Sha256(PlanJson(plan))));
+  record->set_steps(static_cast<uint64_t>(trained.result.steps));
+  record->set_tokens(static_cast<uint64_t>(trained.result.tokens));
+  record->set_seed(plan.seed());
+  const learn::OwnerOptions o = OptionsOf(plan, "");
+  auto& hyper = *record->mutable_hyper_parameters();
+  hyper["batch_sequences"] = static_cast<double>(o.batch_sequences);
+  hyper["sequence_tokens"] = static_cast<double>(o.sequence_tokens);
+  hyper["learning_rate"] = o.learning_rate;
+  hyper["warmup_steps"] = static_cast<double>(o.warmup_steps);
+  hyper["final_lr_fraction"] = o.final_lr_fraction;
+  hyper["clip_norm"] = o.clip_norm;
+  hyper["weight_decay"] = o.weight_decay;
+  hyper["router_z_weight"] = o.router_z_weight;
+  hyper["lm_z_weight"] = o.lm_z_weight;
+  hyper["public_fraction"] = o.public_fraction;
+  hyper["row_norm"] = o.row_norm;
+  record->set_software("motet " MOTET_VERSION);
+  record->set_device(ProcessorName());
+  record->mutable_loss_curve()->Assign(trained.result.loss_curve.begin(),
+                                       trained.result.loss_curve.end());
+  record->set_loss_every(static_cast<uint64_t>(trained.result.loss_every));
+  record->set_seconds(trained.result.seconds);
+}
+
+std::string Readme(const v1::ExpertManifest& m) {
+  const v1::LicenceTerms& licence = m.licence();
+  const auto list = [](const auto& values) -> std::string {
+    return values.empty() ? "any" : absl::StrJoin(values, ", ");
+  };
+  return absl::StrCat(
+      "# ", m.title(), "\n\n`", m.id(), "` is an expert of a Motet "
+      "federation, branched from the base `", m.base().id(), "` (manifest ",
+      m.base().manifest_sha256(), ").\n\n",
+      absl::StrFormat(
+          "- domain: %s\n- method: %s, %d steps, %d tokens, seed %d\n"
+          "- behind the statistics: %d documents, %d tokens; no text is in "
+          "this package\n",
+          m.domain().domain(), m.training().method(), m.training().steps(),
+          m.training().tokens(), m.training().seed(), m.domain().documents(),
+          m.domain().tokens()),
+      "- licence: ", licence.spdx(),
+      "; purposes allowed: ", list(licence.allowed_purposes()),
+      licence.forbidden_purposes().empty()
+          ? ""
+          : absl::StrCat(", but not ",
+                         list(licence.forbidden_purposes())),
+      licence.attribution().empty()
+          ? ""
+          : absl::StrCat("\n- attribution: ", licence.attribution()),
+      "\n\nFiles: `weights.safetensors` holds the expert's FFN of every layer, "
+      "its router row and bias;\n`manifest.json` says the rest, `model.sig` "
+      "signs all files (OpenSSF Model Signing).\n");
+}
+
+}  // namespace
+
+std::string ProcessorName() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    const size_t colon = line.find(": ");
+    if (absl::StartsWith(line, "model name") && colon != std::string::npos) {
+      return line.substr(colon + 2);
+    }
+  }
+  return "unknown processor";
+}
+
+absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
+                                const v1::TrainingPlan& plan, const Base& base,
+                                const TrainedExpert& trained,
+                                const std::string& job_folder) {
+  package::PackageContent content;
+  v1::ExpertManifest& m = content.manifest;
+  m.set_id(PackageId(plan, settings));
+  m.set_kind("ffn");
+  m.set_title(settings.title);
+  *m.mutable_base() = package::ReferenceTo(base.package);
+  *m.mutable_model() = base.package.manifest.model();
+  m.set_frozen_sha256(package::FrozenDigest(base.package.manifest));
+  FillDomain(settings, plan, trained, m.mutable_domain());
+  FillTraining(plan, trained, m.mutable_training());
+  *m.mutable_licence() = policy.licence;
+  content.weights = Tensors(trained.expert);
+  content.readme = Readme(m);
+
+  MOTET_ASSIGN_OR_RETURN(
+      std::string key,
+      proto::ReadFile(settings.Path("key.pem"), proto::kMaxCertificateBytes));
+  MOTET_ASSIGN_OR_RETURN(std::string certificate,
+                         proto::ReadFile(settings.Path("certificate.pem"),
+                                         proto::kMaxCertificateBytes));
+  MOTET_ASSIGN_OR_RETURN(
+      std::string authority,
+      proto::ReadFile(settings.Path("ca.pem"), proto::kMaxCertificateBytes));
+  // Built and checked beside its place: a package/ that exists is good.
+  const std::string built = job_folder + "/package.partial";
+  std::error_code error;
+  std::filesystem::remove_all(built, error);
+  MOTET_RETURN_IF_ERROR(
+      package::BuildPackage(built, content, key, certificate));
+  MOTET_ASSIGN_OR_RETURN(package::OpenedPackage opened,
+                         package::OpenPackage(built, authority));
+  MOTET_RETURN_IF_ERROR(package::CheckAgainstBase(opened, base.package));
+  return proto::RenameDurably(built, job_folder + "/package");
+}
+
+absl::StatusOr<BuiltPackage> OpenBuilt(const Settings& settings,
+                                       const std::string& folder) {
+  MOTET_ASSIGN_OR_RETURN(
+      std::string authority,
+      proto::ReadFile(settings.Path("ca.pem"), proto::kMaxCertificateBytes));
+  MOTET_ASSIGN_OR_RETURN(package::OpenedPackage opened,
+                         package::OpenPackage(folder, authority));
+  BuiltPackage built;
+  built.id = opened.manifest.id();
+  built.manifest_sha256 = opened.manifest_sha256;
+  MOTET_ASSIGN_OR_RETURN(built.cuts, package::ChunkCutsOf(folder));
+  return built;
+}
+
+}  // namespace motet::node

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "node/plan_check.h"
+
+#include <cmath>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "google/protobuf/util/json_util.h"
+#include "proto/digest.h"
+#include "proto/identity.h"
+
+namespace motet::node {
+namespace {
+
+// One row a number of the plan: where it lies and what it may be. The limits
+// are wide; the owner's own, narrower ones are in policy.toml.
+struct Bound {
+  const char* field;
+  double (*value)(const v1::TrainingPlan&);
+  double least, most;
+};
+
+template <auto Getter>
+double Get(const v1::TrainingPlan& plan) {
+  return static_cast<double>((plan.*Getter)());
+}
+
+using P = v1::TrainingPlan;
+constexpr Bound kBounds[] = {
+    {"steps", Get<&P::steps>, 1, 1e8},
+    {"batch_sequences", Get<&P::batch_sequences>, 1, 65536},
+    {"sequence_tokens", Get<&P::sequence_tokens>, 2, 131072},
+    {"learning_rate", Get<&P::learning_rate>, 1e-9, 1},
+    {"warmup_steps", Get<&P::warmup_steps>, 0, 1e8},
+    {"final_lr_fraction", Get<&P::final_lr_fraction>, 0, 1},
+    {"clip_norm", Get<&P::clip_norm>, 1e-6, 1e6},
+    {"weight_decay", Get<&P::weight_decay>, 0, 1},
+    {"router_z_weight", Get<&P::router_z_weight>, 0, 1},
+    {"lm_z_weight", Get<&P::lm_z_weight>, 0, 1},
+    {"public_fraction", Get<&P::public_fraction>, 0, 0.95},
+    {"checkpoint_every", Get<&P::checkpoint_every>, 0, 1e8},
+    {"gate_quantile", Get<&P::gate_quantile>, 0.5, 1},
+    {"smoothing", Get<&P::smoothing>, 0, 0.9999},
+    {"statistics_tokens", Get<&P::statistics_tokens>, 1, 1e10},
+};
+constexpr double kMaxBatchTokens = 1 << 22;
+constexpr int kMaxTextBytes = 200;
+constexpr int kMaxListEntries = 1000;
+
+// Text of the plan as a message may show it: bounded, printable.
+std::string Shown(absl::string_view text) {
+  std::string out = "\"";
+  for (const char c : text.substr(0, 60)) {
+    out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+  }
+  return out + (text.size() > 60 ? "…\"" : "\"");
+}
+
+bool IsVersion(absl::string_view text) {
+  int dots = 0, digits = 0;
+  for (const char c : text) {
+    if (c == '.') {
+      if (digits == 0) return false;
+      ++dots;
+      digits = 0;
+    } else if (c >= '0' && c <= '9') {
+      if (++digits > 9) return false;
+    } else {
+      return false;
+    }
+  }
+  return dots == 2 && digits > 0;
+}
+
+}  // namespace
+
+bool IsPlanId(absl::string_view id) {
+  if (id.empty() || id.size() > 64) return false;
+  for (const char c : id) {
+    if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && c != '-') {
+      return false;
+    }
+  }
+  return true;
+}
+
+std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
+                                   const std::string& federation,
+                                   const std::string& owner) {
+  std::vector<std::string> problems;
+  const auto want = [&](bool fine, absl::string_view field,
+                        absl::string_view got, absl::string_view wanted) {
+    if (!fine) {
+      problems.push_back(
+          absl::StrCat(field, " is ", got, ", want ", wanted));
+    }
+  };
+  want(IsPlanId(plan.id()), "id", Shown(plan.id()),
+       "1 to 64 of a-z, 0-9 and '-'");
+  want(plan.method() == "flexolmo", "method", Shown(plan.method()),
+       "\"flexolmo\"");
+  want(plan.expert_name().empty() ||
+           proto::CheckName("expert_name", plan.expert_name()).ok(),
+       "expert_name", Shown(plan.expert_name()), "a name of a-z, 0-9, '.' and '-'");
+  want(IsVersion(plan.expert_version()), "expert_version",
+       Shown(plan.expert_version()), "a version like 1.0.0");
+  for (const auto& [field, hex] :
+       {std::pair{"base.manifest_sha256", plan.base().manifest_sha256()},
+        std::pair{"base.weights_sha256", plan.base().weights_sha256()},
+        std::pair{"base.tokenizer_sha256", plan.base().tokenizer_sha256()}}) {
+    want(proto::DigestFromHex(hex).ok(), field, Shown(hex),
+         "64 hexadecimal digits");
+  }
+  want(plan.base().id().size() <= kMaxTextBytes, "base.id",
+       Shown(plan.base().id()), "at most 200 bytes");
+  for (const Bound& b : kBounds) {
+    const double value = b.value(plan);
+    // Written so that NaN is a problem too.
+    want(value >= b.least && value <= b.most, b.field,
+         absl::StrFormat("%g", value),
+         absl::StrFormat("%g to %g", b.least, b.most));
+  }
+  const double batch_tokens = static_cast<double>(plan.batch_sequences()) *
+                              static_cast<double>(plan.sequence_tokens());
+  want(batch_tokens <= kMaxBatchTokens, "batch_sequences * sequence_tokens",
+       absl::StrFormat("%g", batch_tokens),
+       absl::StrFormat("at most %g", kMaxBatchTokens));
+  want(plan.warmup_steps() <= plan.steps(), "warmup_steps",
+       absl::StrCat(plan.warmup_steps()),
+       absl::StrCat("at most steps, ", plan.steps()));
+  want(plan.publishes_size() > 0 && plan.publishes_size() <= kMaxListEntries,
+       "publishes", absl::StrCat(plan.publishes_size(), " entries"),
+       "1 to 1000: a plan says what would leave the node");
+  for (const std::string& what : plan.publishes()) {
+    want(what.size() <= kMaxTextBytes, "publishes", Shown(what),
+         "at most 200 bytes");
+  }
+  const auto issuer = proto::ParseSpiffeId(plan.issued_by());
+  want(issuer.ok() && issuer->role == "coordinator" &&
+           issuer->federation == federation,
+       "issued_by", Shown(plan.issued_by()),
+       absl::StrCat("a coordinator of federation ", federation));
+  want(plan.owners_size() <= kMaxListEntries, "owners",
+       absl::StrCat(plan.owners_size(), " entries"), "at most 1000");
+  bool for_us = plan.owners_size() == 0;
+  for (const std::string& o : plan.owners()) for_us |= o == owner;
+  want(for_us, "owners", "a list without this owner",
+       absl::StrCat("one with ", owner));
+  return problems;
+}
+
+double PlanTokens(const v1::TrainingPlan& plan) {
+  return static_cast<double>(plan.steps()) *
+         static_cast<double>(plan.batch_sequences()) *
+         static_cast<double>(plan.sequence_tokens());
+}
+
+std::vector<std::string> WouldPublish(const v1::TrainingPlan& plan) {
+  std::set<std::string> all(plan.publishes().begin(), plan.publishes().end());
+  if (plan.method() == "flexolmo") {
+    all.insert({kPublishFfn, kPublishRouter, kPublishStatistics});
+  }
+  return {all.begin(), all.end()};
+}
+
+std::string PackageId(const v1::TrainingPlan& plan, const Settings& settings) {
+  return absl::StrCat(
+      settings.owner, "/",
+      plan.expert_name().empty() ? settings.domain : plan.expert_name(), "@",
+      plan.expert_version());
+}
+
+std::string DescribePlan(const v1::TrainingPlan& plan,
+                         const Settings& settings,
+                         const std::string& indent) {
+  std::string out;
+  const auto line = [&](absl::string_view name, absl::string_view value) {
+    absl::StrAppend(&out, indent, absl::StrFormat("%-12s", name), value, "\n");
+  };
+  line("plan", plan.id());
+  line("method", plan.method());
+  line("issued", absl::StrCat("by ", plan.issued_by(), " at ",
+                              plan.issued_at()));
+  line("base", absl::StrCat(plan.base().id(), " (manifest ",
+                            plan.base().manifest_sha256().substr(0, 16),
+                            "…)"));
+  line("makes", PackageId(plan, settings));
+  line("trains", absl::StrFormat(
+                     "%d steps of %d sequences of %d tokens, %.3g tokens in "
+                     "all; %.0f %% public text",
+                     plan.steps(), plan.batch_sequences(),
+                     plan.sequence_tokens(), PlanTokens(plan),
+                     plan.public_fraction() * 100));
+  line("optimiser",
+       absl::StrFormat("AdamW, rate %g after %d warm-up steps, to %g of it; "
+                       "clip %g; decay %g; seed %d",
+                       plan.learning_rate(), plan.warmup_steps(),
+                       plan.final_lr_fraction(), plan.clip_norm(),
+                       plan.weight_decay(), plan.seed()));
+  line("publishes", absl::StrJoin(WouldPublish(plan), "; "));
+  line("statistics",
+       absl::StrFormat("means over up to %d tokens; thresholds at the %g "
+                       "quantile",
+                       plan.statistics_tokens(), plan.gate_quantile()));
+  return out;
+}
+
+std::string PlanJson(const v1::TrainingPlan& plan) {
+  std::string json;
+  // Fails only on strings that are not UTF-8, which protobuf refuses to
+  // parse in the first place.
+  (void)google::protobuf::util::MessageToJsonString(plan, &json);
+  return json;
+}
+
+}  // namespace motet::node

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "node/training.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "compose/learn/corpus.h"
+#include "proto/error.h"
+
+namespace motet::node {
+namespace {
+
+// Where a plan leaves it to the node.
+constexpr int64_t kCheckpointEvery = 50;
+
+}  // namespace
+
+learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
+                              const std::string& checkpoint_path) {
+  learn::OwnerOptions o;
+  o.steps = static_cast<int64_t>(plan.steps());
+  o.batch_sequences = plan.batch_sequences();
+  o.sequence_tokens = plan.sequence_tokens();
+  o.learning_rate = plan.learning_rate();
+  o.warmup_steps = static_cast<int64_t>(plan.warmup_steps());
+  o.final_lr_fraction = plan.final_lr_fraction();
+  o.clip_norm = plan.clip_norm();
+  o.weight_decay = plan.weight_decay();
+  o.router_z_weight = plan.router_z_weight();
+  o.lm_z_weight = plan.lm_z_weight();
+  o.public_fraction = plan.public_fraction();
+  o.seed = plan.seed();
+  o.checkpoint_every = plan.checkpoint_every() == 0
+                           ? kCheckpointEvery
+                           : static_cast<int64_t>(plan.checkpoint_every());
+  o.checkpoint_path = checkpoint_path;
+  return o;
+}
+
+void UseThreads(int64_t threads) {
+  omp_set_num_threads(static_cast<int>(threads));
+}
+
+absl::StatusOr<TrainedExpert> TrainExpert(
+    const v1::TrainingPlan& plan, const Base& base,
+    const std::vector<std::string>& documents,
+    const std::string& checkpoint_path, const learn::OnProgress& progress,
+    const std::function<void()>& trained) {
+  const package::LoadedModel& model = *base.model;
+  const int64_t window = plan.sequence_tokens();
+  const learn::TokenWindows own(*model.tokenizer, documents,
+                                model.config.eos_id, window);
+  if (own.count() < 1) {
+    return proto::Error(
+        absl::StatusCode::kFailedPrecondition, "corpus",
+        absl::StrCat(own.tokens(), " tokens"),
+        absl::StrCat("at least one sequence of ", window, " tokens"),
+        "import more text with `motet-node corpus import`");
+  }
+  const learn::TokenWindows public_text(
+      *model.tokenizer, base.public_documents, model.config.eos_id, window);
+  TrainedExpert out;
+  MOTET_ASSIGN_OR_RETURN(
+      out.expert,
+      learn::TrainOwner(model, own, public_text,
+                        OptionsOf(plan, checkpoint_path), progress,
+                        &out.result));
+  trained();
+  MOTET_ASSIGN_OR_RETURN(
+      model::Decoder base_decoder,
+      model::Decoder::Create(model.config, model.weights, model::Router{}));
+  MOTET_ASSIGN_OR_RETURN(model::Decoder pair,
+                         learn::PairDecoder(model, out.expert));
+  learn::OwnerStatisticsOptions options;
+  options.max_tokens = static_cast<int64_t>(plan.statistics_tokens());
+  options.smoothing = plan.smoothing();
+  options.quantile = plan.gate_quantile();
+  MOTET_ASSIGN_OR_RETURN(
+      out.statistics, learn::ComputeOwnerStatistics(
+                          base_decoder, pair, base.anchor, own, options));
+  out.documents = static_cast<int64_t>(documents.size());
+  out.statistics_tokens =
+      std::min(options.max_tokens, own.count() * own.window());
+  return out;
+}
+
+}  // namespace motet::node

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// One owner's run, as a plan asks for it: base, own text and public text
+// enter; own FFNs, router rows and the statistics of METHODS 11 leave. The
+// trainer keeps the checkpoint; a run that is stopped or killed goes on from
+// it to the same bits, with the same number of threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "compose/learn/statistics.h"
+#include "compose/learn/trainer.h"
+#include "node/base_store.h"
+#include "training.pb.h"
+
+namespace motet::node {
+
+struct TrainedExpert {
+  learn::OwnerExpert expert;
+  learn::TrainResult result;
+  std::vector<learn::OwnerLayer> statistics;
+  int64_t documents = 0;         // behind the statistics
+  int64_t statistics_tokens = 0;
+};
+
+// `documents`: the owner's training text. progress: learn::OnProgress; false
+// stops after a checkpoint (Cancelled). trained: called once between
+// training and statistics.
+absl::StatusOr<TrainedExpert> TrainExpert(
+    const v1::TrainingPlan& plan, const Base& base,
+    const std::vector<std::string>& documents,
+    const std::string& checkpoint_path, const learn::OnProgress& progress,
+    const std::function<void()>& trained);
+
+// The plan's numbers as the trainer takes them.
+learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
+                              const std::string& checkpoint_path);
+
+// Threads of OpenMP regions that the calling thread starts from now on.
+void UseThreads(int64_t threads);
+
+}  // namespace motet::node
