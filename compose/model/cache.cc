@@ -30,11 +30,10 @@ void SequenceCache::Clear() {
 int64_t SequenceCache::Bytes(const ModelConfig& config, int64_t capacity) {
   const int64_t keys_and_values =
       2 * capacity * config.kv_heads * config.head_dim;
-  const int64_t smoothing =
-      std::max<int64_t>(config.experts, 1) + config.width;
-  return config.layers * ((keys_and_values + smoothing) *
-                              static_cast<int64_t>(sizeof(float)) +
-                          static_cast<int64_t>(sizeof(bool)));
+  const int64_t smoothing = std::max<int64_t>(config.experts, 1) + config.width;
+  return config.layers *
+         ((keys_and_values + smoothing) * static_cast<int64_t>(sizeof(float)) +
+          static_cast<int64_t>(sizeof(bool)));
 }
 
 float* SequenceCache::keys(int64_t layer) {

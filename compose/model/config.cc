@@ -28,8 +28,7 @@ constexpr Bound kBounds[] = {
     {"num_key_value_heads", &ModelConfig::kv_heads, 4096},
     {"head_dim", &ModelConfig::head_dim, 4096},
     {"intermediate_size", &ModelConfig::ffn_width, int64_t{1} << 20},
-    {"max_position_embeddings", &ModelConfig::max_positions,
-     int64_t{1} << 27},
+    {"max_position_embeddings", &ModelConfig::max_positions, int64_t{1} << 27},
 };
 constexpr int64_t kMaxExperts = 64;  // the bits of an ExpertMask
 
@@ -68,8 +67,8 @@ absl::Status CheckConfig(const ModelConfig& config) {
                                    " (want more than 0, less than 1)"));
   }
   if (!(config.rope_theta >= 1 && config.rope_theta <= 1e12)) {
-    reasons.push_back(absl::StrCat("rope_theta = ", config.rope_theta,
-                                   " (want 1 to 1e12)"));
+    reasons.push_back(
+        absl::StrCat("rope_theta = ", config.rope_theta, " (want 1 to 1e12)"));
   }
   if (config.experts < 0 || config.experts > kMaxExperts) {
     reasons.push_back(absl::StrCat("num_experts = ", config.experts,
@@ -77,9 +76,9 @@ absl::Status CheckConfig(const ModelConfig& config) {
   } else if (config.experts > 0) {
     if (config.experts_per_token < 1 ||
         config.experts_per_token > config.experts) {
-      reasons.push_back(absl::StrCat(
-          "num_experts_per_tok = ", config.experts_per_token,
-          " (want 1 to num_experts = ", config.experts, ")"));
+      reasons.push_back(
+          absl::StrCat("num_experts_per_tok = ", config.experts_per_token,
+                       " (want 1 to num_experts = ", config.experts, ")"));
     }
     if (config.block == Block::kPreNorm && !config.renormalise) {
       reasons.push_back(
@@ -95,9 +94,9 @@ absl::Status CheckConfig(const ModelConfig& config) {
              {"pad_token_id", config.pad_id}};
   for (const auto& [name, id] : ids) {
     if (id < -1 || id >= config.vocabulary) {
-      reasons.push_back(absl::StrCat(name, " = ", id,
-                                     " (want none or less than vocab_size = ",
-                                     config.vocabulary, ")"));
+      reasons.push_back(absl::StrCat(
+          name, " = ", id,
+          " (want none or less than vocab_size = ", config.vocabulary, ")"));
     }
   }
   if (reasons.empty()) return absl::OkStatus();

@@ -19,20 +19,20 @@ enum class Block {
 
 struct ModelConfig {
   Block block = Block::kPostNorm;
-  int64_t vocabulary = 0;     // V
-  int64_t width = 0;          // C
-  int64_t layers = 0;         // L
-  int64_t heads = 0;          // H
-  int64_t kv_heads = 0;       // G
-  int64_t head_dim = 0;       // D
-  int64_t ffn_width = 0;      // F
+  int64_t vocabulary = 0;  // V
+  int64_t width = 0;       // C
+  int64_t layers = 0;      // L
+  int64_t heads = 0;       // H
+  int64_t kv_heads = 0;    // G
+  int64_t head_dim = 0;    // D
+  int64_t ffn_width = 0;   // F
   int64_t max_positions = 0;
   float norm_eps = 1e-6f;
   double rope_theta = 5e5;
   bool tied_head = false;
-  int64_t experts = 0;        // E; 0 = dense FFN
-  int64_t experts_per_token = 0;  // K
-  bool renormalise = false;   // top-k weights sum to 1
+  int64_t experts = 0;                            // E; 0 = dense FFN
+  int64_t experts_per_token = 0;                  // K
+  bool renormalise = false;                       // top-k weights sum to 1
   int32_t bos_id = -1, eos_id = -1, pad_id = -1;  // -1 = none
 
   bool qk_norm() const { return block == Block::kPostNorm; }

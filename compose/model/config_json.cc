@@ -29,7 +29,10 @@ struct Family {
   const char* experts_key;  // null when dense
 };
 enum FamilyBit : unsigned {
-  kLlama = 1, kMixtral = 2, kOlmo2 = 4, kFlexOlmo = 8,
+  kLlama = 1,
+  kMixtral = 2,
+  kOlmo2 = 4,
+  kFlexOlmo = 8,
 };
 constexpr Family kFamilies[] = {
     {"LlamaForCausalLM", "llama", Block::kPreNorm, nullptr},
@@ -60,16 +63,16 @@ constexpr Fixed kFixed[] = {
 };
 
 constexpr const char* kHarmless[] = {
-    "_name_or_path", "architectures", "dtype", "initializer_range",
-    "is_llama_config", "max_window_layers", "model_type",
-    "output_router_logits", "router_aux_loss_coef", "torch_dtype",
-    "transformers.js_config", "transformers_version", "use_cache",
+    "_name_or_path",     "architectures",          "dtype",
+    "initializer_range", "is_llama_config",        "max_window_layers",
+    "model_type",        "output_router_logits",   "router_aux_loss_coef",
+    "torch_dtype",       "transformers.js_config", "transformers_version",
+    "use_cache",
 };
 
 // A value in a message; long ones are cut.
 std::string Show(const Json& value) {
-  std::string text =
-      value.dump(-1, ' ', true, Json::error_handler_t::replace);
+  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
   if (text.size() > 80) text = text.substr(0, 77) + "...";
   return text;
 }
@@ -125,13 +128,12 @@ class Fields {
   int32_t Id(const std::string& key, int64_t vocabulary) {
     const Json* value = Take(key);
     if (value == nullptr || value->is_null()) return -1;
-    const Json* number = value->is_array() && value->size() == 1
-                             ? &value->front()
-                             : value;
+    const Json* number =
+        value->is_array() && value->size() == 1 ? &value->front() : value;
     if (!number->is_number_unsigned() ||
         number->get<uint64_t>() >= static_cast<uint64_t>(vocabulary)) {
-      Refuse(key, value, absl::StrCat("null or one id below vocab_size = ",
-                                      vocabulary));
+      Refuse(key, value,
+             absl::StrCat("null or one id below vocab_size = ", vocabulary));
       return -1;
     }
     return number->get<int32_t>();
@@ -140,8 +142,9 @@ class Fields {
   void RefuseRest() {
     for (const auto& [key, value] : object_.items()) {
       if (!taken_.contains(key) && !value.is_null()) {
-        Refuse(key, &value, "no such field: this build does not know what "
-                            "it would change");
+        Refuse(key, &value,
+               "no such field: this build does not know what "
+               "it would change");
       }
     }
   }
@@ -212,11 +215,11 @@ absl::StatusOr<const Family*> FindFamily(const Json& object) {
     }
     return &family;
   }
-  return Refusal(absl::StrCat(
-      "architectures ",
-      names == object.end() ? std::string("absent")
-                            : absl::StrCat("= ", Show(*names)),
-      " (want one of ", absl::StrJoin(known, ", "), ")"));
+  return Refusal(
+      absl::StrCat("architectures ",
+                   names == object.end() ? std::string("absent")
+                                         : absl::StrCat("= ", Show(*names)),
+                   " (want one of ", absl::StrJoin(known, ", "), ")"));
 }
 
 bool IsDefaultRope(const Json& value) {
@@ -322,8 +325,8 @@ absl::StatusOr<ModelConfig> ParseConfig(const std::string& json) {
                     "at least 1");
     }
     // Mixtral always divides by the sum; FlexOlmo says.
-    config.renormalise = family->block == Block::kPreNorm ||
-                         fields.Flag("norm_topk_prob");
+    config.renormalise =
+        family->block == Block::kPreNorm || fields.Flag("norm_topk_prob");
   }
   config.bos_id = fields.Id("bos_token_id", config.vocabulary);
   config.eos_id = fields.Id("eos_token_id", config.vocabulary);

@@ -42,16 +42,14 @@ void CheckBatch(const ModelConfig& config, const Batch& batch) {
     if (sequence.cache == nullptr || rows == 0) continue;
     MOTET_CHECK(batch.positions()[batch.first_row(s)] ==
                 sequence.cache->length());
-    MOTET_CHECK(sequence.cache->length() + rows <=
-                sequence.cache->capacity());
+    MOTET_CHECK(sequence.cache->length() + rows <= sequence.cache->capacity());
   }
 }
 
 // Puts the new keys and values of cached sequences behind their past and
 // says, for every sequence, which rows attend to what.
-std::span<const Segment> Remember(Exec& exec, const Batch& batch,
-                                  int64_t layer, const Tensor& k,
-                                  const Tensor& v) {
+std::span<const Segment> Remember(Exec& exec, const Batch& batch, int64_t layer,
+                                  const Tensor& k, const Tensor& v) {
   const auto sequences = batch.sequences();
   auto* segments = static_cast<Segment*>(exec.arena().Allocate(
       static_cast<int64_t>(sequences.size() * sizeof(Segment))));
@@ -149,8 +147,7 @@ Tensor Decoder::Attend(Exec& exec, const Batch& batch, int64_t layer,
   }
   q = exec.Rope(q, batch.positions(), config_.head_dim, config_.rope_theta);
   k = exec.Rope(k, batch.positions(), config_.head_dim, config_.rope_theta);
-  const std::span<const Segment> segments =
-      Remember(exec, batch, layer, k, v);
+  const std::span<const Segment> segments = Remember(exec, batch, layer, k, v);
   const math::HeadShape heads = {config_.heads, config_.kv_heads,
                                  config_.head_dim};
   return exec.Linear(exec.Attention(q, k, v, heads, segments), w.o);

@@ -18,7 +18,7 @@ namespace motet::model {
 // How an expert FFN chooses. Dense models ignore it.
 struct Router {
   enum class Kind { kTopK, kAnchored } kind = Kind::kTopK;
-  int64_t k = 2;             // top-k: clamped to the experts allowed
+  int64_t k = 2;  // top-k: clamped to the experts allowed
   bool renormalise = false;
   std::vector<math::AnchoredLayer> anchored;  // one a layer
 };

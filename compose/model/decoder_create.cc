@@ -57,9 +57,8 @@ absl::Status CheckRouter(const ModelConfig& config, const Router& router) {
       reasons.push_back(absl::StrCat("k = ", router.k, " (want at least 1)"));
     }
   } else if (static_cast<int64_t>(router.anchored.size()) != config.layers) {
-    reasons.push_back(absl::StrCat(router.anchored.size(),
-                                   " anchored layers (want ", config.layers,
-                                   ")"));
+    reasons.push_back(absl::StrCat(
+        router.anchored.size(), " anchored layers (want ", config.layers, ")"));
   } else {
     for (int64_t l = 0; l < config.layers; ++l) {
       CheckAnchored(config, l, router.anchored[l], reasons);

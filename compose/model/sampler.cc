@@ -45,12 +45,11 @@ struct Candidate {
 
 // The `keep` heaviest come first in descending order, ties to the lower id.
 void SortHeaviest(std::vector<Candidate>& candidates, size_t keep) {
-  std::partial_sort(candidates.begin(), candidates.begin() + keep,
-                    candidates.end(),
-                    [](const Candidate& a, const Candidate& b) {
-                      return a.weight != b.weight ? a.weight > b.weight
-                                                  : a.id < b.id;
-                    });
+  std::partial_sort(
+      candidates.begin(), candidates.begin() + keep, candidates.end(),
+      [](const Candidate& a, const Candidate& b) {
+        return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+      });
 }
 
 double Total(const std::vector<Candidate>& candidates) {
@@ -119,8 +118,7 @@ std::vector<std::pair<int32_t, double>> TopLogProbabilities(
     std::span<const float> logits, int n) {
   std::vector<int32_t> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
-  const size_t keep =
-      std::min(ids.size(), static_cast<size_t>(std::max(n, 0)));
+  const size_t keep = std::min(ids.size(), static_cast<size_t>(std::max(n, 0)));
   std::partial_sort(ids.begin(), ids.begin() + keep, ids.end(),
                     [&](int32_t a, int32_t b) {
                       const double x = Value(logits[a]), y = Value(logits[b]);

@@ -15,8 +15,7 @@ namespace {
 using math::Shape;
 using math::Tensor;
 
-using Visit =
-    std::function<void(const std::string&, const Shape&, Tensor&)>;
+using Visit = std::function<void(const std::string&, const Shape&, Tensor&)>;
 
 // Where the families' names differ.
 struct Names {
@@ -31,26 +30,38 @@ struct Names {
 
 Names NamesOf(const ModelConfig& config) {
   if (config.block == Block::kPostNorm) {
-    return {"post_attention_layernorm", "post_feedforward_layernorm",
-            "mlp.gate", "mlp.experts.", "gate_proj", "up_proj", "down_proj"};
+    return {"post_attention_layernorm",
+            "post_feedforward_layernorm",
+            "mlp.gate",
+            "mlp.experts.",
+            "gate_proj",
+            "up_proj",
+            "down_proj"};
   }
   if (config.experts == 0) {
-    return {"input_layernorm", "post_attention_layernorm",
-            "", "", "gate_proj", "up_proj", "down_proj"};
+    return {"input_layernorm",
+            "post_attention_layernorm",
+            "",
+            "",
+            "gate_proj",
+            "up_proj",
+            "down_proj"};
   }
-  return {"input_layernorm", "post_attention_layernorm",
-          "block_sparse_moe.gate", "block_sparse_moe.experts.",
-          "w1", "w3", "w2"};
+  return {"input_layernorm",
+          "post_attention_layernorm",
+          "block_sparse_moe.gate",
+          "block_sparse_moe.experts.",
+          "w1",
+          "w3",
+          "w2"};
 }
 
 void VisitFfn(const ModelConfig& config, const Names& names,
-              const std::string& prefix, FfnWeights& ffn,
-              const Visit& visit) {
+              const std::string& prefix, FfnWeights& ffn, const Visit& visit) {
   const int64_t width = config.width, ffn_width = config.ffn_width;
   visit(absl::StrCat(prefix, names.gate, ".weight"), {ffn_width, width},
         ffn.gate);
-  visit(absl::StrCat(prefix, names.up, ".weight"), {ffn_width, width},
-        ffn.up);
+  visit(absl::StrCat(prefix, names.up, ".weight"), {ffn_width, width}, ffn.up);
   visit(absl::StrCat(prefix, names.down, ".weight"), {width, ffn_width},
         ffn.down);
 }
@@ -94,8 +105,8 @@ std::string Complaint(const std::string& name, const Shape& want,
                       const Tensor& tensor) {
   if (tensor.empty()) return absl::StrCat(name, " absent");
   if (!(tensor.shape == want)) {
-    return absl::StrCat(name, " of shape ", tensor.shape.ToString(),
-                        " (want ", want.ToString(), ")");
+    return absl::StrCat(name, " of shape ", tensor.shape.ToString(), " (want ",
+                        want.ToString(), ")");
   }
   const bool vector = want.rank == 1;
   if (tensor.dtype == math::DType::kF32 ||
@@ -162,8 +173,7 @@ absl::Status CheckWeights(const ModelConfig& config, const ModelWeights& w) {
       }
     }
   }
-  const auto check = [&](const std::string& name, Shape want,
-                         Tensor& tensor) {
+  const auto check = [&](const std::string& name, Shape want, Tensor& tensor) {
     const auto it = own_width.find(&tensor);
     if (it != own_width.end()) {
       want = OwnWidth(*it->second, tensor, config.width);
@@ -174,22 +184,21 @@ absl::Status CheckWeights(const ModelConfig& config, const ModelWeights& w) {
   if (reasons.empty()) VisitWeights(config, views, check);
   if (reasons.empty()) {
     if (config.tied_head && w.head.data != w.embed.data) {
-      reasons.push_back("a head apart from the embedding (want the same, as "
-                        "tie_word_embeddings says)");
+      reasons.push_back(
+          "a head apart from the embedding (want the same, as "
+          "tie_word_embeddings says)");
     }
     for (size_t l = 0; l < w.layers.size(); ++l) {
       const Tensor& bias = w.layers[l].owner_bias;
       if (bias.empty()) continue;
-      std::string complaint =
-          Complaint(absl::StrCat("owner bias of layer ", l),
-                    {config.experts - 1}, bias);
+      std::string complaint = Complaint(absl::StrCat("owner bias of layer ", l),
+                                        {config.experts - 1}, bias);
       if (!complaint.empty()) reasons.push_back(std::move(complaint));
     }
   }
   if (reasons.empty()) return absl::OkStatus();
   return proto::Invalid("weights", absl::StrJoin(reasons, ", "),
-                        absl::StrCat("the tensors of a ",
-                                     Architecture(config)),
+                        absl::StrCat("the tensors of a ", Architecture(config)),
                         "check that config and weights belong together");
 }
 

@@ -23,12 +23,12 @@ struct FfnWeights {
 struct LayerWeights {
   // Pre-norm: input_layernorm, post_attention_layernorm. Post-norm:
   // post_attention_layernorm, post_feedforward_layernorm.
-  math::Tensor attention_norm, ffn_norm;   // [C]
-  math::Tensor q, k, v, o;                 // [HD,C], [GD,C], [GD,C], [C,HD]
-  math::Tensor q_norm, k_norm;             // [HD], [GD]; post-norm only
-  std::vector<FfnWeights> experts;         // one when dense
-  math::Tensor router;                     // [E,C]; empty when dense
-  math::Tensor owner_bias;                 // [E-1]; owners' training only
+  math::Tensor attention_norm, ffn_norm;  // [C]
+  math::Tensor q, k, v, o;                // [HD,C], [GD,C], [GD,C], [C,HD]
+  math::Tensor q_norm, k_norm;            // [HD], [GD]; post-norm only
+  std::vector<FfnWeights> experts;        // one when dense
+  math::Tensor router;                    // [E,C]; empty when dense
+  math::Tensor owner_bias;                // [E-1]; owners' training only
 };
 struct ModelWeights {
   math::Tensor embed;       // [V,C]
@@ -41,10 +41,10 @@ struct ModelWeights {
 // tensor) for every tensor of a Hugging Face file, in the order of the data.
 // A tied head and owner_bias are not visited: the caller lets a tied head
 // view the embedding. Names follow Architecture(config).
-void VisitWeights(const ModelConfig& config, ModelWeights& w,
-                  const std::function<void(const std::string& name,
-                                           const math::Shape& shape,
-                                           math::Tensor& tensor)>& visit);
+void VisitWeights(
+    const ModelConfig& config, ModelWeights& w,
+    const std::function<void(const std::string& name, const math::Shape& shape,
+                             math::Tensor& tensor)>& visit);
 int64_t CountParameters(const ModelConfig& config);
 // OK when every tensor is there with a fitting shape and dtype: matrices f32
 // or bf16, vectors f32. Experts may have FFN widths of their own. Otherwise
