@@ -2,10 +2,13 @@
 // motet-registry: reads its settings, opens the store, serves until SIGTERM or
 // SIGINT. Results go to stdout, the log to stderr. Exit codes: 0 success, 1
 // failure, 2 usage.
+#include <errno.h>
+#include <grpc/support/log.h>
 #include <signal.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include <CLI/CLI.hpp>
@@ -129,7 +132,15 @@ void AddSettings(CLI::App* command, Arguments* arguments) {
   }
 }
 
+// gRPC's own remarks (a client without a certificate, say) in our log's form.
+void LogGrpc(gpr_log_func_args* remark) {
+  if (remark->severity == GPR_LOG_SEVERITY_ERROR) {
+    spdlog::warn("grpc: {}", remark->message);
+  }
+}
+
 int Main(int argc, char** argv) {
+  gpr_set_log_function(LogGrpc);
   spdlog::set_default_logger(spdlog::stderr_color_mt("motet-registry"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %n %l %v",
                       spdlog::pattern_time_type::utc);
