@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Package folders (docs/package.md): made, and opened with every check.
 // Package digest = SHA-256 of manifest.json's bytes.
-//
-// (Header laid down by the lead with the names that node, assemble and
-// coordinator already use; the owner of compose/package implements it and
-// manifest.h, and may extend it.)
 #pragma once
 
 #include <cstdint>
@@ -28,8 +24,11 @@ struct OpenedPackage {
   std::string signer;           // SPIFFE id of the signing certificate
 };
 
-// Signature (against the authority), every file's digest, manifest, tensor
-// table: all reasons at once. Then the package may be used.
+// Signature (against the authority) and every file's digest first: DataLoss
+// or what VerifyPackageFolder says. Then manifest, file and tensor tables, a
+// base's config and anchor, and that the signer may sign this id (a node of
+// the owner; for kind "base" a coordinator of the federation that the id
+// names): one InvalidArgument with all reasons. Then the package may be used.
 absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
                                           const std::string& authority_pem);
 
@@ -52,15 +51,21 @@ struct PackageContent {
   std::map<std::string, std::string> files;  // further files: name -> bytes
   std::string readme;                        // README.md
 };
-// Writes the folder whole or not at all (a temporary folder is renamed),
-// signed with the key. The folder must not exist.
+// Writes the folder whole or not at all (a temporary folder beside it is
+// renamed), signed with the key. AlreadyExists when the folder is there;
+// InvalidArgument with all reasons when the manifest would not be accepted;
+// ResourceExhausted when the disk is full. After any error nothing is left.
+// created_at is kept when the caller filled it. Two calls differ in their
+// signature's bytes: build once, then publish until it succeeds.
 absl::Status BuildPackage(const std::string& folder,
                           const PackageContent& content,
                           const std::string& private_pem,
                           const std::string& certificate_pem);
 
-// For the registry: offsets at which chunks begin, for each safetensors
-// file of the folder, so that none straddles a tensor.
+// Ascending offsets at which chunks of the file must begin so that none
+// straddles a tensor: where each tensor of at least one byte begins.
+std::vector<uint64_t> ChunkCuts(const SafetensorsFile& file);
+// For the registry: the cuts of each *.safetensors file of the folder.
 absl::StatusOr<std::map<std::string, std::vector<uint64_t>>> ChunkCutsOf(
     const std::string& folder);
 

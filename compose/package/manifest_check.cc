@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a manifest must say, rule by rule. Every function appends to one list
+// and goes on, so that an owner sees all that is wrong at once.
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "compose/package/manifest.h"
+#include "proto/digest.h"
+#include "proto/identity.h"
+#include "proto/limits.h"
+#include "proto/signature.h"
+
+namespace motet::package {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using Reasons = std::vector<std::string>;
+
+constexpr uint32_t kMaxLayers = 4096;
+constexpr uint32_t kMaxWidth = 1 << 24;
+
+std::string Shown(absl::string_view text) {
+  return absl::StrCat("\"", absl::CHexEscape(text.substr(0, 100)), "\"");
+}
+
+bool AllOf(absl::string_view text, bool (*test)(unsigned char)) {
+  return std::all_of(text.begin(), text.end(),
+                     [test](char c) { return test(c); });
+}
+
+// digits.digits.digits[-pre], as the registry takes it.
+bool IsVersion(absl::string_view version) {
+  const std::vector<absl::string_view> halves =
+      absl::StrSplit(version, absl::MaxSplits('-', 1));
+  const std::vector<absl::string_view> parts = absl::StrSplit(halves[0], '.');
+  if (parts.size() != 3) return false;
+  for (absl::string_view part : parts) {
+    if (part.empty() || part.size() > 9 || !AllOf(part, absl::ascii_isdigit) ||
+        (part.size() > 1 && part[0] == '0')) {
+      return false;
+    }
+  }
+  return halves.size() == 1 ||
+         (!halves[1].empty() && halves[1].size() <= 64 &&
+          AllOf(halves[1], [](unsigned char c) {
+            return absl::ascii_isalnum(c) || c == '.' || c == '-';
+          }));
+}
+
+bool IsId(absl::string_view id) {
+  const std::vector<absl::string_view> owner =
+      absl::StrSplit(id, absl::MaxSplits('/', 1));
+  if (owner.size() != 2 || !proto::CheckName("", owner[0]).ok()) return false;
+  const std::vector<absl::string_view> name =
+      absl::StrSplit(owner[1], absl::MaxSplits('@', 1));
+  return name.size() == 2 && !name[0].empty() && name[0].size() <= 64 &&
+         AllOf(name[0],
+               [](unsigned char c) {
+                 return absl::ascii_islower(c) || absl::ascii_isdigit(c) ||
+                        c == '-';
+               }) &&
+         IsVersion(name[1]) &&
+         id.size() <= static_cast<size_t>(proto::kMaxIdLength);
+}
+
+bool IsHexDigest(absl::string_view text) {
+  return text.size() == 64 && AllOf(text, [](unsigned char c) {
+           return absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f');
+         });
+}
+
+// 2027-01-31, or with a time in UTC: 2027-01-31T23:59:59[.5]Z.
+bool IsDate(absl::string_view text, bool time_required) {
+  static constexpr int kDays[] = {31, 29, 31, 30, 31, 30,
+                                  31, 31, 30, 31, 30, 31};
+  const auto number = [&](size_t at, size_t n, int low, int high) {
+    int value = 0;
+    const absl::string_view digits = text.substr(at, n);
+    return digits.size() == n && AllOf(digits, absl::ascii_isdigit) &&
+           absl::SimpleAtoi(digits, &value) && value >= low && value <= high;
+  };
+  if (text.size() < 10 || text[4] != '-' || text[7] != '-' ||
+      !number(0, 4, 1, 9999) || !number(5, 2, 1, 12)) {
+    return false;
+  }
+  int year = 0, month = 0;
+  (void)absl::SimpleAtoi(text.substr(0, 4), &year);
+  (void)absl::SimpleAtoi(text.substr(5, 2), &month);
+  const bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+  const int days = month == 2 && !leap ? 28 : kDays[month - 1];
+  if (!number(8, 2, 1, days)) return false;
+  if (text.size() == 10) return !time_required;
+  if (text.size() < 20 || text[10] != 'T' || text[13] != ':' ||
+      text[16] != ':' || text.back() != 'Z' || !number(11, 2, 0, 23) ||
+      !number(14, 2, 0, 59) || !number(17, 2, 0, 60)) {
+    return false;
+  }
+  const absl::string_view fraction = text.substr(19, text.size() - 20);
+  return fraction.empty() ||
+         (fraction[0] == '.' && fraction.size() > 1 && fraction.size() <= 10 &&
+          AllOf(fraction.substr(1), absl::ascii_isdigit));
+}
+
+// Texts are shown on terminals and pages, numbers are computed with: no
+// control characters and nothing infinite, anywhere.
+void CheckScalars(const Message& message, const std::string& path,
+                  Reasons& reasons) {
+  const auto* reflection = message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  reflection->ListFields(message, &fields);
+  const auto text = [&](const FieldDescriptor* f, const std::string& value) {
+    if (std::any_of(value.begin(), value.end(), [](char c) {
+          return absl::ascii_iscntrl(static_cast<unsigned char>(c));
+        })) {
+      reasons.push_back(absl::StrCat(path, f->name(), " is ", Shown(value),
+                                     ", want no control characters"));
+    }
+  };
+  const auto number = [&](const FieldDescriptor* f, double value) {
+    if (!std::isfinite(value)) {
+      reasons.push_back(
+          absl::StrCat(path, f->name(), " is ", value, ", want a number"));
+      return false;
+    }
+    return true;
+  };
+  for (const FieldDescriptor* f : fields) {
+    const int n = f->is_repeated() ? reflection->FieldSize(message, f) : 1;
+    for (int i = 0; i < n; ++i) {
+      bool go_on = true;
+      switch (f->cpp_type()) {
+        case FieldDescriptor::CPPTYPE_STRING:
+          text(f, f->is_repeated()
+                      ? reflection->GetRepeatedString(message, f, i)
+                      : reflection->GetString(message, f));
+          break;
+        case FieldDescriptor::CPPTYPE_DOUBLE:
+          go_on = number(f, f->is_repeated()
+                                ? reflection->GetRepeatedDouble(message, f, i)
+                                : reflection->GetDouble(message, f));
+          break;
+        case FieldDescriptor::CPPTYPE_FLOAT:
+          go_on = number(f, f->is_repeated()
+                                ? reflection->GetRepeatedFloat(message, f, i)
+                                : reflection->GetFloat(message, f));
+          break;
+        case FieldDescriptor::CPPTYPE_MESSAGE:
+          CheckScalars(
+              f->is_repeated() ? reflection->GetRepeatedMessage(message, f, i)
+                               : reflection->GetMessage(message, f),
+              f->is_repeated()
+                  ? absl::StrCat(path, f->name(), "[", i, "].")
+                  : absl::StrCat(path, f->name(), "."),
+              reasons);
+          break;
+        default:
+          break;
+      }
+      if (!go_on) break;  // once for a list of numbers
+    }
+  }
+}
+
+void CheckHex(absl::string_view name, const std::string& digest,
+              Reasons& reasons) {
+  if (IsHexDigest(digest)) return;
+  reasons.push_back(absl::StrCat(name, " is ", Shown(digest),
+                                 ", want 64 lower-case hex digits"));
+}
+
+void CheckShape(const v1::ModelShape& m, Reasons& reasons) {
+  if (m.block() != "olmo2" && m.block() != "llama") {
+    reasons.push_back(absl::StrCat("model.block is ", Shown(m.block()),
+                                   ", want olmo2 or llama"));
+  }
+  const auto size = [&](const char* name, uint32_t value, uint32_t most) {
+    if (value >= 1 && value <= most) return;
+    reasons.push_back(
+        absl::StrCat("model.", name, " is ", value, ", want 1 to ", most));
+  };
+  size("layers", m.layers(), kMaxLayers);
+  size("width", m.width(), kMaxWidth);
+  size("ffn_width", m.ffn_width(), kMaxWidth);
+  size("vocabulary", m.vocabulary(), kMaxWidth);
+}
+
+void CheckFileTable(const v1::ExpertManifest& m, Reasons& reasons) {
+  if (m.files_size() > proto::kMaxPackageFiles) {
+    reasons.push_back(absl::StrCat(m.files_size(), " files, want at most ",
+                                   proto::kMaxPackageFiles));
+  }
+  std::set<std::string> seen;
+  uint64_t total = 0;
+  for (const v1::FileDigest& file : m.files()) {
+    if (!proto::CheckPackagePath("manifest.json", file.path()).ok() ||
+        file.path() == "manifest.json" || file.path() == "model.sig") {
+      reasons.push_back(absl::StrCat("files has ", Shown(file.path()),
+                                     ", want a relative path other than "
+                                     "manifest.json and model.sig"));
+    }
+    if (!seen.insert(file.path()).second) {
+      reasons.push_back(absl::StrCat("files has ", Shown(file.path()),
+                                     " twice"));
+    }
+    CheckHex(absl::StrCat("sha256 of ", Shown(file.path())), file.sha256(),
+             reasons);
+    if (__builtin_add_overflow(total, file.size_bytes(), &total) ||
+        total > static_cast<uint64_t>(proto::kMaxPackageBytes)) {
+      reasons.push_back(absl::StrCat("files come to more than ",
+                                     proto::kMaxPackageBytes, " bytes"));
+      total = 0;
+    }
+  }
+  std::vector<const char*> needed = {"weights.safetensors", "README.md"};
+  if (m.kind() == "base") {
+    needed.insert(needed.end(), {"config.json", "tokenizer.json",
+                                 "anchor.safetensors", "public.jsonl"});
+  }
+  for (const char* name : needed) {
+    if (seen.count(name) == 0) {
+      reasons.push_back(absl::StrCat("files lacks ", name));
+    }
+  }
+}
+
+// The tensors that an "ffn" expert of this shape has: name -> shape.
+std::map<std::string, std::vector<uint64_t>> FfnTensors(
+    const v1::ModelShape& m) {
+  std::map<std::string, std::vector<uint64_t>> want;
+  const uint64_t c = m.width(), f = m.ffn_width();
+  for (uint32_t l = 0; l < std::min(m.layers(), kMaxLayers); ++l) {
+    const std::string layer = absl::StrCat("layers.", l, ".");
+    want[layer + "mlp.gate_proj.weight"] = {f, c};
+    want[layer + "mlp.up_proj.weight"] = {f, c};
+    want[layer + "mlp.down_proj.weight"] = {c, f};
+    want[layer + "router.row"] = {c};
+    want[layer + "router.bias"] = {1};
+  }
+  return want;
+}
+
+std::string ShapeText(const std::vector<uint64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+void CheckTensorTable(const v1::ExpertManifest& m, Reasons& reasons) {
+  if (m.tensors_size() == 0) reasons.push_back("tensors is empty");
+  std::set<std::string> seen;
+  auto wanted = m.kind() == "ffn" ? FfnTensors(m.model())
+                                  : decltype(FfnTensors(m.model()))();
+  for (const v1::TensorDigest& t : m.tensors()) {
+    if (!seen.insert(t.name()).second) {
+      reasons.push_back(absl::StrCat("tensors has ", Shown(t.name()),
+                                     " twice"));
+      continue;
+    }
+    CheckHex(absl::StrCat("sha256 of tensor ", Shown(t.name())), t.sha256(),
+             reasons);
+    if (m.kind() != "ffn") continue;
+    const auto want = wanted.find(t.name());
+    if (want == wanted.end()) {
+      reasons.push_back(absl::StrCat("tensors has ", Shown(t.name()),
+                                     ", which an ffn expert does not have"));
+      continue;
+    }
+    const std::vector<uint64_t> shape(t.shape().begin(), t.shape().end());
+    if (t.dtype() != "F32" || shape != want->second) {
+      reasons.push_back(absl::StrCat(
+          "tensor ", Shown(t.name()), " is ", Shown(t.dtype()), " ",
+          ShapeText(shape), ", want F32 ", ShapeText(want->second)));
+    }
+    wanted.erase(want);
+  }
+  for (const auto& [name, shape] : wanted) {
+    reasons.push_back(absl::StrCat("tensors lacks ", name));
+  }
+}
+
+void CheckAnchored(const v1::ExpertManifest& m, Reasons& reasons) {
+  const v1::AnchoredStatistics& a = m.domain().anchored();
+  const auto within = [&](const char* name, double value, double low,
+                          double high) {
+    if (value >= low && value <= high) return;
+    reasons.push_back(absl::StrCat("domain.anchored.", name, " is ", value,
+                                   ", want ", low, " to ", high));
+  };
+  within("smoothing", a.smoothing(), 0, 0.9999);
+  within("gate_quantile", a.gate_quantile(), 0, 1);
+  if (a.noise() < 0) reasons.push_back("domain.anchored.noise is below 0");
+  if (a.layers_size() != static_cast<int64_t>(m.model().layers())) {
+    reasons.push_back(absl::StrCat("domain.anchored has ", a.layers_size(),
+                                   " layers, want ", m.model().layers()));
+  }
+  for (int l = 0; l < a.layers_size(); ++l) {
+    const v1::LayerStatistics& layer = a.layers(l);
+    const auto length = [&](const char* name, int64_t got) {
+      if (got == static_cast<int64_t>(m.model().width())) return;
+      reasons.push_back(absl::StrCat("domain.anchored.layers[", l, "].", name,
+                                     " has ", got, " numbers, want ",
+                                     m.model().width()));
+    };
+    length("base_mean", layer.base_mean_size());
+    length("pair_mean", layer.pair_mean_size());
+    if (layer.threshold() < 0) {
+      reasons.push_back(absl::StrCat("domain.anchored.layers[", l,
+                                     "].threshold is below 0"));
+    }
+  }
+}
+
+void CheckLicence(const v1::LicenceTerms& terms, Reasons& reasons) {
+  bool good = true;
+  for (const auto& [name, date] :
+       {std::pair{"not_before", terms.not_before()},
+        std::pair{"not_after", terms.not_after()}}) {
+    if (date.empty() || IsDate(date, /*time_required=*/false)) continue;
+    good = false;
+    reasons.push_back(absl::StrCat("licence.", name, " is ", Shown(date),
+                                   ", want a date such as 2027-01-31 or "
+                                   "2027-01-31T12:00:00Z"));
+  }
+  // A date without a time is its whole day: days decide unless both are
+  // equal, and then the times, when both have one.
+  const std::string &from = terms.not_before(), &to = terms.not_after();
+  if (good && !from.empty() && !to.empty()) {
+    const int days = from.substr(0, 10).compare(to.substr(0, 10));
+    const bool times = from.size() > 10 && to.size() > 10;
+    if (days > 0 || (days == 0 && times &&
+                     from.substr(0, 19) > to.substr(0, 19))) {
+      reasons.push_back(absl::StrCat("licence.not_after ", to,
+                                     " is before not_before ", from));
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
+  Reasons reasons;
+  if (m.schema_version() != 1) {
+    reasons.push_back(absl::StrCat("schema_version is ", m.schema_version(),
+                                   ", want 1"));
+  }
+  if (!IsId(m.id())) {
+    reasons.push_back(absl::StrCat("id is ", Shown(m.id()),
+                                   ", want owner/name@1.2.3"));
+  }
+  const bool ffn = m.kind() == "ffn";
+  if (!ffn && m.kind() != "base") {
+    reasons.push_back(
+        absl::StrCat("kind is ", Shown(m.kind()), ", want ffn or base"));
+  }
+  CheckScalars(m, "", reasons);
+  CheckShape(m.model(), reasons);
+  CheckFileTable(m, reasons);
+  CheckTensorTable(m, reasons);
+  CheckLicence(m.licence(), reasons);
+  if (!IsDate(m.created_at(), /*time_required=*/true)) {
+    reasons.push_back(absl::StrCat("created_at is ", Shown(m.created_at()),
+                                   ", want a time such as "
+                                   "2027-01-31T12:00:00Z"));
+  }
+  if (!proto::CheckName("", m.domain().domain()).ok()) {
+    reasons.push_back(absl::StrCat("domain.domain is ",
+                                   Shown(m.domain().domain()),
+                                   ", want 1 to 63 of a-z, 0-9, . and -"));
+  }
+  if (!m.training().plan_sha256().empty()) {
+    CheckHex("training.plan_sha256", m.training().plan_sha256(), reasons);
+  }
+  if (ffn) {
+    if (!IsId(m.base().id())) {
+      reasons.push_back(absl::StrCat("base.id is ", Shown(m.base().id()),
+                                     ", want owner/name@1.2.3"));
+    }
+    CheckHex("base.manifest_sha256", m.base().manifest_sha256(), reasons);
+    CheckHex("base.weights_sha256", m.base().weights_sha256(), reasons);
+    CheckHex("base.tokenizer_sha256", m.base().tokenizer_sha256(), reasons);
+    CheckHex("frozen_sha256", m.frozen_sha256(), reasons);
+    CheckAnchored(m, reasons);
+  } else if (m.kind() == "base") {
+    if (m.has_base()) reasons.push_back("a base has a base");
+    if (!m.frozen_sha256().empty()) {
+      reasons.push_back("a base has a frozen_sha256");
+    }
+  }
+  return reasons;
+}
+
+}  // namespace motet::package
