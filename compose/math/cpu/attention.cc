@@ -172,7 +172,7 @@ void Forward(const ForwardCall& call, const Task& task) {
       const int64_t row = s.row + task.first + r;
       const float share = 1.0f / total[slot];
       float* y = call.y.f32() + row * q_cols + head * dim;
-      for (int64_t d = 0; d < dim; ++d) y[d] = out[slot * padded + d] * share;
+      isa.scale(share, out + slot * padded, dim, y);
       if (!call.lse.empty()) {
         call.lse.f32()[row * call.shape.heads + head] = static_cast<float>(
             double{top[slot]} + std::log(double{total[slot]}));
@@ -197,9 +197,8 @@ struct BackwardCall {
 void AddRows(const float* from, int64_t padded, int64_t rows, int64_t cols,
              int64_t stride, float* to) {
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; ++c) {
-      to[r * stride + c] += from[r * padded + c];
-    }
+    float* out = to + r * stride;
+    Active().add(out, from + r * padded, cols, out);
   }
 }
 

@@ -21,7 +21,7 @@ void ScatterAdd(std::span<const int32_t> rows, const Tensor& from,
     for (size_t i = 0; i < rows.size(); ++i) {
       const float* in = from.f32() + i * cols;
       float* out = to.f32() + rows[i] * cols;
-      for (int64_t c = b; c < e; ++c) out[c] += in[c];
+      Active().add(out + b, in + b, e - b, out + b);
     }
   });
 }
@@ -48,10 +48,9 @@ void EmbedBackward(std::span<const int32_t> ids, const Tensor& dy,
 }
 
 void Add(const Tensor& a, const Tensor& b, Tensor y) {
-  const float *left = a.f32(), *right = b.f32();
-  float* out = y.f32();
   ForPieces(a.size(), kPiece, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) out[i] = left[i] + right[i];
+    Active().add(a.f32() + begin, b.f32() + begin, end - begin,
+                 y.f32() + begin);
   });
 }
 

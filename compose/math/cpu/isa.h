@@ -35,6 +35,8 @@ struct Isa {
                    int64_t outputs, int64_t cols, float* y, int64_t stride);
   float (*dot)(const float* a, const float* b, int64_t n);
   void (*widen)(const uint16_t* bf16, int64_t n, float* out);
+  void (*add)(const float* a, const float* b, int64_t n, float* y);
+  void (*scale)(float a, const float* x, int64_t n, float* y);
   // y[i] = fma(a, x[i], y[i])
   void (*axpy)(float a, const float* x, int64_t n, float* y);
 

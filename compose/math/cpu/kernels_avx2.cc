@@ -15,6 +15,7 @@ namespace {
 constexpr int kTileCols = 3;
 constexpr int kDirectCols = 2;
 constexpr int kProductVectors = 1;
+constexpr int kProductSums = 6;
 
 // Eight of the sixteen lanes: with 16 registers, two passes over the panels
 // (in the first-level cache) need fewer loads a product than one.

@@ -19,6 +19,7 @@ namespace {
 constexpr int kTileCols = 6;
 constexpr int kDirectCols = 4;
 constexpr int kProductVectors = 4;
+constexpr int kProductSums = 24;
 
 // Four sums of 16 lanes become four quads: steps +8 and +4 of the tree.
 inline __m512 Quads(__m512 a, __m512 b, __m512 c, __m512 d) {

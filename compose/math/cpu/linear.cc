@@ -14,8 +14,10 @@
 namespace motet::math::cpu {
 namespace {
 
-constexpr int64_t kRowsBytes = 256 << 10;  // packed x that stays in L2
-constexpr int64_t kPanelsPerTask = 8;
+constexpr int64_t kTaskTiles = 32;         // 128 rows of x
+constexpr int64_t kTaskPanels = 8;         // 48 or 24 rows of W
+constexpr int64_t kPanelBytes = 128 << 10;  // of a task, in the L2 cache
+constexpr int64_t kInnerTiles = 8;         // 32 rows of x over a panel
 
 struct Weights {
   const void* data;
@@ -30,21 +32,23 @@ Weights WeightsOf(const Tensor& w) {
   return {w.data, w.dtype == DType::kBF16, w.cols()};
 }
 
-// y = x W^T with x in panels of kTileRows rows, W packed a panel at a time
-// by the thread that uses it.
+// y = x W^T with x in panels of kTileRows rows. A task packs a few panels of
+// W, then runs its rows over them, a few tiles at a time: a panel of W stays
+// in L1 for those tiles, and the lines of y until all panels wrote theirs.
 void Tiled(const float* x, int64_t rows, const Weights& w, int64_t outputs,
            float* y) {
   const Isa& isa = Active();
   const int64_t cols = w.cols, steps = (cols + kLanes - 1) / kLanes;
   const int64_t tile_floats = kTileRows * steps * kLanes;
+  const int64_t panel_floats = isa.tile_cols * steps * kLanes;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  const int64_t block = std::clamp<int64_t>(
-      kRowsBytes / (tile_floats * int64_t{sizeof(float)}), 1, tiles);
-  const int64_t blocks = (tiles + block - 1) / block;
-  const int64_t width = isa.tile_cols * kPanelsPerTask;
+  const int64_t blocks = (tiles + kTaskTiles - 1) / kTaskTiles;
+  const int64_t panels = std::clamp<int64_t>(
+      kPanelBytes / (panel_floats * int64_t{sizeof(float)}), 1, kTaskPanels);
+  const int64_t width = isa.tile_cols * panels;
   const int64_t groups = (outputs + width - 1) / width;
   thread_local Scratch x_scratch;
-  float* panels = x_scratch.Get(tiles * tile_floats);
+  float* packed_x = x_scratch.Get(tiles * tile_floats);
 
 #pragma omp parallel
   {
@@ -52,23 +56,33 @@ void Tiled(const float* x, int64_t rows, const Weights& w, int64_t outputs,
     for (int64_t t = 0; t < tiles; ++t) {
       isa.pack(x + t * kTileRows * cols, false, cols,
                std::min(kTileRows, rows - t * kTileRows), cols, kTileRows,
-               panels + t * tile_floats);
+               packed_x + t * tile_floats);
     }
     thread_local Scratch w_scratch;
-    float* panel = w_scratch.Get(isa.tile_cols * steps * kLanes);
+    float* packed_w = w_scratch.Get(panels * panel_floats);
 #pragma omp for schedule(dynamic, 1) collapse(2)
-    for (int64_t b = 0; b < blocks; ++b) {
-      for (int64_t g = 0; g < groups; ++g) {
-        const int64_t last = std::min(outputs, (g + 1) * width);
-        for (int64_t n = g * width; n < last; n += isa.tile_cols) {
-          const int64_t used = std::min(isa.tile_cols, last - n);
-          isa.pack(w.row(n), w.bf16, cols, used, cols, isa.tile_cols, panel);
-          const int64_t end = std::min(tiles, (b + 1) * block);
-          for (int64_t t = b * block; t < end; ++t) {
-            const int64_t m = t * kTileRows;
-            isa.tile(panels + t * tile_floats, panel, steps,
-                     std::min(kTileRows, rows - m), used,
-                     y + m * outputs + n, outputs);
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t first = g * width;
+        const int64_t last = std::min(outputs, first + width);
+        for (int64_t n = first; n < last; n += isa.tile_cols) {
+          isa.pack(w.row(n), w.bf16, cols, std::min(isa.tile_cols, last - n),
+                   cols, isa.tile_cols,
+                   packed_w + (n - first) / isa.tile_cols * panel_floats);
+        }
+        const int64_t end = std::min(tiles, (b + 1) * kTaskTiles);
+        for (int64_t inner = b * kTaskTiles; inner < end;
+             inner += kInnerTiles) {
+          const int64_t inner_end = std::min(end, inner + kInnerTiles);
+          for (int64_t n = first; n < last; n += isa.tile_cols) {
+            for (int64_t t = inner; t < inner_end; ++t) {
+              const int64_t m = t * kTileRows;
+              isa.tile(packed_x + t * tile_floats,
+                       packed_w + (n - first) / isa.tile_cols * panel_floats,
+                       steps, std::min(kTileRows, rows - m),
+                       std::min(isa.tile_cols, last - n),
+                       y + m * outputs + n, outputs);
+            }
           }
         }
       }

@@ -175,33 +175,40 @@ inline void ProductTile(const float* a, int64_t a_row, int64_t a_term,
   }
 }
 
-template <int R>
-void ProductRows(const float* a, int64_t a_row, int64_t a_term, int64_t terms,
-                 const float* b, int64_t b_row, float* c, int64_t c_row,
-                 int64_t vectors, bool accumulate) {
-  int64_t v = 0;
-  for (; v + kProductVectors <= vectors; v += kProductVectors) {
-    ProductTile<R, kProductVectors>(a, a_row, a_term, terms, b + v * kLanes,
-                                    b_row, c + v * kLanes, c_row, accumulate);
+// As many rows at a time as keep kProductSums vectors in registers.
+template <int V>
+void ProductColumns(const float* a, int64_t a_row, int64_t a_term,
+                    int64_t rows, int64_t terms, const float* b,
+                    int64_t b_row, float* c, int64_t c_row, bool accumulate) {
+  constexpr int kRows = kProductSums / V;
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows) {
+    ProductTile<kRows, V>(a + r * a_row, a_row, a_term, terms, b, b_row,
+                          c + r * c_row, c_row, accumulate);
   }
-  for (; v < vectors; ++v) {
-    ProductTile<R, 1>(a, a_row, a_term, terms, b + v * kLanes, b_row,
-                      c + v * kLanes, c_row, accumulate);
+  for (; r + 4 <= rows; r += 4) {
+    ProductTile<4, V>(a + r * a_row, a_row, a_term, terms, b, b_row,
+                      c + r * c_row, c_row, accumulate);
+  }
+  for (; r < rows; ++r) {
+    ProductTile<1, V>(a + r * a_row, a_row, a_term, terms, b, b_row,
+                      c + r * c_row, c_row, accumulate);
   }
 }
 
 void Product(const float* a, int64_t a_row, int64_t a_term, int64_t rows,
              int64_t terms, const float* b, int64_t b_row, float* c,
              int64_t c_row, int64_t vectors, bool accumulate) {
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    ProductRows<4>(a + r * a_row, a_row, a_term, terms, b, b_row,
-                   c + r * c_row, c_row, vectors, accumulate);
-  }
-  for (; r < rows; ++r) {
-    ProductRows<1>(a + r * a_row, a_row, a_term, terms, b, b_row,
-                   c + r * c_row, c_row, vectors, accumulate);
-  }
+  int64_t v = 0;
+  const auto columns = [&](auto run, int64_t width) {
+    for (; v + width <= vectors; v += width) {
+      run(a, a_row, a_term, rows, terms, b + v * kLanes, b_row,
+          c + v * kLanes, c_row, accumulate);
+    }
+  };
+  if (kProductVectors >= 4) columns(ProductColumns<4>, 4);
+  if (kProductVectors >= 2) columns(ProductColumns<2>, 2);
+  columns(ProductColumns<1>, 1);
 }
 
 }  // namespace

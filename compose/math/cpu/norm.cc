@@ -40,7 +40,7 @@ void RmsNormBackward(const Tensor& x, const Tensor& w,
         dx.empty() ? nullptr : dx.f32() + b * cols, sum);
   });
   for (int64_t p = 0; p < pieces && sums != nullptr; ++p) {
-    for (int64_t c = 0; c < cols; ++c) dw.f32()[c] += sums[p * cols + c];
+    Active().add(dw.f32(), sums + p * cols, cols, dw.f32());
   }
 }
 

@@ -26,6 +26,18 @@ inline void Each(int64_t n, const Body& body) {
   if (i < n) body(i, TailLoad{n - i}, TailStore{n - i});
 }
 
+void AddRow(const float* a, const float* b, int64_t n, float* y) {
+  Each(n, [&](int64_t i, auto load, auto store) {
+    store(y + i, Add(load(a + i), load(b + i)));
+  });
+}
+
+void ScaleRow(float a, const float* x, int64_t n, float* y) {
+  Each(n, [&](int64_t i, auto load, auto store) {
+    store(y + i, Mul(Set(a), load(x + i)));
+  });
+}
+
 constexpr float kInfinity = __builtin_inff();
 constexpr float kExpLow = -87.3f;
 
@@ -234,6 +246,8 @@ const Isa kIsa = {MOTET_ISA_NAME,
                   FewRows,
                   Dot,
                   WidenRow,
+                  AddRow,
+                  ScaleRow,
                   Axpy,
                   Product,
                   SoftmaxBlock,
