@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// Statistics against the same formulas written token by token in double.
+#include "compose/learn/statistics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "compose/learn/cholesky.h"
+#include "compose/learn/hash.h"
+#include "compose/learn/trainer.h"
+#include "tests/compose/learn/toy.h"
+
+namespace motet::learn {
+namespace {
+
+constexpr int64_t kWindow = 20, kWidth = 16;
+using Rows = std::vector<std::vector<double>>;
+
+// Router inputs of layer l, window by window, one forward each.
+Rows RouterInputs(const model::Decoder& decoder, const TokenWindows& windows,
+                  int64_t count, size_t l) {
+  Rows rows;
+  for (int64_t i = 0; i < count; ++i) {
+    math::Arena arena;
+    math::Exec exec(math::Cpu(), arena, math::Product::kExact);
+    model::SequenceInput input;
+    input.ids = windows.at(i);
+    const model::Batch batch(std::span(&input, 1));
+    model::Trace trace;
+    decoder.Forward(exec, batch, &trace);
+    const math::Tensor& h = trace.router_input[l];
+    for (int64_t m = 0; m < h.rows(); ++m) {
+      rows.emplace_back(h.f32() + m * kWidth, h.f32() + (m + 1) * kWidth);
+    }
+  }
+  return rows;
+}
+
+std::vector<double> Mean(const Rows& rows) {
+  std::vector<double> mean(kWidth);
+  for (const auto& row : rows) {
+    for (size_t c = 0; c < mean.size(); ++c) {
+      mean[c] += row[c] / static_cast<double>(rows.size());
+    }
+  }
+  return mean;
+}
+
+class StatisticsTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    base_ = toy::Loaded(model_);
+    expert_ = NewOwnerExpert(*base_);
+    uint64_t n = 0;
+    for (OwnerExpert::Layer& layer : expert_.layers) {
+      for (math::Tensor t :
+           {layer.ffn.gate, layer.ffn.up, layer.ffn.down, layer.row}) {
+        for (int64_t i = 0; i < t.size(); ++i) {
+          t.f32()[i] = static_cast<float>(0.4 * Normal(21, n++));
+        }
+      }
+    }
+  }
+  OwnedModel model_ = toy::Model(toy::Config(model::Block::kPostNorm), 11);
+  std::unique_ptr<package::LoadedModel> base_;
+  OwnerExpert expert_;
+  TokenWindows public_ = toy::Windows(20, 2, kWindow);
+  TokenWindows own_ = toy::Windows(20, 1, kWindow);
+};
+
+TEST_F(StatisticsTest, AnchorIsMeanCovarianceAndTheirRidgeInverse) {
+  auto base = BaseDecoder(*base_);
+  ASSERT_TRUE(base.ok());
+  const int64_t count = 30;
+  auto anchor = ComputeAnchor(*base, public_, count * kWindow + 7);
+  ASSERT_TRUE(anchor.ok()) << anchor.status();
+  ASSERT_EQ(anchor->size(), 2u);
+  for (size_t l = 0; l < 2; ++l) {
+    const Rows rows = RouterInputs(*base, public_, count, l);
+    const std::vector<double> mean = Mean(rows);
+    const AnchorLayer& layer = (*anchor)[l];
+    double diagonal = 0;
+    for (int64_t i = 0; i < kWidth; ++i) {
+      EXPECT_NEAR(layer.mean[i], mean[i], 1e-5);
+      for (int64_t j = 0; j < kWidth; ++j) {
+        double want = 0;
+        for (const auto& row : rows) {
+          want += (row[i] - mean[i]) * (row[j] - mean[j]);
+        }
+        want /= static_cast<double>(rows.size());
+        EXPECT_NEAR(layer.covariance[i * kWidth + j], want, 1e-5);
+        if (i == j) diagonal += want;
+      }
+    }
+    const double lambda = 1e-2 * diagonal / kWidth;
+    for (int64_t i = 0; i < kWidth; ++i) {
+      for (int64_t j = 0; j < kWidth; ++j) {
+        double product = 0;
+        for (int64_t k = 0; k < kWidth; ++k) {
+          product += static_cast<double>(layer.precision[i * kWidth + k]) *
+                     (layer.covariance[k * kWidth + j] + (k == j ? lambda : 0));
+        }
+        EXPECT_NEAR(product, i == j ? 1 : 0, 1e-4);
+      }
+    }
+  }
+}
+
+TEST_F(StatisticsTest, OwnersNumbersAreTheFormulas) {
+  auto base = BaseDecoder(*base_);
+  auto pair = PairDecoder(*base_, expert_);
+  ASSERT_TRUE(base.ok() && pair.ok());
+  auto anchor = ComputeAnchor(*base, public_, 1 << 20);
+  ASSERT_TRUE(anchor.ok());
+  OwnerStatisticsOptions options;
+  options.max_tokens = 25 * kWindow;
+  options.smoothing = 0.7;
+  options.quantile = 0.9;
+  auto owner = ComputeOwnerStatistics(*base, *pair, *anchor, own_, options);
+  ASSERT_TRUE(owner.ok()) << owner.status();
+  ASSERT_EQ(owner->size(), 2u);
+  for (size_t l = 0; l < 2; ++l) {
+    const OwnerLayer& layer = (*owner)[l];
+    const std::vector<double> mu = Mean(RouterInputs(*base, own_, 25, l));
+    const Rows rows = RouterInputs(*pair, own_, 25, l);
+    const std::vector<double> m = Mean(rows);
+    for (int64_t c = 0; c < kWidth; ++c) {
+      EXPECT_NEAR(layer.base_mean[c], mu[c], 1e-5);
+      EXPECT_NEAR(layer.pair_mean[c], m[c], 1e-5);
+    }
+    std::vector<double> distances, state(kWidth);
+    for (size_t t = 0; t < rows.size(); ++t) {
+      const int64_t position = static_cast<int64_t>(t) % kWindow;
+      for (int64_t c = 0; c < kWidth; ++c) {
+        state[c] = position == 0 ? rows[t][c]
+                                 : 0.7 * state[c] + 0.3 * rows[t][c];
+      }
+      if (position < 8) continue;
+      double d = 0;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        for (int64_t j = 0; j < kWidth; ++j) {
+          d += (state[i] - m[i]) *
+               static_cast<double>((*anchor)[l].precision[i * kWidth + j]) *
+               (state[j] - m[j]);
+        }
+      }
+      distances.push_back(d);
+    }
+    ASSERT_EQ(distances.size(), 25u * 12);
+    std::sort(distances.begin(), distances.end());
+    // Position 0.9 * 299 = 269.1 in sorted order.
+    const double tau = distances[269] + 0.1 * (distances[270] - distances[269]);
+    EXPECT_NEAR(layer.threshold, tau, 1e-4 * tau);
+  }
+}
+
+// The bits belong to the documents: neither threads nor what lies behind
+// max_tokens may move them.
+TEST_F(StatisticsTest, SameBitsOnAnyThreadsAndWithMoreTextBehind) {
+  auto base = BaseDecoder(*base_);
+  ASSERT_TRUE(base.ok());
+  const int threads = math::Threads();
+  math::SetThreads(1);
+  auto one = ComputeAnchor(*base, toy::Windows(3, 2, kWindow), 5 * kWindow);
+  math::SetThreads(3);
+  auto three = ComputeAnchor(*base, public_, 5 * kWindow);
+  math::SetThreads(threads);
+  ASSERT_TRUE(one.ok() && three.ok());
+  for (size_t l = 0; l < one->size(); ++l) {
+    EXPECT_EQ((*one)[l].mean, (*three)[l].mean);
+    EXPECT_EQ((*one)[l].covariance, (*three)[l].covariance);
+    EXPECT_EQ((*one)[l].precision, (*three)[l].precision);
+  }
+}
+
+TEST_F(StatisticsTest, RefusesWhatCannotBeMeasured) {
+  auto base = BaseDecoder(*base_);
+  auto pair = PairDecoder(*base_, expert_);
+  ASSERT_TRUE(base.ok() && pair.ok());
+  EXPECT_FALSE(ComputeAnchor(*base, toy::Windows(0, 1, kWindow), 100).ok());
+  EXPECT_FALSE(ComputeAnchor(*base, toy::Windows(20, 1, 65), 1000).ok());
+  auto anchor = ComputeAnchor(*base, public_, 1000);
+  ASSERT_TRUE(anchor.ok());
+  EXPECT_FALSE(ComputeOwnerStatistics(*base, *pair, *anchor,
+                                      toy::Windows(20, 1, 8), {})
+                   .ok());
+  anchor->pop_back();
+  EXPECT_FALSE(ComputeOwnerStatistics(*base, *pair, *anchor, own_, {}).ok());
+}
+
+TEST(CholeskyTest, InvertsAndRefuses) {
+  const int64_t n = 37;
+  std::vector<double> a(n * n), b(n * n);
+  for (int64_t i = 0; i < n * n; ++i) b[i] = Normal(4, i);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t k = 0; k < n; ++k) a[i * n + j] += b[i * n + k] * b[j * n + k];
+      if (i == j) a[i * n + j] += 0.1;
+    }
+  }
+  std::vector<double> inverse = a;
+  ASSERT_TRUE(InvertPositive(inverse, n));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double product = 0;
+      for (int64_t k = 0; k < n; ++k) product += a[i * n + k] * inverse[k * n + j];
+      EXPECT_NEAR(product, i == j ? 1 : 0, 1e-9);
+      EXPECT_EQ(inverse[i * n + j], inverse[j * n + i]);
+    }
+  }
+  std::vector<double> indefinite = {1, 2, 2, 1};
+  EXPECT_FALSE(InvertPositive(indefinite, 2));
+  std::vector<double> nan = {std::nan("")};
+  EXPECT_FALSE(InvertPositive(nan, 1));
+}
+
+}  // namespace
+}  // namespace motet::learn
