@@ -29,28 +29,54 @@ using proto::Invalid;
 constexpr absl::string_view kWhere = "manifest.json";
 constexpr size_t kMostReasons = 50;
 
-// Collects the paths of keys that the message does not have.
-void FindUnknown(const json& value, const Descriptor& message,
-                 const std::string& path, std::vector<std::string>& unknown) {
-  if (!value.is_object()) return;  // protobuf names what is of a wrong type
-  for (const auto& [key, item] : value.items()) {
+// What JSON a field takes: protobuf would take a lone value for a list, null
+// for anything and numbers for text.
+const char* Wanted(const FieldDescriptor& field, bool element) {
+  if (field.is_map()) return "an object";
+  if (field.is_repeated() && !element) return "an array";
+  if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) return "an object";
+  if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) return "text";
+  return "a number";
+}
+
+bool Is(const json& value, absl::string_view wanted) {
+  if (wanted == "an object") return value.is_object();
+  if (wanted == "an array") return value.is_array();
+  if (wanted == "text") return value.is_string();
+  return value.is_number() || value.is_string();  // 64 bits travel as text
+}
+
+// Collects what the message has no place for.
+void FindMisfits(const json& object, const Descriptor& message,
+                 const std::string& path, std::vector<std::string>& misfits);
+
+void CheckField(const json& value, const FieldDescriptor& field, bool element,
+                const std::string& at, std::vector<std::string>& misfits) {
+  const char* wanted = Wanted(field, element);
+  if (!Is(value, wanted)) {
+    misfits.push_back(absl::StrCat(at, " is not ", wanted));
+    return;
+  }
+  if (field.is_map()) return;
+  if (value.is_array()) {
+    for (size_t i = 0; i < value.size(); ++i) {
+      CheckField(value[i], field, true, absl::StrCat(at, "[", i, "]"),
+                 misfits);
+    }
+  } else if (value.is_object()) {
+    FindMisfits(value, *field.message_type(), at + ".", misfits);
+  }
+}
+
+void FindMisfits(const json& object, const Descriptor& message,
+                 const std::string& path, std::vector<std::string>& misfits) {
+  for (const auto& [key, value] : object.items()) {
     const std::string at = absl::StrCat(path, absl::CHexEscape(key));
     const FieldDescriptor* field = message.FindFieldByName(key);
     if (field == nullptr) {
-      if (unknown.size() < kMostReasons) unknown.push_back(at);
-      continue;
-    }
-    if (field->is_map() ||
-        field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
-      continue;
-    }
-    const Descriptor& inner = *field->message_type();
-    if (field->is_repeated() && item.is_array()) {
-      for (size_t i = 0; i < item.size(); ++i) {
-        FindUnknown(item[i], inner, absl::StrCat(at, "[", i, "]."), unknown);
-      }
+      misfits.push_back(absl::StrCat(at, " is unknown"));
     } else {
-      FindUnknown(item, inner, at + ".", unknown);
+      CheckField(value, *field, /*element=*/false, at, misfits);
     }
   }
 }
@@ -66,19 +92,16 @@ absl::StatusOr<v1::ExpertManifest> ParseManifest(absl::string_view bytes) {
                          model::ParseStrictJson(bytes, kWhere));
   if (!root.is_object()) return Invalid(kWhere, "no object", "an object");
   v1::ExpertManifest manifest;
-  std::vector<std::string> unknown;
-  FindUnknown(root, *manifest.GetDescriptor(), "", unknown);
-  if (!unknown.empty()) {
-    return Invalid(kWhere,
-                   absl::StrCat("unknown fields ", absl::StrJoin(unknown, ", ")),
-                   "the fields of docs/package.md",
-                   "use a program of the version that wrote it");
-  }
+  std::vector<std::string> misfits;
+  FindMisfits(root, *manifest.GetDescriptor(), "", misfits);
+  MOTET_RETURN_IF_ERROR(AsStatus(kWhere, misfits,
+                                 "the fields of docs/package.md",
+                                 "use a program of the version that wrote it"));
   const auto status = google::protobuf::util::JsonStringToMessage(
       google::protobuf::StringPiece(bytes.data(), bytes.size()), &manifest);
   if (!status.ok()) {
     return Invalid(kWhere,
-                   absl::StrCat("a field of a wrong type (",
+                   absl::StrCat("a value that does not fit (",
                                 absl::CHexEscape(
                                     status.ToString().substr(0, 300)),
                                 ")"),

@@ -19,9 +19,9 @@
 
 namespace motet::package {
 
-// Refuses bytes beyond the limit, malformed JSON, repeated keys, and fields
-// that ExpertManifest lacks or spells otherwise (only snake_case is taken),
-// all unknown fields at once. Says nothing about what the fields hold.
+// Refuses bytes beyond the limit, malformed JSON, repeated keys, and, all at
+// once, fields that ExpertManifest lacks or spells otherwise (only snake_case
+// is taken) and values of another type. Says nothing about what they mean.
 absl::StatusOr<v1::ExpertManifest> ParseManifest(absl::string_view bytes);
 
 // The bytes to store: indented JSON, fields in the order of the schema, maps
