@@ -102,7 +102,7 @@ absl::Status CheckFile(const std::string& where, const v1::FileEntry& file) {
 }  // namespace
 
 std::string Printable(absl::string_view text) {
-  constexpr size_t kMost = 120;
+  constexpr size_t kMost = 300;
   if (text.size() <= kMost) return absl::CEscape(text);
   return absl::StrCat(absl::CEscape(text.substr(0, kMost)), "...");
 }

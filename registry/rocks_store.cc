@@ -7,9 +7,13 @@
 
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
+#include <rocksdb/env.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
+#include <spdlog/spdlog.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <sys/statvfs.h>
 
 #include <algorithm>
@@ -151,6 +155,20 @@ class RocksStore : public Store {
   std::set<Digest> damaged_ ABSL_GUARDED_BY(damaged_mutex_);
 };
 
+// RocksDB's own remarks, from warnings up, go to our log. Not to its usual
+// file: in Debian's build (7.8.3, assertions on) a second line to a log file
+// on a full disk aborts the process.
+class RemarksToLog : public rocksdb::Logger {
+ public:
+  RemarksToLog() : Logger(rocksdb::InfoLogLevel::WARN_LEVEL) {}
+  using rocksdb::Logger::Logv;
+  void Logv(const char* format, va_list arguments) override {
+    char line[512];
+    vsnprintf(line, sizeof line, format, arguments);
+    spdlog::warn("rocksdb: {}", Printable(line));
+  }
+};
+
 rocksdb::DBOptions DatabaseOptions() {
   rocksdb::DBOptions options;
   options.create_if_missing = true;
@@ -159,8 +177,7 @@ rocksdb::DBOptions DatabaseOptions() {
   options.max_total_wal_size = uint64_t{256} << 20;
   options.wal_bytes_per_sync = uint64_t{4} << 20;
   options.bytes_per_sync = uint64_t{4} << 20;
-  options.keep_log_file_num = 3;
-  options.max_log_file_size = size_t{8} << 20;
+  options.info_log = std::make_shared<RemarksToLog>();
   // After a failed write we open again ourselves: then what is visible is
   // what is on disk, by construction.
   options.max_bgerror_resume_count = 0;
@@ -553,6 +570,7 @@ absl::StatusOr<std::unique_ptr<Store>> OpenRocksStore(
       proto::FileLock lock,
       proto::FileLock::Take(folder + kLockFile, "a registry's data folder"));
   MOTET_RETURN_IF_ERROR(CheckLayout(folder));
+  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(folder + kDatabase, 0700));
   auto store = std::make_unique<RocksStore>(folder, options, std::move(lock));
   MOTET_RETURN_IF_ERROR(store->Open());
   return store;

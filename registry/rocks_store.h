@@ -16,8 +16,9 @@ namespace motet::registry {
 struct RocksOptions {
   // PutChunk answers ResourceExhausted when the file system has less free
   // space than this, in bytes. Commits and revocations may use the rest: a
-  // disk filled by uploads must not stop a revocation.
-  int64_t reserve_bytes = int64_t{64} << 20;
+  // disk filled by uploads must not stop a revocation, and opening the
+  // database again writes what its log holds to files once more.
+  int64_t reserve_bytes = int64_t{256} << 20;
 };
 
 // Opens the data folder, or makes one where there is nothing or an empty
