@@ -148,7 +148,8 @@ int Main(int argc, char** argv) {
   CLI::App app(
       "motet-registry: the federation's store of signed packages.\n"
       "Nodes publish to it and the coordinator fetches from it, over mutual "
-      "TLS only.");
+      "TLS only.",
+      "motet-registry");
   app.set_version_flag("--version", "motet-registry " MOTET_VERSION);
   app.require_subcommand(1);
   app.footer(
