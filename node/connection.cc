@@ -57,6 +57,11 @@ bool Connection::connected() const {
   return connected_;
 }
 
+std::string Connection::last_error() const {
+  std::lock_guard lock(mutex_);
+  return last_error_;
+}
+
 void Connection::Stop() {
   std::lock_guard lock(mutex_);
   stopped_ = true;
@@ -80,23 +85,24 @@ bool Connection::WaitMs(int ms) {
 
 void Connection::Run() {
   int backoff_ms = options_.first_backoff_ms;
-  std::string last_error;
   for (;;) {
     bool was_up = false;
     const absl::Status status = Serve(&was_up);
-    {
-      std::lock_guard lock(mutex_);
-      if (stopped_) return;
-    }
-    if (was_up) backoff_ms = options_.first_backoff_ms;
     const std::string error =
         status.ok() ? absl::StrCat("[coordinator ", options_.address,
                                    "] closed the connection")
                     : std::string(status.message());
-    if (was_up || error != last_error) {
+    bool news = was_up;
+    {
+      std::lock_guard lock(mutex_);
+      if (stopped_) return;
+      news |= error != last_error_;
+      last_error_ = error;
+    }
+    if (was_up) backoff_ms = options_.first_backoff_ms;
+    if (news) {
       spdlog::warn("{}", error);
       spdlog::info("dialling {} again until it answers", options_.address);
-      last_error = error;
     }
     if (!WaitMs(backoff_ms)) return;
     backoff_ms = std::min(backoff_ms * 2, options_.longest_backoff_ms);

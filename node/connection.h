@@ -45,6 +45,8 @@ class Connection {
   void Send(const v1::JobUpdate& update, bool urgent);
   void Stop();
   bool connected() const;
+  // Why the last attempt or stream ended; "" before the first end.
+  std::string last_error() const;
 
  private:
   struct Stream;
@@ -60,6 +62,7 @@ class Connection {
   bool stopped_ = false;
   bool connected_ = false;
   bool urgent_ = false;
+  std::string last_error_;
   Stream* stream_ = nullptr;                    // while one is up
   std::map<std::string, v1::JobUpdate> dirty_;  // latest of each job
 };

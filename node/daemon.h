@@ -49,7 +49,7 @@ class Daemon {
   // _Exit, everything durable is written.
   bool Wait();
 
-  bool connected() const { return connection_->connected(); }
+  const Connection& connection() const { return *connection_; }
   JobStore& jobs() { return *jobs_; }
 
  private:

@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: Apache-2.0
+// A node over a real mutual-TLS stream to a coordinator that records all it
+// hears, and a registry that is a map: plans, consent, training, publishing,
+// and what happens when each is interrupted.
+#include "node/daemon.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <unordered_set>
+
+#include "compose/learn/corpus.h"
+#include "compose/package/package_folder.h"
+#include "node/job_files.h"
+#include "node/plan_check.h"
+#include "proto/digest.h"
+#include "proto/files.h"
+#include "tests/node/support.h"
+
+namespace motet::node {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::FakeCoordinator;
+using testing::FakeRegistry;
+using testing::NewFolder;
+using testing::ReadAll;
+using testing::SomePlan;
+using testing::TestFederation;
+using testing::WaitFor;
+
+class DaemonTest : public ::testing::Test {
+ protected:
+  DaemonTest() : registry_(NewFolder("registry")) {
+    base_ = testing::MakeBasePackage(federation_,
+                                     NewFolder("base") + "/package");
+    registry_.Put("demo/base@1.0.0", base_);
+    coordinator_ = std::make_unique<FakeCoordinator>(federation_.coordinator);
+    settings_ = federation_.JoinedNode(coordinator_->address());
+  }
+
+  v1::TrainingPlan Plan(const std::string& id = "plan-1") {
+    v1::TrainingPlan plan = SomePlan(id);
+    *plan.mutable_base() = testing::ReferenceTo(base_);
+    return plan;
+  }
+  DaemonOptions Options() {
+    DaemonOptions options;
+    options.settings = settings_;
+    options.poll_ms = 20;
+    options.first_backoff_ms = 20;
+    options.longest_backoff_ms = 100;
+    options.registry = [this] {
+      return absl::StatusOr<std::unique_ptr<registry::Client>>(
+          registry_.NewClient());
+    };
+    return options;
+  }
+  void Start() {
+    auto daemon = Daemon::Create(Options());
+    ASSERT_TRUE(daemon.ok()) << daemon.status();
+    daemon_ = *std::move(daemon);
+    daemon_->Start();
+  }
+  void Stop() { daemon_.reset(); }
+  bool WaitState(v1::JobState state, const std::string& id = "plan-1") {
+    return WaitFor([&] {
+      const auto job = daemon_->jobs().Get(id);
+      return job.ok() && job->state == state;
+    });
+  }
+  bool Told(v1::JobState state, const std::string& id = "plan-1") {
+    return WaitFor([&] { return coordinator_->Last(id).state() == state; });
+  }
+  std::string JobDetail(const std::string& id = "plan-1") {
+    const auto job = daemon_->jobs().Get(id);
+    return job.ok() ? job->detail : std::string(job.status().message());
+  }
+  void WritePolicy(const std::string& text) {
+    ASSERT_TRUE(
+        proto::WriteFileAtomic(settings_.Path("policy.toml"), text).ok());
+  }
+  std::string PublishedFolder(const std::string& id) {
+    std::lock_guard lock(registry_.mutex);
+    return registry_.by_id.at(id);
+  }
+
+  TestFederation federation_;
+  std::string base_;
+  FakeRegistry registry_;
+  std::unique_ptr<FakeCoordinator> coordinator_;
+  Settings settings_;
+  std::unique_ptr<Daemon> daemon_;
+};
+
+TEST_F(DaemonTest, ApprovedByPolicyTrainsAndPublishes) {
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+  const v1::JobUpdate last = coordinator_->Last("plan-1");
+  EXPECT_EQ(last.package_id(), "code.example/code@1.0.0");
+  EXPECT_EQ(last.steps(), 12u);
+  EXPECT_EQ(last.step(), 12u);
+  EXPECT_GT(last.peak_rss_mib(), 1);
+  EXPECT_GT(last.seconds(), 0);
+
+  const std::string folder = PublishedFolder("code.example/code@1.0.0");
+  auto opened =
+      package::OpenPackage(folder, federation_.authority.certificate_pem);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ(opened->manifest_sha256, last.manifest_sha256());
+  auto base =
+      package::OpenPackage(base_, federation_.authority.certificate_pem);
+  ASSERT_TRUE(base.ok()) << base.status();
+  const absl::Status fits = package::CheckAgainstBase(*opened, *base);
+  EXPECT_TRUE(fits.ok()) << fits;
+  const v1::ExpertManifest& m = opened->manifest;
+  EXPECT_EQ(opened->signer, settings_.Id().ToString());
+  EXPECT_EQ(m.kind(), "ffn");
+  EXPECT_EQ(m.domain().domain(), "code");
+  EXPECT_EQ(m.domain().documents(), 40u);
+  EXPECT_EQ(m.licence().forbidden_purposes(0), "advertising");
+  EXPECT_EQ(m.training().steps(), 12u);
+  EXPECT_EQ(m.training().plan_sha256(),
+            proto::Hex(proto::Sha256(
+                ReadAll(settings_.Path("jobs/plan-1/plan.json")))));
+  EXPECT_FALSE(m.training().device().empty());
+  EXPECT_EQ(m.training().hyper_parameters().at("learning_rate"), 3e-3);
+  EXPECT_GT(m.training().loss_curve_size(), 0);
+  ASSERT_EQ(m.domain().anchored().layers_size(), 2);
+  EXPECT_EQ(m.domain().anchored().layers(1).pair_mean_size(), 16);
+  EXPECT_EQ(opened->weights->Find("layers.1.mlp.down_proj.weight").shape,
+            (math::Shape{16, 32}));
+  EXPECT_EQ(opened->weights->Find("layers.0.router.row").shape,
+            (math::Shape{16}));
+  // Training did something.
+  EXPECT_NE(0, std::memcmp(
+                   opened->weights->Find("layers.0.mlp.gate_proj.weight").data,
+                   base->weights
+                       ->Find("model.layers.0.mlp.gate_proj.weight")
+                       .data,
+                   16 * 32 * 4));
+}
+
+// Samples never leave: nothing of 20 bytes or more of the corpus occurs in
+// any message to the coordinator or in any text of the package, failures
+// included.
+TEST_F(DaemonTest, NoTextOfTheCorpusIsInAnyMessage) {
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+  // A second job fails on a line that is no JSON.
+  {
+    std::ofstream out(settings_.Path("corpus/train.jsonl"), std::ios::app);
+    out << "{\"text\": \"the hidden diagnosis of patient zero\n";
+  }
+  coordinator_->Offer(Plan("plan-2"));
+  ASSERT_TRUE(Told(v1::JOB_FAILED, "plan-2"));
+
+  constexpr size_t kBytes = 20;
+  std::unordered_set<std::string> pieces;
+  for (const std::string& document :
+       {ReadAll(settings_.Path("corpus/train.jsonl")),
+        std::string("the hidden diagnosis of patient zero")}) {
+    for (size_t i = 0; i + kBytes <= document.size(); ++i) {
+      pieces.insert(document.substr(i, kBytes));
+    }
+  }
+  const std::string folder = PublishedFolder("code.example/code@1.0.0");
+  std::vector<std::string> said;
+  for (const v1::NodeMessage& message : coordinator_->messages()) {
+    said.push_back(message.SerializeAsString());
+  }
+  EXPECT_GE(said.size(), 4u);
+  for (const char* file :
+       {"manifest.json", "README.md", "model.sig", "weights.safetensors"}) {
+    said.push_back(ReadAll(folder + "/" + file));
+  }
+  for (const std::string& bytes : said) {
+    for (size_t i = 0; i + kBytes <= bytes.size(); ++i) {
+      ASSERT_FALSE(pieces.contains(bytes.substr(i, kBytes)))
+          << bytes.substr(i, kBytes);
+    }
+  }
+  // Nor where the text lies.
+  for (const std::string& bytes : said) {
+    EXPECT_EQ(bytes.find(settings_.dir), std::string::npos);
+  }
+}
+
+TEST_F(DaemonTest, NothingRunsBeforeConsent) {
+  WritePolicy("");
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT));
+  EXPECT_FALSE(proto::Exists(settings_.Path("base")));
+  Stop();
+  // Not after a restart either.
+  Start();
+  ASSERT_TRUE(WaitState(v1::JOB_AWAITING_CONSENT));
+  ASSERT_TRUE(WaitFor([&] { return coordinator_->connections() == 2; }));
+  EXPECT_FALSE(proto::Exists(settings_.Path("base")));
+  // The owner approves while the daemon runs.
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1", {}).ok());
+  ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+  const auto job = ReadJob(settings_.dir, "plan-1");
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(job->decided_by, "owner");
+}
+
+TEST_F(DaemonTest, ApprovalWithoutADaemonCountsAtItsNextStart) {
+  WritePolicy("");
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT));
+  Stop();
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1", {}).ok());
+  Start();
+  EXPECT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+}
+
+TEST_F(DaemonTest, RefusedWithAReason) {
+  WritePolicy("");
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT));
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1",
+                            {.kind = OwnerDecision::Kind::kRefuse,
+                             .reason = "not this year",
+                             .stamp = ""})
+                  .ok());
+  ASSERT_TRUE(Told(v1::JOB_REFUSED));
+  EXPECT_THAT(coordinator_->Last("plan-1").detail(),
+              HasSubstr("not this year"));
+  // Finished: it takes no further decision, but can be forgotten.
+  EXPECT_EQ(LeaveDecision(settings_.dir, "plan-1", {}).code(),
+            absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(ForgetJob(settings_.dir, "plan-1").ok());
+  ASSERT_TRUE(WaitFor([&] { return daemon_->jobs().List().empty(); }));
+  // Offered again at the next connection, it is not taken.
+  const int before = coordinator_->connections();
+  coordinator_->DropStreams();
+  ASSERT_TRUE(WaitFor([&] {
+    return coordinator_->connections() > before &&
+           coordinator_->Last("plan-1").detail().find("forgotten") !=
+               std::string::npos;
+  }));
+  EXPECT_TRUE(daemon_->jobs().List().empty());
+}
+
+TEST_F(DaemonTest, ANonsensePlanIsRefusedWithAllReasons) {
+  v1::TrainingPlan plan = Plan();
+  plan.set_learning_rate(-1);
+  plan.set_steps(0);
+  plan.set_warmup_steps(0);
+  coordinator_->Offer(plan);
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_REFUSED));
+  EXPECT_THAT(coordinator_->Last("plan-1").detail(), HasSubstr("steps is 0"));
+  EXPECT_THAT(coordinator_->Last("plan-1").detail(),
+              HasSubstr("learning_rate is -1"));
+  // One whose id is no id cannot be stored; it is answered.
+  v1::TrainingPlan worse = Plan("../evil");
+  coordinator_->Offer(worse);
+  EXPECT_TRUE(Told(v1::JOB_REFUSED, "../evil"));
+}
+
+TEST_F(DaemonTest, APlanNeverChanges) {
+  WritePolicy("");
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT));
+  v1::TrainingPlan other = Plan();
+  other.set_steps(100);
+  coordinator_->Offer(other);
+  coordinator_->Offer(Plan("plan-2"));
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT, "plan-2"));
+  EXPECT_EQ(daemon_->jobs().Get("plan-1")->plan.steps(), 12u);
+}
+
+TEST_F(DaemonTest, CancelledWhileWaitingAndWhileTraining) {
+  WritePolicy("");
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT));
+  coordinator_->Cancel("plan-1");
+  ASSERT_TRUE(Told(v1::JOB_CANCELLED));
+
+  WritePolicy(testing::ApprovingPolicy());
+  v1::TrainingPlan longer = Plan("plan-2");
+  longer.set_steps(1000000);
+  longer.set_expert_version("2.0.0");
+  coordinator_->Offer(longer);
+  ASSERT_TRUE(WaitFor([&] {
+    const auto job = daemon_->jobs().Get("plan-2");
+    return job.ok() && job->step > 2;
+  }));
+  coordinator_->Cancel("plan-2");
+  ASSERT_TRUE(Told(v1::JOB_CANCELLED, "plan-2"));
+  // And the worker is free for the next.
+  v1::TrainingPlan next = Plan("plan-3");
+  coordinator_->Offer(next);
+  EXPECT_TRUE(Told(v1::JOB_PUBLISHED, "plan-3")) << JobDetail("plan-3");
+}
+
+TEST_F(DaemonTest, WaitsForARegistryThatIsDown) {
+  registry_.down = true;
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(WaitFor([&] {
+    return JobDetail().find("waiting: [registry]") != std::string::npos;
+  })) << JobDetail();
+  ASSERT_TRUE(WaitFor([&] {
+    return coordinator_->Last("plan-1").detail().find("waiting") !=
+           std::string::npos;
+  }));
+  {
+    std::lock_guard lock(registry_.mutex);
+    registry_.down = false;
+    registry_.failures_left = 3;  // then the publish waits, too
+  }
+  EXPECT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+  EXPECT_EQ(registry_.attempts, 4);
+  EXPECT_EQ(registry_.publishes, 1);
+}
+
+TEST_F(DaemonTest, AStoppedRunEndsWithTheSameWeights) {
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(WaitState(v1::JOB_PUBLISHED)) << JobDetail();
+  Stop();
+  const std::string unbroken = proto::Hex(
+      *proto::Sha256File(PublishedFolder("code.example/code@1.0.0") +
+                         "/weights.safetensors"));
+  // The same plan at the same owner's other folder, stopped again and again.
+  FakeRegistry other(NewFolder("registry2"));
+  other.Put("demo/base@1.0.0", base_);
+  settings_ = federation_.JoinedNode(coordinator_->address());
+  int stops = 0;
+  uint64_t reached = 0;
+  for (bool done = false; !done;) {
+    DaemonOptions options = Options();
+    options.registry = [&other] {
+      return absl::StatusOr<std::unique_ptr<registry::Client>>(
+          other.NewClient());
+    };
+    auto daemon = Daemon::Create(std::move(options));
+    ASSERT_TRUE(daemon.ok()) << daemon.status();
+    daemon_ = *std::move(daemon);
+    daemon_->Start();
+    ASSERT_TRUE(WaitFor([&] {
+      const auto job = daemon_->jobs().Get("plan-1");
+      if (!job.ok()) return false;
+      done = job->state == v1::JOB_PUBLISHED;
+      return done || job->step > reached;
+    }));
+    reached = daemon_->jobs().Get("plan-1")->step;
+    stops += done ? 0 : 1;
+    Stop();
+  }
+  EXPECT_GE(stops, 1);
+  EXPECT_EQ(proto::Hex(*proto::Sha256File(
+                other.by_id.at("code.example/code@1.0.0") +
+                "/weights.safetensors")),
+            unbroken);
+}
+
+// Each state in which a process can die, as files on disk.
+TEST_F(DaemonTest, ResumesFromEveryState) {
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(WaitState(v1::JOB_PUBLISHED)) << JobDetail();
+  Stop();
+  const std::string job = settings_.Path("jobs/plan-1");
+  const std::string first = ReadAll(job + "/package/manifest.json");
+  const auto set_state = [&](v1::JobState state) {
+    auto record = LoadRecord(job);
+    ASSERT_TRUE(record.ok()) << record.status();
+    record->state = state;
+    ASSERT_TRUE(SaveRecord(job, *record).ok());
+  };
+  // Died after the registry's answer, before it was noted.
+  set_state(v1::JOB_PUBLISHING);
+  Start();
+  ASSERT_TRUE(WaitState(v1::JOB_PUBLISHED)) << JobDetail();
+  Stop();
+  EXPECT_EQ(registry_.publishes, 1);
+  // Died between the package and its state.
+  set_state(v1::JOB_TRAINING);
+  Start();
+  ASSERT_TRUE(WaitState(v1::JOB_PUBLISHED)) << JobDetail();
+  Stop();
+  EXPECT_EQ(ReadAll(job + "/package/manifest.json"), first);
+  EXPECT_EQ(registry_.publishes, 1);
+  // Died while the package was built: half of one lies there.
+  const std::string weights = ReadAll(job + "/package/weights.safetensors");
+  std::filesystem::remove_all(job + "/package/model.sig");
+  std::filesystem::rename(job + "/package", job + "/package.partial");
+  set_state(v1::JOB_TRAINING);
+  {
+    std::lock_guard lock(registry_.mutex);
+    registry_.by_id.clear();
+    registry_.Put("demo/base@1.0.0", base_);
+  }
+  Start();
+  ASSERT_TRUE(WaitState(v1::JOB_PUBLISHED)) << JobDetail();
+  Stop();
+  EXPECT_EQ(ReadAll(job + "/package/weights.safetensors"), weights);
+  // Died right after consent, and without any result.
+  ASSERT_TRUE(RemoveResults(job).ok());
+  set_state(v1::JOB_APPROVED);
+  {
+    std::lock_guard lock(registry_.mutex);
+    registry_.by_id.clear();
+    registry_.Put("demo/base@1.0.0", base_);
+  }
+  Start();
+  ASSERT_TRUE(WaitState(v1::JOB_PUBLISHED)) << JobDetail();
+  Stop();
+  EXPECT_EQ(ReadAll(job + "/package/weights.safetensors"), weights);
+}
+
+TEST_F(DaemonTest, RefusesATamperedBase) {
+  // The copy in the registry has one byte of its weights changed.
+  const std::string bad = NewFolder("bad") + "/package";
+  std::filesystem::copy(base_, bad,
+                        std::filesystem::copy_options::recursive);
+  std::string weights = ReadAll(bad + "/weights.safetensors");
+  weights[weights.size() / 2] ^= 1;
+  std::ofstream(bad + "/weights.safetensors", std::ios::binary) << weights;
+  registry_.Put("demo/base@1.0.0", bad);
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_FAILED));
+  EXPECT_THAT(coordinator_->Last("plan-1").detail(),
+              HasSubstr("weights.safetensors"));
+  // Nothing of it is kept, so that approving again fetches the good one.
+  registry_.Put("demo/base@1.0.0", base_);
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1", {}).ok());
+  EXPECT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+}
+
+TEST_F(DaemonTest, RefusesABaseThatIsNotThePlans) {
+  v1::TrainingPlan plan = Plan();
+  plan.mutable_base()->set_tokenizer_sha256(std::string(64, 'a'));
+  coordinator_->Offer(plan);
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_FAILED));
+  EXPECT_THAT(JobDetail(), HasSubstr("tokenizer is"));
+}
+
+TEST_F(DaemonTest, FailsClearlyWithoutOrWithTooLittleText) {
+  std::filesystem::remove(settings_.Path("corpus/train.jsonl"));
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_FAILED));
+  EXPECT_THAT(JobDetail(), HasSubstr("motet-node corpus import"));
+  ASSERT_TRUE(learn::WriteJsonl(settings_.Path("corpus/train.jsonl"),
+                                testing::SomeDocuments(3, "secret"))
+                  .ok());
+  coordinator_->Offer(Plan("plan-2"));
+  ASSERT_TRUE(Told(v1::JOB_FAILED, "plan-2"));
+  EXPECT_THAT(JobDetail("plan-2"), HasSubstr("min_documents"));
+  // With text the first one goes on.
+  ASSERT_TRUE(learn::WriteJsonl(settings_.Path("corpus/train.jsonl"),
+                                testing::SomeDocuments(40, "secret"))
+                  .ok());
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1", {}).ok());
+  EXPECT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+}
+
+TEST_F(DaemonTest, AnotherCorpusThanTheJobsNeedsARestart) {
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(WaitState(v1::JOB_PUBLISHED)) << JobDetail();
+  Stop();
+  const std::string job = settings_.Path("jobs/plan-1");
+  auto record = LoadRecord(job);
+  ASSERT_TRUE(record.ok());
+  record->state = v1::JOB_TRAINING;
+  std::filesystem::remove_all(job + "/package");
+  ASSERT_TRUE(SaveRecord(job, *record).ok());
+  ASSERT_TRUE(learn::WriteJsonl(settings_.Path("corpus/train.jsonl"),
+                                testing::SomeDocuments(40, "other"))
+                  .ok());
+  Start();
+  ASSERT_TRUE(WaitState(v1::JOB_FAILED));
+  EXPECT_THAT(JobDetail(), HasSubstr("--restart"));
+  {
+    std::lock_guard lock(registry_.mutex);
+    registry_.by_id.clear();
+    registry_.Put("demo/base@1.0.0", base_);
+  }
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1",
+                            {.kind = OwnerDecision::Kind::kRestart,
+                             .reason = "",
+                             .stamp = ""})
+                  .ok());
+  EXPECT_TRUE(WaitState(v1::JOB_PUBLISHED)) << JobDetail();
+}
+
+TEST_F(DaemonTest, DialsAgainAndTellsAllItsJobs) {
+  WritePolicy("");
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT));
+  coordinator_->DropStreams();
+  ASSERT_TRUE(WaitFor([&] {
+    const auto messages = coordinator_->messages();
+    return !messages.empty() &&
+           std::any_of(messages.begin() + 1, messages.end(),
+                       [](const v1::NodeMessage& m) {
+                         return m.hello().jobs_size() == 1 &&
+                                m.hello().jobs(0).state() ==
+                                    v1::JOB_AWAITING_CONSENT;
+                       });
+  }));
+}
+
+TEST_F(DaemonTest, ProgressIsToldSparingly) {
+  v1::TrainingPlan plan = Plan();
+  plan.set_steps(300);
+  coordinator_->Offer(plan);
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+  const double seconds = coordinator_->Last("plan-1").seconds();
+  // Two a second, and the changes of state.
+  EXPECT_LT(coordinator_->messages().size(), 20 + 3 * seconds);
+}
+
+TEST_F(DaemonTest, OneDaemonAFolder) {
+  Start();
+  auto second = Daemon::Create(Options());
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("another motet-node run"));
+}
+
+TEST_F(DaemonTest, WithoutACertificateItSaysWhatToDo) {
+  std::filesystem::remove(settings_.Path("certificate.pem"));
+  auto daemon = Daemon::Create(Options());
+  ASSERT_FALSE(daemon.ok());
+  EXPECT_THAT(std::string(daemon.status().message()),
+              HasSubstr("motet-node join"));
+}
+
+TEST_F(DaemonTest, NeverTalksToACoordinatorOfAnotherAuthority) {
+  TestFederation stranger;  // the same name, another authority
+  FakeCoordinator coordinator(stranger.coordinator);
+  settings_.coordinator = coordinator.address();
+  coordinator.Offer(Plan());
+  Start();
+  // It keeps dialling; no stream ever opens and no plan arrives.
+  ASSERT_TRUE(
+      WaitFor([&] { return !daemon_->connection().last_error().empty(); }));
+  EXPECT_THAT(daemon_->connection().last_error(), HasSubstr("coordinator"));
+  Stop();
+  EXPECT_EQ(coordinator.connections(), 0);
+  EXPECT_TRUE(ReadJobs(settings_.dir)->empty());
+  EXPECT_TRUE(coordinator.messages().empty());
+}
+
+TEST_F(DaemonTest, ADamagedStateIsNamed) {
+  WritePolicy("");
+  coordinator_->Offer(Plan());
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT));
+  Stop();
+  std::ofstream(settings_.Path("jobs/plan-1/state.json")) << "{\"state\": 3}";
+  auto daemon = Daemon::Create(Options());
+  ASSERT_FALSE(daemon.ok());
+  EXPECT_THAT(std::string(daemon.status().message()),
+              HasSubstr("jobs/plan-1/state.json"));
+}
+
+}  // namespace
+}  // namespace motet::node
