@@ -36,7 +36,7 @@ TEST(StatusTest, CodesHaveTheSameNames) {
 
 TEST(StatusTest, UnknownCodesStayErrors) {
   const absl::Status status =
-      FromGrpc(grpc::Status(static_cast<grpc::StatusCode>(99), "odd"), "r");
+      FromGrpc(grpc::Status(grpc::StatusCode::DO_NOT_USE, "odd"), "r");
   EXPECT_EQ(status.code(), absl::StatusCode::kUnknown);
   EXPECT_EQ(status.message(), "odd");
 }
