@@ -189,13 +189,13 @@ struct OpCase<OpId::kAttention> {
     HeadShape shape;
     shape.kv_heads = random.Int(1, 3);
     shape.heads = shape.kv_heads * random.Int(1, 3);
-    shape.head_dim = random.Int(1, 70);
+    shape.head_dim = random.Int(1, 40);
     auto segments = Keep(std::vector<Segment>());
     int64_t rows = 0;
     for (int64_t i = random.Int(1, 3); i > 0; --i) {
       Segment s;
       s.row = rows;
-      s.rows = random.Int(0, 150);
+      s.rows = random.Int(0, 80);  // past one block of keys
       rows += s.rows;
       segments->push_back(s);
     }

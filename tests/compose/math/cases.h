@@ -53,9 +53,8 @@ struct Case {
   std::function<void(const Kernels&, Case&, const Numbers& cotangent,
                      std::vector<Tensor>& d)>
       backward;
-  // Inputs whose perturbation would cross a kink are smaller steps away.
-  double step = 1e-2;
-  double tolerance = 5e-3;  // of finite differences, relative to the largest
+  double step = 1e-2;       // of finite differences, in f32
+  double tolerance = 5e-3;  // relative to the largest gradient
 };
 
 void Append(const Tensor& t, Numbers& numbers);
