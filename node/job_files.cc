@@ -5,7 +5,9 @@
 #include <filesystem>
 #include <system_error>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -65,6 +67,24 @@ absl::StatusOr<json> LoadJson(const std::string& path) {
                           "move the job's folder away");
   }
   return value;
+}
+
+// Removes what `matches` of the folder's entries.
+template <typename Matches>
+absl::Status RemoveEntries(const std::string& folder, Matches matches) {
+  MOTET_ASSIGN_OR_RETURN(std::vector<std::string> names,
+                         proto::ListDirectory(folder));
+  for (const std::string& name : names) {
+    if (!matches(name)) continue;
+    const std::string path = absl::StrCat(folder, "/", name);
+    std::error_code error;
+    std::filesystem::remove_all(path, error);
+    if (error) {
+      return proto::Error(absl::StatusCode::kInternal, path, error.message(),
+                          "something that can be removed");
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -167,16 +187,19 @@ absl::StatusOr<OwnerDecision> LoadDecision(const std::string& path) {
 }
 
 absl::Status RemoveResults(const std::string& folder) {
-  for (const char* name : {"checkpoint", "package", "package.partial"}) {
-    std::error_code error;
-    std::filesystem::remove_all(absl::StrCat(folder, "/", name), error);
-    if (error) {
-      return proto::Error(absl::StatusCode::kInternal,
-                          absl::StrCat(folder, "/", name), error.message(),
-                          "something that can be removed");
-    }
-  }
-  return absl::OkStatus();
+  return RemoveEntries(folder, [](absl::string_view name) {
+    return absl::StartsWith(name, "checkpoint") ||
+           absl::StartsWith(name, "package");
+  });
+}
+
+absl::Status RemoveLeftovers(const std::string& folder) {
+  // decision.json is another process's: its temporary file is not ours.
+  return RemoveEntries(folder, [](absl::string_view name) {
+    return absl::StartsWith(name, "package.partial") ||
+           absl::StartsWith(name, "checkpoint.") ||
+           absl::StartsWith(name, "state.json.");
+  });
 }
 
 }  // namespace motet::node

@@ -22,5 +22,7 @@ absl::StatusOr<OwnerDecision> LoadDecision(const std::string& path);
 
 // Removes checkpoints and the built package, so that a job starts afresh.
 absl::Status RemoveResults(const std::string& folder);
+// Removes what a killed process left half-written.
+absl::Status RemoveLeftovers(const std::string& folder);
 
 }  // namespace motet::node
