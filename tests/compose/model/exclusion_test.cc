@@ -9,6 +9,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,7 @@ using math::Kernels;
 
 constexpr int kExperts = 5;  // four and the base
 constexpr int64_t kTokens = 53;
+constexpr int64_t kLargeTokens = 150;
 
 using Bits = std::vector<uint32_t>;  // of [tokens, V] logits
 using Chunks = std::vector<int64_t>;
@@ -32,7 +34,8 @@ struct Case {
   Block block;
   Router::Kind router;
   bool bf16;
-  bool reference;  // plain kernels instead of the fast ones
+  bool reference;      // plain kernels instead of the fast ones
+  bool large = false;  // past the kernels' blocks of keys, tiles and threads
 };
 
 std::string NameOf(const testing::TestParamInfo<Case>& info) {
@@ -40,15 +43,17 @@ std::string NameOf(const testing::TestParamInfo<Case>& info) {
                                                          : "PostNorm") +
          (info.param.router == Router::Kind::kTopK ? "TopK" : "Anchored") +
          (info.param.bf16 ? "Bf16" : "F32") +
-         (info.param.reference ? "Reference" : "Cpu");
+         (info.param.reference ? "Reference" : "Cpu") +
+         (info.param.large ? "Large" : "");
 }
 
 // Made once a program.
-const RandomModel& ModelOf(Block block, bool bf16 = false) {
-  static std::map<std::pair<Block, bool>, RandomModel> models;
-  const auto key = std::make_pair(block, bf16);
+const RandomModel& ModelOf(Block block, bool bf16 = false, bool large = false) {
+  static std::map<std::tuple<Block, bool, bool>, RandomModel> models;
+  const auto key = std::make_tuple(block, bf16, large);
   if (!models.contains(key)) {
-    models.emplace(key, MakeRandomModel(block, kExperts, bf16, 20261122));
+    models.emplace(key,
+                   MakeRandomModel(block, kExperts, bf16, 20261122, large));
   }
   return models.at(key);
 }
@@ -96,7 +101,8 @@ Bits Whole(const Decoder& decoder, const Kernels& kernels,
 Bits Chunked(const Decoder& decoder, const Kernels& kernels,
              const std::vector<int32_t>& ids, ExpertMask allowed,
              const Chunks& chunks) {
-  SequenceCache cache(decoder.config(), kTokens, decoder.config().experts);
+  SequenceCache cache(decoder.config(), static_cast<int64_t>(ids.size()),
+                      decoder.config().experts);
   Bits all;
   size_t at = 0;
   for (size_t c = 0; at < ids.size(); c = (c + 1) % chunks.size()) {
@@ -121,7 +127,7 @@ Bits Mixed(const Decoder& decoder, const Kernels& kernels,
     texts.push_back(RandomModel::Text(config, 100 + i, 60));
     caches.emplace_back(config, 200, config.experts);
   }
-  SequenceCache cache(config, kTokens, config.experts);
+  SequenceCache cache(config, static_cast<int64_t>(ids.size()), config.experts);
   Bits all;
   size_t at = 0;
   for (size_t step = 0; at < ids.size(); ++step) {
@@ -150,10 +156,11 @@ Bits Mixed(const Decoder& decoder, const Kernels& kernels,
 class ExclusionTest : public testing::TestWithParam<Case> {
  protected:
   ExclusionTest()
-      : model_(ModelOf(GetParam().block, GetParam().bf16)),
+      : model_(ModelOf(GetParam().block, GetParam().bf16, GetParam().large)),
         composition_(Make(model_, GetParam().router)),
         kernels_(GetParam().reference ? math::Reference() : math::Cpu()),
-        text_(RandomModel::Text(model_.config, 5, kTokens)),
+        text_(RandomModel::Text(model_.config, 5,
+                                GetParam().large ? kLargeTokens : kTokens)),
         threads_(math::Threads()) {}
   ~ExclusionTest() override { math::SetThreads(threads_); }
 
@@ -165,26 +172,30 @@ class ExclusionTest : public testing::TestWithParam<Case> {
 };
 
 TEST_P(ExclusionTest, EqualsTheModelBuiltWithoutTheExcluded) {
-  const Chunks chunkings[] = {{kTokens}, {1}, {7}, {16, 1, 1, 5}, {52, 1}};
+  const bool large = GetParam().large;
+  const int64_t all = static_cast<int64_t>(text_.size());
+  const Chunks odd = large ? Chunks{63, 2, 60} : Chunks{16, 1, 1, 5};
   std::vector<Bits> seen;
   for (ExpertMask owners = 0; owners < 16; ++owners) {
+    if (large && owners % 5 != 0) continue;
     const ExpertMask allowed = owners << 1 | 1;
     SCOPED_TRACE(testing::Message() << "expert set " << allowed);
     const RandomModel built = BuildFrom(model_, ExpertsOf(allowed));
     const Decoder never = Make(built, GetParam().router);
     math::SetThreads(1);
     const Bits want = Whole(never, kernels_, text_, ~ExpertMask{0});
+    for (const Chunks& chunks : {Chunks{all}, Chunks{1}, odd}) {
+      EXPECT_EQ(Chunked(composition_, kernels_, text_, allowed, chunks), want);
+    }
+    EXPECT_EQ(Chunked(never, kernels_, text_, ~ExpertMask{0}, {3, 11}), want);
+    EXPECT_EQ(Mixed(composition_, kernels_, text_, allowed, {all}), want);
     for (int threads : {1, 2}) {
       math::SetThreads(threads);
       EXPECT_EQ(Whole(never, kernels_, text_, ~ExpertMask{0}), want);
       EXPECT_EQ(Whole(composition_, kernels_, text_, allowed), want);
-      for (const Chunks& chunks : chunkings) {
-        EXPECT_EQ(Chunked(composition_, kernels_, text_, allowed, chunks),
-                  want);
-      }
-      EXPECT_EQ(Chunked(never, kernels_, text_, ~ExpertMask{0}, {3, 11}), want);
-      EXPECT_EQ(Mixed(composition_, kernels_, text_, allowed, {1, 9, 4}), want);
-      EXPECT_EQ(Mixed(composition_, kernels_, text_, allowed, {kTokens}), want);
+      EXPECT_EQ(Chunked(composition_, kernels_, text_, allowed, odd), want);
+      EXPECT_EQ(Mixed(composition_, kernels_, text_, allowed, {1, 9, 40}),
+                want);
     }
     // An expert set must matter, or the equalities above say nothing.
     EXPECT_EQ(std::count(seen.begin(), seen.end(), want), 0);
@@ -202,10 +213,10 @@ TEST_P(ExclusionTest, TheBaseAloneIsTheDenseModel) {
 }
 
 TEST_P(ExclusionTest, AClearedCacheIsAsNew) {
-  SequenceCache cache(model_.config, 64, kExperts);
+  SequenceCache cache(model_.config, 200, kExperts);
   const SequenceInput input = {text_, &cache, 0b10110};
   const Bits first = Evaluate(composition_, kernels_, {&input, 1}, 0);
-  EXPECT_EQ(cache.length(), kTokens);
+  EXPECT_EQ(cache.length(), static_cast<int64_t>(text_.size()));
   cache.Clear();
   EXPECT_EQ(cache.length(), 0);
   EXPECT_EQ(Evaluate(composition_, kernels_, {&input, 1}, 0), first);
@@ -225,6 +236,7 @@ INSTANTIATE_TEST_SUITE_P(
         for (auto router : {Router::Kind::kTopK, Router::Kind::kAnchored}) {
           for (bool bf16 : {false, true}) {
             cases.push_back({block, router, bf16, false});
+            cases.push_back({block, router, bf16, false, true});
           }
           cases.push_back({block, router, false, true});
         }

@@ -233,17 +233,17 @@ std::vector<int32_t> RandomModel::Text(const ModelConfig& config, uint64_t seed,
 }
 
 RandomModel MakeRandomModel(Block block, int64_t experts, bool bf16,
-                            uint64_t seed) {
+                            uint64_t seed, bool large) {
   RandomModel model;
   ModelConfig& config = model.config;
   config.block = block;
-  config.vocabulary = 83;
-  config.width = 28;
+  config.vocabulary = large ? 603 : 83;
+  config.width = large ? 92 : 28;
   config.layers = 3;
   config.heads = 6;
   config.kv_heads = 2;
-  config.head_dim = 6;
-  config.ffn_width = 22;
+  config.head_dim = large ? 18 : 6;
+  config.ffn_width = large ? 203 : 22;
   config.max_positions = 256;
   config.experts = experts;
   config.experts_per_token = std::min<int64_t>(2, experts);

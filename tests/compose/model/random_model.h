@@ -43,9 +43,10 @@ struct RandomModel {
                                    int64_t tokens);
 };
 
-// experts: with the base. bf16: matrices are stored so.
+// experts: with the base. bf16: matrices are stored so. large: wide enough
+// for kernels to split their work over threads and tiles.
 RandomModel MakeRandomModel(Block block, int64_t experts, bool bf16,
-                            uint64_t seed);
+                            uint64_t seed, bool large = false);
 // The model built from these experts alone (ascending, the base first): their
 // FFNs, router rows and anchored parameters, copied.
 RandomModel BuildFrom(const RandomModel& model,
