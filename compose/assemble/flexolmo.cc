@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// The flexolmo method (METHODS 1 and 11): a lock and package folders in, a
+// running composition out. Weights stay mapped where the packages lie; what
+// is made new is small: router rows, and the anchored router's selection.
+//
+// Everything made for expert e is a function of the base and of e alone, and
+// is summed in a fixed order, so a composition without e is the same
+// arithmetic without e (docs/exclusion.md).
+#include <cmath>
+#include <limits>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "compose/assemble/composition.h"
+#include "compose/assemble/verify.h"
+#include "proto/digest.h"
+#include "proto/error.h"
+
+namespace motet::assemble {
+namespace {
+
+using math::Shape;
+using math::Tensor;
+using package::SafetensorsFile;
+
+Tensor NewTensor(Composition& composition, const Shape& shape) {
+  auto numbers = std::make_unique<float[]>(shape.size());  // zeros
+  Tensor tensor;
+  tensor.data = numbers.get();
+  tensor.shape = shape;
+  composition.storage.push_back(std::move(numbers));
+  return tensor;
+}
+
+absl::StatusOr<Tensor> Find(const SafetensorsFile& file,
+                            const std::string& name, const Shape& shape) {
+  const Tensor tensor = file.Find(name);
+  if (tensor.empty() || !(tensor.shape == shape) ||
+      tensor.dtype != math::DType::kF32) {
+    return proto::Invalid(
+        file.path(),
+        tensor.empty() ? absl::StrCat("no tensor ", name)
+                       : absl::StrCat(name, " ", math::Name(tensor.dtype),
+                                      " ", tensor.shape.ToString()),
+        absl::StrCat("F32 ", shape.ToString()),
+        "fetch the package again or ask its owner");
+  }
+  return tensor;
+}
+
+// w = P mu and c = -1/2 mu.w, in double, in index order.
+void Select(const float* precision, const std::vector<float>& mu, float* w,
+            float* c) {
+  const size_t width = mu.size();
+  double dot = 0;
+  for (size_t i = 0; i < width; ++i) {
+    double sum = 0;
+    for (size_t j = 0; j < width; ++j) {
+      sum += double{precision[i * width + j]} * double{mu[j]};
+    }
+    w[i] = static_cast<float>(sum);
+    dot += double{mu[i]} * sum;
+  }
+  *c = static_cast<float>(-0.5 * dot);
+}
+
+// The selected experts' packages, opened and checked against the lock.
+struct Opened {
+  std::vector<std::shared_ptr<const SafetensorsFile>> weights;
+  std::vector<v1::ExpertManifest> manifests;
+};
+
+absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
+                                             const LoadOptions& options) {
+  v1::CompositionLock selected = lock;
+  if (!options.router.empty()) {
+    if (options.router != "anchored" && options.router != "topk") {
+      return proto::Invalid("composition",
+                            absl::StrCat("router \"", options.router, "\""),
+                            "\"anchored\" or \"topk\"");
+    }
+    selected.mutable_router()->set_kind(options.router);
+  }
+  if (options.all) return selected;
+  selected.clear_experts();
+  std::set<int> seen;
+  for (const int e : options.only) {
+    if (e < 1 || e > lock.experts_size() || !seen.insert(e).second) {
+      return proto::Invalid("composition", absl::StrCat("expert position ", e),
+                            absl::StrCat("1 to ", lock.experts_size(),
+                                         ", each once"));
+    }
+  }
+  // Ascending, whatever the caller's order: order is part of the arithmetic.
+  for (const int e : seen) *selected.add_experts() = lock.experts(e - 1);
+  return selected;
+}
+
+// Expert FFNs by reference and rows by copy, layer by layer. Row 0, the
+// base's, is zeros: a dense base has no router. The train-time bias stays in
+// the package (METHODS 1, step 4).
+absl::Status AddExperts(const Opened& opened, Composition& composition,
+                        model::ModelWeights& weights) {
+  const model::ModelConfig& config = composition.config;
+  const int64_t width = config.width;
+  for (int64_t l = 0; l < config.layers; ++l) {
+    model::LayerWeights& layer = weights.layers[l];
+    layer.router = NewTensor(composition, {config.experts, width});
+    for (size_t i = 0; i < opened.weights.size(); ++i) {
+      const SafetensorsFile& file = *opened.weights[i];
+      const std::string prefix = absl::StrCat("layers.", l, ".");
+      model::FfnWeights ffn;
+      ffn.gate = file.Find(prefix + "mlp.gate_proj.weight");
+      ffn.up = file.Find(prefix + "mlp.up_proj.weight");
+      ffn.down = file.Find(prefix + "mlp.down_proj.weight");
+      layer.experts.push_back(ffn);
+      MOTET_ASSIGN_OR_RETURN(const Tensor row,
+                             Find(file, prefix + "router.row", {width}));
+      std::copy_n(row.f32(), width, layer.router.f32() + (i + 1) * width);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<math::AnchoredLayer> Anchored(
+    const Opened& opened, const SafetensorsFile& anchor, int64_t l,
+    const Tensor& rows, Composition& composition) {
+  const model::ModelConfig& config = composition.config;
+  const int64_t width = config.width, experts = config.experts;
+  const v1::RouterLock& router = composition.lock.router();
+  const std::string prefix = absl::StrCat("layers.", l, ".");
+  math::AnchoredLayer layer;
+  layer.rows = rows;
+  layer.smoothing = static_cast<float>(router.smoothing());
+  layer.gate = router.gate();
+  layer.select = NewTensor(composition, {experts, width});
+  layer.offset = NewTensor(composition, {experts});
+  layer.pair_mean = NewTensor(composition, {experts, width});
+  layer.threshold = NewTensor(composition, {experts});
+  layer.threshold.f32()[0] = std::numeric_limits<float>::infinity();
+  MOTET_ASSIGN_OR_RETURN(
+      layer.precision, Find(anchor, prefix + "precision", {width, width}));
+  MOTET_ASSIGN_OR_RETURN(const Tensor mean,
+                         Find(anchor, prefix + "mean", {width}));
+  Select(layer.precision.f32(),
+         std::vector<float>(mean.f32(), mean.f32() + width),
+         layer.select.f32(), layer.offset.f32());
+  for (int64_t e = 1; e < experts; ++e) {
+    const v1::ExpertManifest& manifest = opened.manifests[e - 1];
+    const v1::AnchoredStatistics& statistics = manifest.domain().anchored();
+    const bool there = l < statistics.layers_size();
+    const v1::LayerStatistics empty;
+    const v1::LayerStatistics& s = there ? statistics.layers(l) : empty;
+    if (s.base_mean_size() != width ||
+        (layer.gate && s.pair_mean_size() != width)) {
+      return proto::Invalid(
+          manifest.id(), absl::StrCat("no fitting statistics of layer ", l),
+          absl::StrCat("means of ", width, " numbers"),
+          "choose router \"topk\", or publish the expert with statistics");
+    }
+    Select(layer.precision.f32(), {s.base_mean().begin(), s.base_mean().end()},
+           layer.select.f32() + e * width, layer.offset.f32() + e);
+    if (!layer.gate) continue;
+    std::copy(s.pair_mean().begin(), s.pair_mean().end(),
+              layer.pair_mean.f32() + e * width);
+    layer.threshold.f32()[e] = s.threshold();
+  }
+  return layer;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options) {
+  auto composition = std::make_unique<Composition>();
+  MOTET_ASSIGN_OR_RETURN(composition->lock, Selected(lock, options));
+  composition->lock_sha256 =
+      proto::Hex(proto::Sha256(WriteLock(composition->lock)));
+  const v1::CompositionLock& chosen = composition->lock;
+
+  MOTET_ASSIGN_OR_RETURN(const std::string base_folder,
+                         folder_of(chosen.base().manifest_sha256()));
+  MOTET_RETURN_IF_ERROR(VerifyBase(base_folder, chosen.base()));
+  MOTET_ASSIGN_OR_RETURN(composition->base, package::LoadModel(base_folder));
+  if (composition->base->tokenizer == nullptr) {
+    return proto::Invalid(base_folder, "no tokenizer.json", "one");
+  }
+  Opened opened;
+  for (const v1::LockedExpert& expert : chosen.experts()) {
+    MOTET_ASSIGN_OR_RETURN(const std::string folder,
+                           folder_of(expert.manifest_sha256()));
+    MOTET_ASSIGN_OR_RETURN(v1::ExpertManifest manifest,
+                           VerifyExpert(folder, expert));
+    MOTET_ASSIGN_OR_RETURN(
+        auto file, SafetensorsFile::Open(folder + "/weights.safetensors"));
+    opened.manifests.push_back(std::move(manifest));
+    opened.weights.push_back(std::move(file));
+  }
+  composition->files = opened.weights;
+
+  model::ModelConfig& config = composition->config;
+  config = composition->base->config;
+  if (config.experts != 0) {
+    return proto::Invalid(base_folder, "a base with experts", "a dense one");
+  }
+  config.experts = chosen.experts_size() + 1;
+  config.experts_per_token =
+      std::min<int64_t>(chosen.router().k(), config.experts);
+  config.renormalise = chosen.router().renormalise();
+  model::ModelWeights weights = composition->base->weights;
+  MOTET_RETURN_IF_ERROR(AddExperts(opened, *composition, weights));
+
+  model::Router router;
+  router.k = chosen.router().k();
+  router.renormalise = config.renormalise;
+  if (chosen.router().kind() == "anchored") {
+    router.kind = model::Router::Kind::kAnchored;
+    MOTET_ASSIGN_OR_RETURN(
+        const auto anchor,
+        SafetensorsFile::Open(base_folder + "/anchor.safetensors"));
+    composition->files.push_back(anchor);
+    for (int64_t l = 0; l < config.layers; ++l) {
+      MOTET_ASSIGN_OR_RETURN(
+          math::AnchoredLayer layer,
+          Anchored(opened, *anchor, l, weights.layers[l].router,
+                   *composition));
+      router.anchored.push_back(layer);
+    }
+  }
+  MOTET_ASSIGN_OR_RETURN(
+      model::Decoder decoder,
+      model::Decoder::Create(config, std::move(weights), std::move(router)));
+  composition->decoder = std::make_unique<model::Decoder>(std::move(decoder));
+  return composition;
+}
+
+}  // namespace motet::assemble

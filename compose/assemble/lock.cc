@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// motet.lock as canonical JSON: fields in the order of lock.proto, every one
+// written, numbers in their shortest exact form. Protobuf's own printer
+// promises no stable bytes, and the lock's digest is an identity, so the text
+// is made here; reading accepts any proto3 JSON of the message and then
+// checks what the rest of the program takes for granted.
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "compose/assemble/composition.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/message.h"
+#include "google/protobuf/util/json_util.h"
+#include "nlohmann/json.hpp"
+#include "proto/digest.h"
+#include "proto/error.h"
+#include "proto/identity.h"
+#include "proto/limits.h"
+
+namespace motet::assemble {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using nlohmann::ordered_json;
+
+ordered_json ToJson(const Message& message);
+
+// One value; index < 0 for a field that is not repeated.
+ordered_json ValueOf(const Message& m, const FieldDescriptor* field,
+                     int index) {
+  const auto& r = *m.GetReflection();
+  const bool one = index < 0;
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_STRING:
+      return one ? r.GetString(m, field) : r.GetRepeatedString(m, field, index);
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return one ? r.GetDouble(m, field) : r.GetRepeatedDouble(m, field, index);
+    case FieldDescriptor::CPPTYPE_UINT32:
+      return one ? r.GetUInt32(m, field) : r.GetRepeatedUInt32(m, field, index);
+    case FieldDescriptor::CPPTYPE_UINT64:
+      return one ? r.GetUInt64(m, field) : r.GetRepeatedUInt64(m, field, index);
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return one ? r.GetBool(m, field) : r.GetRepeatedBool(m, field, index);
+    case FieldDescriptor::CPPTYPE_MESSAGE:
+      return ToJson(one ? r.GetMessage(m, field)
+                        : r.GetRepeatedMessage(m, field, index));
+    default:
+      // A type that lock.proto does not use yet.
+      math::CheckFailed(__FILE__, __LINE__, field->full_name().c_str());
+  }
+}
+
+ordered_json ToJson(const Message& message) {
+  const auto* descriptor = message.GetDescriptor();
+  ordered_json json = ordered_json::object();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const FieldDescriptor* field = descriptor->field(i);
+    ordered_json& value = json[field->name()];
+    if (!field->is_repeated()) {
+      value = ValueOf(message, field, -1);
+      continue;
+    }
+    value = ordered_json::array();
+    const int size = message.GetReflection()->FieldSize(message, field);
+    for (int k = 0; k < size; ++k) value.push_back(ValueOf(message, field, k));
+  }
+  return json;
+}
+
+std::vector<std::string> Problems(const v1::CompositionLock& lock) {
+  std::vector<std::string> problems;
+  const auto check = [&](bool good, const std::string& problem) {
+    if (!good) problems.push_back(problem);
+  };
+  const auto digest = [&](const std::string& what, const std::string& hex) {
+    check(proto::DigestFromHex(hex).ok(),
+          absl::StrCat(what, " = \"", hex, "\" (want 64 hex digits)"));
+  };
+  check(lock.schema_version() == 1,
+        absl::StrCat("schema_version = ", lock.schema_version(), " (want 1)"));
+  check(proto::CheckName("name", lock.name()).ok(),
+        absl::StrCat("name = \"", lock.name(), "\" (want a-z, 0-9, . and -)"));
+  check(lock.method() == "flexolmo",
+        absl::StrCat("method = \"", lock.method(), "\" (want flexolmo)"));
+  digest("base.manifest_sha256", lock.base().manifest_sha256());
+  digest("base.weights_sha256", lock.base().weights_sha256());
+  digest("base.tokenizer_sha256", lock.base().tokenizer_sha256());
+  check(lock.experts_size() <= kMaxExperts,
+        absl::StrCat(lock.experts_size(), " experts (want at most ",
+                     kMaxExperts, ")"));
+  std::set<std::string> ids;
+  for (const v1::LockedExpert& expert : lock.experts()) {
+    check(!expert.id().empty() && ids.insert(expert.id()).second,
+          absl::StrCat("expert \"", expert.id(), "\" (want ids, each once)"));
+    digest(expert.id() + ".manifest_sha256", expert.manifest_sha256());
+    digest(expert.id() + ".weights_sha256", expert.weights_sha256());
+  }
+  const v1::RouterLock& router = lock.router();
+  check(router.kind() == "anchored" || router.kind() == "topk",
+        absl::StrCat("router.kind = \"", router.kind(),
+                     "\" (want anchored or topk)"));
+  check(router.k() >= 1 && router.k() <= 64,
+        absl::StrCat("router.k = ", router.k(), " (want 1 to 64)"));
+  check(router.smoothing() >= 0 && router.smoothing() < 1,
+        absl::StrCat("router.smoothing = ", router.smoothing(),
+                     " (want 0 to below 1)"));
+  check(lock.exclusion() == "exact" || lock.exclusion() == "routed",
+        absl::StrCat("exclusion = \"", lock.exclusion(),
+                     "\" (want exact or routed)"));
+  return problems;
+}
+
+}  // namespace
+
+std::string WriteLock(const v1::CompositionLock& lock) {
+  return ToJson(lock).dump(2, ' ', false,
+                           ordered_json::error_handler_t::replace) +
+         "\n";
+}
+
+absl::StatusOr<v1::CompositionLock> ParseLock(const std::string& json,
+                                              const std::string& where) {
+  const std::string place = absl::StrCat("lock ", where);
+  const std::string hint =
+      "write it again with `motet compose apply`; it is not made by hand";
+  if (static_cast<int64_t>(json.size()) > proto::kMaxManifestBytes) {
+    return proto::Invalid(place, absl::StrCat(json.size(), " bytes"),
+                          absl::StrCat("at most ", proto::kMaxManifestBytes));
+  }
+  v1::CompositionLock lock;
+  const auto parsed =
+      google::protobuf::util::JsonStringToMessage(json, &lock);
+  if (!parsed.ok()) {
+    return proto::Invalid(place, parsed.ToString(), "a motet.lock", hint);
+  }
+  const std::vector<std::string> problems = Problems(lock);
+  if (!problems.empty()) {
+    return proto::Invalid(place, absl::StrJoin(problems, ", "),
+                          "a complete motet.lock", hint);
+  }
+  return lock;
+}
+
+}  // namespace motet::assemble

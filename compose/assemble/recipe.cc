@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// TOML in, Recipe out. Keys are one table a section: parsing, the check for
+// unknown keys and the list in the error message all walk it. Every problem
+// of a recipe is told at once, each with its line.
+#include "compose/assemble/recipe.h"
+
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "proto/error.h"
+#include "proto/identity.h"
+#include "proto/limits.h"
+#include "toml++/toml.h"
+
+namespace motet::assemble {
+namespace {
+
+// Takes one value; returns what was wanted when it does not fit.
+using Take = std::function<std::string(const toml::node&)>;
+struct Key {
+  std::string name;
+  Take take;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::string where) : where_(std::move(where)) {}
+
+  void Section(const toml::table& table, const std::string& prefix,
+               const std::vector<Key>& keys) {
+    for (const auto& [key, node] : table) {
+      const std::string name(key.str());
+      const Key* known = nullptr;
+      for (const Key& k : keys) {
+        if (k.name == name) known = &k;
+      }
+      if (known == nullptr) {
+        std::vector<std::string> names;
+        for (const Key& k : keys) names.push_back(k.name);
+        Problem(node, absl::StrCat("an unknown key \"", prefix, name, "\""),
+                absl::StrCat("one of ", absl::StrJoin(names, ", ")),
+                "correct its spelling or remove it");
+        continue;
+      }
+      const std::string want = known->take(node);
+      if (!want.empty()) {
+        Problem(node, absl::StrCat("a value of \"", prefix, name,
+                                   "\" that does not fit"),
+                want);
+      }
+    }
+  }
+
+  void Problem(const toml::node& node, const std::string& got,
+               const std::string& want, const std::string& hint = "") {
+    problems_.push_back(std::string(
+        proto::Invalid(absl::StrCat("recipe ", where_, " line ",
+                                    node.source().begin.line),
+                       got, want, hint)
+            .message()));
+  }
+  void Missing(const std::string& key, const std::string& example) {
+    problems_.push_back(std::string(
+        proto::Invalid(absl::StrCat("recipe ", where_),
+                       absl::StrCat("no key \"", key, "\""), example)
+            .message()));
+  }
+  absl::Status status() const {
+    if (problems_.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrJoin(problems_, "\n"));
+  }
+
+ private:
+  std::string where_;
+  std::vector<std::string> problems_;
+};
+
+// "owner/name" or "owner/name@version"; anything else is refused here, so
+// that no later step looks for it.
+bool IsExpertId(const std::string& id) {
+  if (static_cast<int64_t>(id.size()) > proto::kMaxIdLength) return false;
+  const std::vector<std::string> at = absl::StrSplit(id, '@');
+  const std::vector<std::string> parts = absl::StrSplit(at[0], '/');
+  return at.size() <= 2 && parts.size() == 2 &&
+         proto::CheckName("owner", parts[0]).ok() &&
+         proto::CheckName("name", parts[1]).ok() &&
+         (at.size() == 1 || !at[1].empty());
+}
+
+std::string TakeExperts(const toml::node& node,
+                        std::vector<std::string>& experts) {
+  const std::string want =
+      "a list of experts as \"owner/name@version\" or \"owner/name\" (newest)";
+  const toml::array* list = node.as_array();
+  if (list == nullptr) return want;
+  for (const toml::node& item : *list) {
+    const auto id = item.value_exact<std::string>();
+    if (!id) return want;
+    if (!IsExpertId(*id)) return absl::StrCat(want, ", not \"", *id, "\"");
+    experts.push_back(*id);
+  }
+  return "";
+}
+
+Take OneOf(std::string& to, std::vector<std::string> choices) {
+  return [&to, choices = std::move(choices)](const toml::node& node) {
+    const auto text = node.value_exact<std::string>();
+    for (const std::string& choice : choices) {
+      if (text == choice) {
+        to = choice;
+        return std::string();
+      }
+    }
+    return absl::StrCat("\"", absl::StrJoin(choices, "\" or \""), "\"");
+  };
+}
+
+}  // namespace
+
+absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
+                                   const std::string& where) {
+  if (static_cast<int64_t>(toml.size()) > proto::kMaxRecipeBytes) {
+    return proto::Invalid(absl::StrCat("recipe ", where),
+                          absl::StrCat(toml.size(), " bytes"),
+                          absl::StrCat("at most ", proto::kMaxRecipeBytes));
+  }
+  toml::table table;
+  try {
+    table = toml::parse(std::string_view(toml));
+  } catch (const toml::parse_error& error) {
+    return proto::Invalid(
+        absl::StrCat("recipe ", where, " line ", error.source().begin.line),
+        std::string(error.description()), "TOML",
+        "see docs/composition.md for an example");
+  }
+
+  Recipe recipe;
+  Reader reader(where);
+  const std::vector<Key> router = {
+      {"kind", OneOf(recipe.router.kind, {"anchored", "topk"})},
+      {"k",
+       [&](const toml::node& node) -> std::string {
+         const auto k = node.value_exact<int64_t>();
+         if (!k || *k < 1 || *k > 64) return "a whole number from 1 to 64";
+         recipe.router.k = static_cast<int>(*k);
+         return "";
+       }},
+      {"smoothing",
+       [&](const toml::node& node) -> std::string {
+         const auto a = node.value<double>();
+         if (!a || !(*a >= 0 && *a < 1)) return "a number from 0 to below 1";
+         recipe.router.smoothing = *a;
+         return "";
+       }},
+      {"gate",
+       [&](const toml::node& node) -> std::string {
+         const auto gate = node.value_exact<bool>();
+         if (!gate) return "true or false";
+         recipe.router.gate = *gate;
+         return "";
+       }},
+  };
+  const std::vector<Key> top = {
+      {"name",
+       [&](const toml::node& node) -> std::string {
+         const auto name = node.value_exact<std::string>();
+         if (!name || !proto::CheckName("name", *name).ok()) {
+           return "at most 63 of a-z, 0-9, '.' and '-', first and last a "
+                  "letter or digit";
+         }
+         recipe.name = *name;
+         return "";
+       }},
+      {"method", OneOf(recipe.method, {"flexolmo"})},
+      {"experts",
+       [&](const toml::node& node) {
+         return TakeExperts(node, recipe.experts);
+       }},
+      {"router",
+       [&](const toml::node& node) -> std::string {
+         const toml::table* section = node.as_table();
+         if (section == nullptr) return "a section [router]";
+         reader.Section(*section, "router.", router);
+         return "";
+       }},
+  };
+  reader.Section(table, "", top);
+  if (!table.contains("name")) {
+    reader.Missing("name", "name = \"demo\", the composition's name");
+  }
+  if (!table.contains("experts")) {
+    reader.Missing("experts", "experts = [\"owner/name@version\", ...]");
+  }
+  MOTET_RETURN_IF_ERROR(reader.status());
+  return recipe;
+}
+
+}  // namespace motet::assemble

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// A plan lists everything that does not fit, and says what a composition
+// comes to.
+#include "absl/strings/str_join.h"
+#include "gmock/gmock.h"
+#include "tests/compose/assemble/tiny.h"
+
+namespace motet::assemble {
+namespace {
+
+using testing::Contains;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+class PlanTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { federation_ = new TinyFederation; }
+  static void TearDownTestSuite() { delete federation_; }
+  const TinyFederation& f() { return *federation_; }
+  static TinyFederation* federation_;
+};
+TinyFederation* PlanTest::federation_ = nullptr;
+
+TEST_F(PlanTest, GoodRecipe) {
+  const Plan plan =
+      MakePlan(f().RecipeFor(f().experts()), f().base(), f().experts());
+  EXPECT_THAT(plan.problems, IsEmpty());
+  EXPECT_EQ(plan.lock.exclusion(), "exact");
+  EXPECT_EQ(plan.lock.router().kind(), "anchored");
+  EXPECT_EQ(plan.lock.router().rows(), "trained");
+  EXPECT_FALSE(plan.lock.router().renormalise());
+  ASSERT_EQ(plan.lock.experts_size(), 4);
+  EXPECT_EQ(plan.lock.experts(1).log_index(), 2u);
+  EXPECT_EQ(plan.lock.base().manifest_sha256(), f().base().manifest_sha256);
+  EXPECT_THAT(plan.notes, Contains(HasSubstr("exclusion: exact")));
+  EXPECT_THAT(plan.notes,
+              Contains("legal.example/legal@1.0.0 may not serve purpose "
+                       "advertising: the gate will exclude it there"));
+}
+
+TEST_F(PlanTest, CountsWhatTheModelHas) {
+  const Plan plan =
+      MakePlan(f().RecipeFor(f().experts()), f().base(), f().experts());
+  const int64_t layers = 2, width = 16;
+  const int64_t base = model::CountParameters(f().config());
+  const int64_t ffns = layers * 3 * width * (24 + 24 + 40 + 16);
+  const int64_t rows = layers * 4 * width;
+  EXPECT_EQ(plan.parameters, base + ffns + rows);
+  // Anchored: the base's FFN and the widest other.
+  EXPECT_EQ(plan.active_parameters, base + layers * 3 * width * 40 + rows);
+  EXPECT_GT(plan.referenced_bytes, 4 * plan.parameters);
+  EXPECT_EQ(plan.new_bytes,
+            static_cast<int64_t>(WriteLock(plan.lock).size()));
+}
+
+TEST_F(PlanTest, AllProblemsAtOnce) {
+  std::vector<Part> parts = f().Experts({0, 1, 2, 3, 0});
+  parts[0].manifest.mutable_base()->set_manifest_sha256(std::string(64, 'a'));
+  parts[0].manifest.mutable_base()->set_tokenizer_sha256(std::string(64, 'b'));
+  parts[1].revoked = true;
+  parts[1].manifest.mutable_domain()->clear_anchored();
+  parts[2].manifest.set_frozen_sha256(std::string(64, 'c'));
+  parts[2].manifest.mutable_model()->set_width(32);
+  parts[3].manifest.set_kind("dense");
+  Recipe recipe = f().RecipeFor(parts);
+  recipe.router.smoothing = 0.9;
+  recipe.experts[2] = "other.example/other";
+  const Plan plan = MakePlan(recipe, f().base(), parts);
+  const std::string all = absl::StrJoin(plan.problems, "\n");
+  for (const char* part :
+       {"want the base's", "got tokenizer bbbb", "revoked",
+        "no statistics for anchored routing", "frozen tensors cccc",
+        "got width 32", "got kind \"dense\"", "router.smoothing 0.9",
+        "want other.example/other", "code.example/code twice"}) {
+    EXPECT_THAT(all, HasSubstr(part));
+  }
+}
+
+TEST_F(PlanTest, SmoothingMattersOnlyToTheGate) {
+  Recipe recipe = f().RecipeFor(f().experts());
+  recipe.router.smoothing = 0;
+  recipe.router.gate = false;
+  EXPECT_THAT(MakePlan(recipe, f().base(), f().experts()).problems,
+              IsEmpty());
+}
+
+TEST_F(PlanTest, TopKNeedsEnoughExperts) {
+  Recipe recipe = f().RecipeFor(f().experts(), "topk");
+  recipe.router.k = 5;
+  EXPECT_THAT(MakePlan(recipe, f().base(), f().experts()).problems,
+              IsEmpty());
+  recipe.router.k = 6;
+  EXPECT_THAT(MakePlan(recipe, f().base(), f().experts()).problems,
+              Contains(HasSubstr("router.k = 6, want at most 5")));
+}
+
+TEST_F(PlanTest, MoreExpertsThanAMaskHolds) {
+  std::vector<Part> parts(64, f().experts()[0]);
+  const Plan plan = MakePlan(f().RecipeFor(parts), f().base(), parts);
+  EXPECT_THAT(plan.problems, Contains(HasSubstr("want at most 63")));
+}
+
+TEST_F(PlanTest, ABaseAloneIsAComposition) {
+  const Plan plan = MakePlan(f().RecipeFor({}), f().base(), {});
+  EXPECT_THAT(plan.problems, IsEmpty());
+  EXPECT_THAT(MakePlan(f().RecipeFor({}), f().experts()[0], {}).problems,
+              Not(IsEmpty()));
+}
+
+TEST_F(PlanTest, LockIsDeterministicAndReadsBack) {
+  const Recipe recipe = f().RecipeFor(f().experts());
+  const Plan a = MakePlan(recipe, f().base(), f().experts());
+  const Plan b = MakePlan(recipe, f().base(), f().experts());
+  const std::string text = WriteLock(a.lock);
+  EXPECT_EQ(text, WriteLock(b.lock));
+  const auto read = ParseLock(text, "motet.lock");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(WriteLock(*read), text);
+  // Every field is written, also those at their default.
+  EXPECT_THAT(text, HasSubstr("\"schema_version\": 1"));
+  EXPECT_THAT(text, HasSubstr("\"smoothing\": 0.8,"));
+  EXPECT_THAT(text, HasSubstr("\"not_before\": \"\""));
+}
+
+TEST_F(PlanTest, BadLocksAreRefusedWithAllReasons) {
+  v1::CompositionLock lock =
+      MakePlan(f().RecipeFor(f().experts()), f().base(), f().experts()).lock;
+  lock.set_schema_version(2);
+  lock.mutable_base()->set_weights_sha256("zz");
+  lock.mutable_router()->set_kind("best");
+  *lock.add_experts() = lock.experts(0);
+  lock.set_exclusion("mostly");
+  const auto read = ParseLock(WriteLock(lock), "x/motet.lock");
+  ASSERT_FALSE(read.ok());
+  for (const char* part :
+       {"x/motet.lock", "schema_version", "base.weights_sha256", "router.kind",
+        "each once", "exclusion"}) {
+    EXPECT_THAT(std::string(read.status().message()), HasSubstr(part));
+  }
+  EXPECT_FALSE(ParseLock("{", "x").ok());
+  EXPECT_FALSE(ParseLock("{\"unknown\": 1}", "x").ok());
+}
+
+}  // namespace
+}  // namespace motet::assemble

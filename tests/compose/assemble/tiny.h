@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+// A whole federation in a temporary folder: a random tiny base and experts as
+// real signed packages, for the tests of assemble and measure. Header-only,
+// so that both folders' programs can include it.
+#pragma once
+
+#include <stdlib.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "compose/assemble/composition.h"
+#include "compose/model/tokenizer.h"
+#include "compose/package/package_folder.h"
+#include "gtest/gtest.h"
+#include "proto/files.h"
+#include "proto/identity.h"
+
+namespace motet::assemble {
+
+inline std::string FreshFolder(const std::string& name) {
+  std::string path = absl::StrCat(testing::TempDir(), name, "XXXXXX");
+  EXPECT_NE(mkdtemp(path.data()), nullptr);
+  return path;
+}
+
+struct TinyOptions {
+  model::Block block = model::Block::kPostNorm;
+  int experts = 4;
+  // FFN width of each expert; the base's is 24.
+  std::vector<int64_t> widths = {24, 24, 40, 16};
+  double smoothing = 0.8;
+  uint64_t seed = 3;
+};
+
+class TinyFederation {
+ public:
+  explicit TinyFederation(const TinyOptions& options = {})
+      : options_(options), random_(options.seed) {
+    folder_ = FreshFolder("tiny");
+    authority_ = *proto::MakeAuthority("choir");
+    // Sizes so small are faster on one thread, more so beside other tests.
+    math::SetThreads(1);
+    model::TokenizerTrainOptions train;
+    train.vocabulary = 290;
+    tokenizer_json_ = *model::TrainTokenizer(Documents(), train);
+    MakeBase();
+    for (int e = 0; e < options.experts; ++e) MakeExpert(e);
+  }
+
+  static std::vector<std::string> Documents() {
+    return {"int main() { return 0; } // the smallest program\n",
+            "The licensee may copy and distribute the work under terms.\n",
+            "Use the option -v to print more, and -q to print less.\n",
+            "A choir of voices sings, and any voice can be silent.\n"};
+  }
+  static const char* Domain(int e) {
+    static const char* const kDomains[] = {"code", "legal", "manual",
+                                           "health"};
+    return kDomains[e % 4];
+  }
+
+  const model::ModelConfig& config() const { return config_; }
+  const std::string& authority_pem() const {
+    return authority_.certificate_pem;
+  }
+  const Part& base() const { return base_; }
+  const std::vector<Part>& experts() const { return experts_; }
+  std::vector<Part> Experts(const std::vector<int>& which) const {
+    std::vector<Part> parts;
+    for (const int e : which) parts.push_back(experts_[e]);
+    return parts;
+  }
+  static Recipe RecipeFor(const std::vector<Part>& parts,
+                          const std::string& router = "anchored") {
+    Recipe recipe;
+    recipe.name = "demo";
+    for (const Part& part : parts) recipe.experts.push_back(part.manifest.id());
+    recipe.router.kind = router;
+    return recipe;
+  }
+  // The lock over all experts, which must fit.
+  v1::CompositionLock Lock(const std::string& router = "anchored") const {
+    const Plan plan = MakePlan(RecipeFor(experts_, router), base_, experts_);
+    for (const auto& problem : plan.problems) ADD_FAILURE() << problem;
+    return plan.lock;
+  }
+  PackageFolder FolderOf() const {
+    auto folders = folders_;
+    return [folders](const std::string& sha256)
+               -> absl::StatusOr<std::string> {
+      const auto it = folders.find(sha256);
+      if (it == folders.end()) return absl::NotFoundError(sha256);
+      return it->second;
+    };
+  }
+  std::unique_ptr<Composition> Load(const v1::CompositionLock& lock,
+                                    const LoadOptions& options = {}) const {
+    auto composition = LoadComposition(lock, FolderOf(), options);
+    EXPECT_TRUE(composition.ok()) << composition.status();
+    return composition.ok() ? *std::move(composition) : nullptr;
+  }
+  std::vector<int32_t> Ids(int n, uint64_t seed = 7) const {
+    std::mt19937_64 random(seed);
+    std::vector<int32_t> ids;
+    for (int i = 0; i < n; ++i) {
+      ids.push_back(static_cast<int32_t>(random() % config_.vocabulary));
+    }
+    return ids;
+  }
+
+ private:
+  math::Tensor Random(const math::Shape& shape, double scale,
+                      double mean = 0) {
+    std::normal_distribution<double> normal(mean, scale);
+    numbers_.push_back(std::make_unique<std::vector<float>>(shape.size()));
+    for (float& x : *numbers_.back()) x = static_cast<float>(normal(random_));
+    return {numbers_.back()->data(), math::DType::kF32, math::Device::kCpu,
+            shape};
+  }
+
+  struct Signer {
+    std::string private_pem, certificate_pem;
+  };
+  Signer Sign(const proto::SpiffeId& id) {
+    const proto::KeyPair key = *proto::MakeKey();
+    const std::string request = *proto::MakeRequest(key.private_pem, id);
+    return {key.private_pem,
+            *proto::Issue(authority_, request,
+                          proto::InspectRequest(request)->fingerprint)};
+  }
+
+  void SetShape(v1::ModelShape& shape, int64_t ffn_width) {
+    shape.set_block(config_.block == model::Block::kPostNorm ? "olmo2"
+                                                             : "llama");
+    shape.set_layers(static_cast<uint32_t>(config_.layers));
+    shape.set_width(static_cast<uint32_t>(config_.width));
+    shape.set_ffn_width(static_cast<uint32_t>(ffn_width));
+    shape.set_vocabulary(static_cast<uint32_t>(config_.vocabulary));
+  }
+
+  Part Build(const std::string& name, const package::PackageContent& content,
+             const Signer& signer) {
+    const std::string folder = folder_ + "/" + name;
+    const absl::Status built = package::BuildPackage(
+        folder, content, signer.private_pem, signer.certificate_pem);
+    EXPECT_TRUE(built.ok()) << built;
+    auto opened = package::OpenPackage(folder, authority_.certificate_pem);
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    Part part;
+    part.folder = folder;
+    part.manifest = opened->manifest;
+    part.manifest_sha256 = opened->manifest_sha256;
+    part.log_index = folders_.size();
+    folders_[part.manifest_sha256] = folder;
+    return part;
+  }
+
+  void MakeBase() {
+    config_.block = options_.block;
+    config_.vocabulary = (*model::Tokenizer::Parse(tokenizer_json_))
+                             ->vocabulary();
+    config_.width = 16;
+    config_.layers = 2;
+    config_.heads = 2;
+    config_.kv_heads = options_.block == model::Block::kPostNorm ? 2 : 1;
+    config_.head_dim = 8;
+    config_.ffn_width = 24;
+    config_.max_positions = 256;
+    const int64_t width = config_.width;
+
+    package::PackageContent content;
+    v1::ExpertManifest& m = content.manifest;
+    m.set_id("choir/base@1.0.0");
+    m.set_kind("base");
+    m.set_title("Public base");
+    SetShape(*m.mutable_model(), config_.ffn_width);
+    m.mutable_domain()->set_domain("public");
+    m.mutable_training()->set_method("dense");
+    model::ModelWeights weights;
+    model::VisitWeights(config_, weights,
+                        [&](const std::string& name, const math::Shape& shape,
+                            math::Tensor&) {
+                          const bool norm = shape.rank == 1;
+                          content.weights.push_back(
+                              {name, Random(shape, norm ? 0.1 : 0.3,
+                                            norm ? 1.0 : 0.0)});
+                        });
+    content.files["config.json"] = model::WriteConfig(config_);
+    content.files["tokenizer.json"] = tokenizer_json_;
+    content.files["public.jsonl"] = "{\"text\": \"public text\"}\n";
+    std::vector<package::NamedTensor> anchor;
+    for (int64_t l = 0; l < config_.layers; ++l) {
+      const std::string layer = absl::StrCat("layers.", l, ".");
+      // Symmetric and positive, as an inverse covariance is.
+      const math::Tensor a = Random({width, width}, 0.5);
+      math::Tensor p = Random({width, width}, 0);
+      for (int64_t i = 0; i < width; ++i) {
+        for (int64_t j = 0; j < width; ++j) {
+          double sum = i == j ? 0.5 : 0;
+          for (int64_t k = 0; k < width; ++k) {
+            sum += double{a.f32()[i * width + k]} * a.f32()[j * width + k] /
+                   static_cast<double>(width);
+          }
+          p.f32()[i * width + j] = static_cast<float>(sum);
+        }
+      }
+      anchor.push_back({layer + "mean", Random({width}, 0.3)});
+      anchor.push_back({layer + "covariance", p});
+      anchor.push_back({layer + "precision", p});
+    }
+    const std::string path = folder_ + "/anchor.safetensors";
+    EXPECT_TRUE(package::WriteSafetensors(path, anchor).ok());
+    content.files["anchor.safetensors"] = *proto::ReadFile(path, 1 << 20);
+    content.readme = "# base\n";
+    base_ = Build("base", content, Sign({"choir", "coordinator", "", "main"}));
+  }
+
+  void MakeExpert(int e) {
+    const std::string domain = Domain(e);
+    const std::string owner = domain + ".example";
+    const int64_t width = config_.width;
+    const int64_t ffn = options_.widths[e % options_.widths.size()];
+    package::PackageContent content;
+    v1::ExpertManifest& m = content.manifest;
+    m.set_id(absl::StrCat(owner, "/", domain, "@1.0.", e / 4));
+    m.set_kind("ffn");
+    m.set_title(domain);
+    v1::BaseReference& reference = *m.mutable_base();
+    reference.set_id(base_.manifest.id());
+    reference.set_manifest_sha256(base_.manifest_sha256);
+    for (const v1::FileDigest& file : base_.manifest.files()) {
+      if (file.path() == "weights.safetensors") {
+        reference.set_weights_sha256(file.sha256());
+      }
+      if (file.path() == "tokenizer.json") {
+        reference.set_tokenizer_sha256(file.sha256());
+      }
+    }
+    SetShape(*m.mutable_model(), ffn);
+    m.set_frozen_sha256(package::FrozenDigest(base_.manifest));
+    m.mutable_domain()->set_domain(domain);
+    m.mutable_domain()->set_documents(10);
+    v1::AnchoredStatistics& a = *m.mutable_domain()->mutable_anchored();
+    a.set_smoothing(options_.smoothing);
+    a.set_gate_quantile(0.97);
+    m.mutable_training()->set_method("flexolmo");
+    m.mutable_licence()->set_spdx("CC-BY-4.0");
+    if (domain == "legal") {
+      m.mutable_licence()->add_forbidden_purposes("advertising");
+    }
+    std::normal_distribution<double> normal(0, 0.2);
+    for (int64_t l = 0; l < config_.layers; ++l) {
+      v1::LayerStatistics& s = *a.add_layers();
+      for (int64_t c = 0; c < width; ++c) {
+        s.add_base_mean(static_cast<float>(normal(random_)));
+        s.add_pair_mean(s.base_mean(static_cast<int>(c)) * 0.5f);
+      }
+      s.set_threshold(10.0f);  // passes some tokens, refuses others
+      const std::string layer = absl::StrCat("layers.", l, ".");
+      content.weights.push_back(
+          {layer + "mlp.gate_proj.weight", Random({ffn, width}, 0.3)});
+      content.weights.push_back(
+          {layer + "mlp.up_proj.weight", Random({ffn, width}, 0.3)});
+      content.weights.push_back(
+          {layer + "mlp.down_proj.weight", Random({width, ffn}, 0.3)});
+      content.weights.push_back({layer + "router.row", Random({width}, 0.5)});
+      content.weights.push_back({layer + "router.bias", Random({1}, 1)});
+    }
+    content.readme = "# " + domain + "\n";
+    experts_.push_back(Build(absl::StrCat("expert", e), content,
+                             Sign({"choir", "node", owner, "one"})));
+  }
+
+  TinyOptions options_;
+  std::mt19937_64 random_;
+  std::string folder_;
+  proto::Authority authority_;
+  std::string tokenizer_json_;
+  model::ModelConfig config_;
+  Part base_;
+  std::vector<Part> experts_;
+  std::map<std::string, std::string> folders_;
+  std::vector<std::unique_ptr<std::vector<float>>> numbers_;
+};
+
+// Logits [n,V] of ids.
+inline std::vector<float> LogitsOf(const model::Decoder& decoder,
+                                   const std::vector<int32_t>& ids,
+                                   math::ExpertMask allowed) {
+  math::Arena arena;
+  math::Exec exec(math::Cpu(), arena, math::Product::kExact);
+  const model::SequenceInput inputs[] = {{ids, nullptr, allowed}};
+  const model::Batch batch(inputs);
+  const math::Tensor logits =
+      decoder.Logits(exec, decoder.Forward(exec, batch));
+  return {logits.f32(), logits.f32() + logits.size()};
+}
+
+}  // namespace motet::assemble

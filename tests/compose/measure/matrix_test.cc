@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/measure/matrix.h"
+
+#include <cmath>
+#include <stack>
+
+#include "compose/measure/perplexity.h"
+#include "gmock/gmock.h"
+#include "nlohmann/json.hpp"
+#include "tests/compose/assemble/tiny.h"
+
+namespace motet::measure {
+namespace {
+
+using assemble::TinyFederation;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::vector<Domain> Domains() {
+  std::vector<Domain> domains;
+  const auto texts = TinyFederation::Documents();
+  const char* names[] = {"code", "legal", "manual", "public & <other>"};
+  for (int d = 0; d < 4; ++d) {
+    domains.push_back({names[d], std::vector<std::string>(4, texts[d])});
+  }
+  return domains;
+}
+
+// Every element closed in order, attributes quoted, no stray & or <: enough
+// of XML for a file that we write ourselves.
+bool WellFormed(const std::string& xml) {
+  std::stack<std::string> open;
+  for (size_t i = 0; i < xml.size(); ++i) {
+    if (xml[i] == '&') {
+      const size_t end = xml.find(';', i);
+      if (end == std::string::npos || end - i > 6) return false;
+    }
+    if (xml[i] != '<') continue;
+    const size_t end = xml.find('>', i);
+    if (end == std::string::npos) return false;
+    const std::string tag = xml.substr(i + 1, end - i - 1);
+    if (tag.find('<') != std::string::npos) return false;
+    if (std::count(tag.begin(), tag.end(), '"') % 2 != 0) return false;
+    const std::string name = tag.substr(0, tag.find_first_of(" /", 1));
+    if (tag[0] == '/') {
+      if (open.empty() || "/" + open.top() != tag) return false;
+      open.pop();
+    } else if (tag.back() != '/') {
+      open.push(name);
+    }
+    i = end;
+  }
+  return open.empty();
+}
+
+class MatrixTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(MatrixTest, RowsAreWhatTheySay) {
+  const TinyFederation federation;
+  const v1::CompositionLock lock = federation.Lock(GetParam());
+  const auto composition = federation.Load(lock);
+  MatrixOptions options;
+  options.window = 20;
+  double last = 0;
+  options.progress = [&](double fraction, const std::string&) {
+    EXPECT_GE(fraction, last);
+    last = fraction;
+  };
+  const auto domains = Domains();
+  const auto matrix = MeasureMatrix(*composition, domains, options);
+  ASSERT_TRUE(matrix.ok()) << matrix.status();
+  EXPECT_DOUBLE_EQ(last, 1.0);
+  EXPECT_THAT(matrix->models,
+              ElementsAre("base", "base + code", "base + legal",
+                          "base + manual", "base + health", "composition",
+                          "without code", "without legal", "without manual",
+                          "without health"));
+  EXPECT_THAT(matrix->is_owners, ElementsAre(true, true, true, false));
+  ASSERT_EQ(matrix->values.size(), 10u);
+
+  // Each row again, from a composition that was built for it.
+  const auto perplexity = [&](const assemble::Composition& c, size_t d) {
+    const learn::TokenWindows windows(
+        c.tokenizer(), domains[d].documents,
+        c.tokenizer().IdOf("<|endoftext|>"), 20);
+    return ScoreWindows(*c.decoder, windows)->Perplexity();
+  };
+  const auto built = [&](std::vector<int> only, const std::string& router) {
+    assemble::LoadOptions load;
+    load.all = false;
+    load.only = std::move(only);
+    load.router = router;
+    return federation.Load(lock, load);
+  };
+  for (size_t d = 0; d < domains.size(); ++d) {
+    EXPECT_EQ(matrix->values[0][d], perplexity(*built({}, ""), d));
+    EXPECT_EQ(matrix->values[2][d], perplexity(*built({2}, "topk"), d));
+    EXPECT_EQ(matrix->values[5][d], perplexity(*composition, d));
+    EXPECT_EQ(matrix->values[8][d], perplexity(*built({1, 2, 4}, ""), d));
+  }
+  const auto& row = matrix->values[5];
+  EXPECT_NEAR(matrix->all[5],
+              std::pow(row[0] * row[1] * row[2] * row[3], 0.25), 1e-6);
+  EXPECT_NEAR(matrix->owners[5], std::cbrt(row[0] * row[1] * row[2]), 1e-6);
+}
+
+INSTANTIATE_TEST_SUITE_P(Routers, MatrixTest,
+                         testing::Values("anchored", "topk"),
+                         [](const auto& info) { return info.param; });
+
+TEST(MatrixErrorsTest, SayWhatIsWrong) {
+  const TinyFederation federation;
+  const auto composition = federation.Load(federation.Lock());
+  MatrixOptions options;
+  options.window = 20;
+  EXPECT_FALSE(MeasureMatrix(*composition, {}, options).ok());
+  auto domains = Domains();
+  domains[1].name = "code";
+  EXPECT_THAT(std::string(MeasureMatrix(*composition, domains, options)
+                              .status()
+                              .message()),
+              HasSubstr("code twice"));
+  domains = Domains();
+  domains[2].documents = {"short"};
+  EXPECT_THAT(std::string(MeasureMatrix(*composition, domains, options)
+                              .status()
+                              .message()),
+              HasSubstr("domain manual"));
+}
+
+TEST(MatrixOutputTest, JsonAndSvg) {
+  Matrix m;
+  m.composition = "demo";
+  m.router = "anchored";
+  m.window = 128;
+  m.models = {"base", "base + code", "composition", "without code"};
+  m.domains = {"code", "other & <b>"};
+  m.is_owners = {true, false};
+  m.scored_tokens = {127, 254};
+  m.values = {{40, 50}, {22, 60}, {21.5, 50.5}, {41, 50}};
+  m.owners = {40, 22, 21.5, 41};
+  m.all = {44.7, 36.3, 32.9, 45.3};
+  const auto json = nlohmann::json::parse(MatrixJson(m));
+  EXPECT_EQ(json["models"].size(), 4u);
+  EXPECT_EQ(json["domains"].size(), 2u);
+  EXPECT_EQ(json["values"][2][1], 50.5);
+  EXPECT_EQ(json["means"]["all"][2], 32.9);
+  const std::string svg = MatrixSvg(m);
+  EXPECT_TRUE(WellFormed(svg)) << svg;
+  for (const char* part : {"without code", "other &amp;", "21.5", "50.5",
+                           "anchored", "windows of 128"}) {
+    EXPECT_THAT(svg, HasSubstr(part));
+  }
+  // Nothing is fetched from outside.
+  EXPECT_EQ(svg.find("href"), std::string::npos);
+  EXPECT_FALSE(WellFormed(svg.substr(0, svg.size() / 2)));
+}
+
+}  // namespace
+}  // namespace motet::measure
