@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "node/expert_package.h"
 
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -152,6 +154,8 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
       proto::ReadFile(settings.Path("ca.pem"), proto::kMaxCertificateBytes));
   // Built and checked beside its place: a package/ that exists is good.
   const std::string built = job_folder + "/package.partial";
+  std::error_code error;
+  std::filesystem::remove_all(built, error);
   MOTET_RETURN_IF_ERROR(
       package::BuildPackage(built, content, key, certificate));
   MOTET_ASSIGN_OR_RETURN(package::OpenedPackage opened,

@@ -22,7 +22,7 @@ absl::StatusOr<OwnerDecision> LoadDecision(const std::string& path);
 
 // Removes checkpoints and the built package, so that a job starts afresh.
 absl::Status RemoveResults(const std::string& folder);
-// Removes what a killed process left half-written.
+// Removes what a killed process left half-written. Not while one writes.
 absl::Status RemoveLeftovers(const std::string& folder);
 
 }  // namespace motet::node

@@ -177,6 +177,7 @@ absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(
   std::unique_ptr<JobStore> store(new JobStore(dir));
   for (JobRecord& r : records) {
     const std::string id = r.plan.id();
+    MOTET_RETURN_IF_ERROR(RemoveLeftovers(store->JobPath(id)));
     store->jobs_.emplace(id, std::move(r));
   }
   return store;

@@ -15,7 +15,6 @@
 #include "node/base_store.h"
 #include "node/corpus_store.h"
 #include "node/expert_package.h"
-#include "node/job_files.h"
 #include "node/plan_check.h"
 #include "node/policy.h"
 #include "node/progress.h"
@@ -147,7 +146,6 @@ absl::Status Runner::Train(const JobRecord& job) {
   JobStore& jobs = *context_.jobs;
   // What would stop the job at its end should stop it at its beginning.
   stage_ = Stage::kCorpus;
-  MOTET_RETURN_IF_ERROR(RemoveLeftovers(jobs.JobPath(id)));
   MOTET_ASSIGN_OR_RETURN(Policy policy, LoadPolicy(settings.dir));
   MOTET_ASSIGN_OR_RETURN(Corpus corpus,
                          LoadCorpus(settings, policy.min_documents));
