@@ -36,7 +36,7 @@ struct OwnerLayer {
   float threshold = 0;           // tau_e
 };
 struct OwnerStatisticsOptions {
-  int64_t max_tokens = 65536;
+  int64_t max_tokens = 32768;
   double smoothing = 0.8;
   double quantile = 0.97;
   int64_t skip_positions = 8;
