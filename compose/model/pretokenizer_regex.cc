@@ -36,11 +36,19 @@ constexpr absl::string_view kLaterLetters =
     R"(\x{16D40}-\x{16D6C}\x{18CFF}\x{1B132}\x{1B155}\x{1DF25}-\x{1DF2A})"
     R"(\x{1E030}-\x{1E06D}\x{1E4D0}-\x{1E4EB}\x{1E5D0}-\x{1E5ED}\x{1E5F0})"
     R"(\x{2B739}\x{2EBF0}-\x{2EE5D}\x{31350}-\x{323AF})";
-constexpr absl::string_view kLaterNumbers =
+constexpr absl::string_view kLaterDigits =
     R"(\x{10D40}-\x{10D49}\x{116D0}-\x{116E3}\x{11BF0}-\x{11BF9})"
     R"(\x{11F50}-\x{11F59}\x{16130}-\x{16139}\x{16D70}-\x{16D79})"
-    R"(\x{1CCF0}-\x{1CCF9}\x{1D2C0}-\x{1D2D3}\x{1E4F0}-\x{1E4F9})"
-    R"(\x{1E5F1}-\x{1E5FA})";
+    R"(\x{1CCF0}-\x{1CCF9}\x{1E4F0}-\x{1E4F9}\x{1E5F1}-\x{1E5FA})";
+constexpr absl::string_view kLaterOtherNumbers = R"(\x{1D2C0}-\x{1D2D3})";
+
+std::string LaterMembers(absl::string_view category) {
+  if (category == "L") return std::string(kLaterLetters);
+  if (category == "Nd") return std::string(kLaterDigits);
+  if (category == "No") return std::string(kLaterOtherNumbers);
+  if (category == "N") return absl::StrCat(kLaterDigits, kLaterOtherNumbers);
+  return "";
+}
 
 // Walks an Oniguruma pattern and writes PCRE2's.
 class Translator {
@@ -135,6 +143,7 @@ class Translator {
         return absl::OkStatus();
       case 'd':
       case 'D':
+        return Category("Nd", c == 'D', 2);
       case 'n':
       case 'r':
       case 't':
@@ -177,24 +186,25 @@ class Translator {
     if (!kCategories->contains(name)) {
       return Refuse(absl::StrCat("\\p{", name.substr(0, 20), "}"));
     }
-    const size_t at_begin = at_;
-    at_ = close + 1;
-    const absl::string_view later = name == "L"   ? kLaterLetters
-                                    : name == "N" ? kLaterNumbers
-                                                  : "";
+    return Category(name, negated, close + 1 - at_);
+  }
+
+  // Writes a general category in place of the next n bytes.
+  absl::Status Category(absl::string_view name, bool negated, size_t n) {
     const std::string plain = absl::StrCat("\\p{", name, "}");
-    if (in_class_) {
-      if (at_begin > class_start_ + 1 && from_[at_begin - 1] == '-' &&
-          from_[at_begin - 2] != '\\') {
-        return Refuse("a range that ends in \\p");
-      }
-      // A negated property cannot lose members inside a class: the later
+    const std::string later = LaterMembers(name);
+    if (!in_class_) {
+      absl::StrAppend(&to_, negated ? "[^" : "[", plain, later, "]");
+    } else if (at_ > class_start_ + 1 && from_[at_ - 1] == '-' &&
+               from_[at_ - 2] != '\\') {
+      return Refuse("a range that ends in a category");
+    } else {
+      // A negated category cannot lose members inside a class: the later
       // characters are then taken as PCRE2 knows them.
       absl::StrAppend(&to_, negated ? absl::StrCat("\\P{", name, "}")
                                     : absl::StrCat(later, plain));
-    } else {
-      absl::StrAppend(&to_, negated ? "[^" : "[", plain, later, "]");
     }
+    at_ += n;
     return absl::OkStatus();
   }
 

@@ -99,7 +99,9 @@ void AddedTokens::Split(absl::string_view text,
     if (done < begin) between(text.substr(done, begin - done));
     token(t.id);
     done = end;
-    at = end;
+    // As in the stock library: white space that rstrip took may still hold
+    // the next token.
+    at = found_end;
   }
   if (done < text.size()) between(text.substr(done));
 }
