@@ -176,8 +176,9 @@ void Sgemm(char trans_a, char trans_b, int64_t m, int64_t n, int64_t k,
 // kExact: linear.inl's order; kLibrary: oneDNN's, where it was built in, for
 // more rows than a matrix-vector product.
 void Linear(const Tensor& x, const Tensor& w, Tensor y, Product product) {
-  const int64_t rows = x.rows(), cols = x.cols(), outputs = w.rows();
+  const int64_t rows = x.rows(), outputs = w.rows();
 #ifdef MOTET_HAS_DNNL
+  const int64_t cols = x.cols();
   if (product == Product::kLibrary && rows > kTileRows) {
     return Sgemm('N', 'T', rows, outputs, cols, x.f32(), cols, Widened(w),
                  cols, 0.0f, y.f32(), outputs);

@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 
+#include "compose/math/threads.h"
 #include "tests/compose/math/cases.h"
 
 namespace motet::math {
@@ -71,6 +72,23 @@ TEST(TableTest, TheInstructionSetCanBeForcedDown) {
       {
         setenv("MOTET_CPU", "avx2", 1);
         std::exit(std::string(InstructionSet()) == "avx2" ? 7 : 8);
+      },
+      testing::ExitedWithCode(7), "");
+}
+
+// The death test's child starts itself again with the same arguments and
+// comes here a second time.
+TEST(TableTest, SleepWhileWaitingStartsTheProgramAgainOnce) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        const bool again = std::getenv("OMP_WAIT_POLICY") != nullptr;
+        std::vector<std::string> kept = testing::internal::GetArgvs();
+        std::vector<char*> argv;
+        for (std::string& arg : kept) argv.push_back(arg.data());
+        argv.push_back(nullptr);
+        SleepWhileWaiting(argv.data());
+        std::exit(again ? 7 : 8);
       },
       testing::ExitedWithCode(7), "");
 }

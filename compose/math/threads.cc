@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/math/threads.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+
+namespace motet::math {
+
+void SleepWhileWaiting(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr ||
+      std::getenv("GOMP_SPINCOUNT") != nullptr) {
+    return;
+  }
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  // Where this fails (no /proc), the program runs on, spinning.
+  execv("/proc/self/exe", argv);
+}
+
+}  // namespace motet::math
