@@ -10,6 +10,7 @@
 #include "coordinator/commands/compose_parts.h"
 #include "nlohmann/json.hpp"
 #include "proto/digest.h"
+#include "proto/error.h"
 #include "proto/files.h"
 #include "proto/limits.h"
 

@@ -8,6 +8,7 @@
 #include "compose/assemble/export.h"
 #include "coordinator/commands/compose_parts.h"
 #include "nlohmann/json.hpp"
+#include "proto/error.h"
 
 namespace motet::coordinator {
 namespace {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "coordinator/commands/compose_parts.h"
 #include "proto/digest.h"
+#include "proto/error.h"
 
 namespace motet::coordinator {
 namespace {

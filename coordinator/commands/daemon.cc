@@ -12,9 +12,9 @@
 #include "coordinator/cli.h"
 #include "coordinator/federation.h"
 #include "coordinator/federation_service.h"
+#include "proto/channel.h"
 #include "proto/error.h"
 #include "proto/files.h"
-#include "proto/limits.h"
 
 namespace motet::coordinator {
 namespace {
@@ -48,9 +48,7 @@ absl::Status Run(const Options& options, const Context& context) {
   int port = 0;
   builder.AddListeningPort(address, credentials, &port);
   builder.RegisterService(&service);
-  builder.SetMaxReceiveMessageSize(proto::kMaxRpcMessageBytes);
-  // Without this a second daemon would share the port silently.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  proto::ConfigureServer(builder);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {
     return proto::Error(absl::StatusCode::kUnavailable, "daemon",
