@@ -45,7 +45,7 @@ std::string Fill(double ratio) {
                orange = {230, 97, 1};
   const bool better = ratio < 1;
   const double t = std::clamp(
-      better ? std::log(ratio) / std::log(0.5) : std::log(ratio) / std::log(1.5),
+      std::log(ratio) / std::log(better ? 0.5 : 1.5),
       0.0, 1.0);
   const Colour& to = better ? blue : orange;
   const auto mix = [&](double a, double b) {
