@@ -42,9 +42,12 @@ std::vector<Stored> Tensors(const Optimizer& optimizer) {
 
 std::vector<double> Numbers(const RunState& state, int64_t updates) {
   std::vector<double> numbers = {
-      static_cast<double>(state.step),    static_cast<double>(updates),
-      static_cast<double>(state.skipped), state.seconds,
-      state.group_sum,                    static_cast<double>(state.group_count)};
+      static_cast<double>(state.step),
+      static_cast<double>(updates),
+      static_cast<double>(state.skipped),
+      state.seconds,
+      state.group_sum,
+      static_cast<double>(state.group_count)};
   numbers.insert(numbers.end(), state.curve.begin(), state.curve.end());
   return numbers;
 }

@@ -23,7 +23,7 @@ absl::Status WriteJsonl(const std::string& path,
 
 struct Split {
   std::vector<std::string> train, test;
-  int64_t duplicates = 0;  // documents left out: equal after white-space folding
+  int64_t duplicates = 0;  // left out: equal after white-space folding
   int64_t empty = 0;
 };
 // A document's side depends on its text alone (64-bit FNV-1a of the folded

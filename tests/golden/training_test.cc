@@ -32,8 +32,8 @@ std::string GoldenFolder() {
     return std::string(shared) + "/golden";
   }
   const char* source = std::getenv("MOTET_SOURCE");
-  for (fs::path at = source ? source : fs::current_path(); at.has_relative_path();
-       at = at.parent_path()) {
+  for (fs::path at = source ? source : fs::current_path();
+       at.has_relative_path(); at = at.parent_path()) {
     const fs::path golden = at / "shared" / "golden";
     if (fs::exists(golden)) return golden.string();
   }

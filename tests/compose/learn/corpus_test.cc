@@ -68,7 +68,9 @@ TEST(SplitTest, FoldsWhiteSpaceAndKeepsTheFirst) {
 
 TEST(SplitTest, SideDependsOnTheTextAlone) {
   std::vector<std::string> documents;
-  for (int i = 0; i < 2000; ++i) documents.push_back("text " + std::to_string(i));
+  for (int i = 0; i < 2000; ++i) {
+    documents.push_back("text " + std::to_string(i));
+  }
   const Split all = DeduplicateAndSplit(documents, 10);
   EXPECT_EQ(all.train.size() + all.test.size(), documents.size());
   EXPECT_NEAR(static_cast<double>(all.test.size()), 200, 60);
@@ -169,7 +171,9 @@ TEST(BatchPlanTest, IsAFunctionOfSeedAndStep) {
   };
   EXPECT_EQ(windows(one, 11), windows(same, 11));  // steps before not asked
   int differ = 0;
-  for (int64_t s = 0; s < 10; ++s) differ += windows(one, s) != windows(other, s);
+  for (int64_t s = 0; s < 10; ++s) {
+    differ += windows(one, s) != windows(other, s);
+  }
   EXPECT_GT(differ, 5);
 }
 

@@ -197,7 +197,9 @@ TEST(CholeskyTest, InvertsAndRefuses) {
   for (int64_t i = 0; i < n * n; ++i) b[i] = Normal(4, i);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) {
-      for (int64_t k = 0; k < n; ++k) a[i * n + j] += b[i * n + k] * b[j * n + k];
+      for (int64_t k = 0; k < n; ++k) {
+        a[i * n + j] += b[i * n + k] * b[j * n + k];
+      }
       if (i == j) a[i * n + j] += 0.1;
     }
   }
@@ -206,7 +208,9 @@ TEST(CholeskyTest, InvertsAndRefuses) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double product = 0;
-      for (int64_t k = 0; k < n; ++k) product += a[i * n + k] * inverse[k * n + j];
+      for (int64_t k = 0; k < n; ++k) {
+        product += a[i * n + k] * inverse[k * n + j];
+      }
       EXPECT_NEAR(product, i == j ? 1 : 0, 1e-9);
       EXPECT_EQ(inverse[i * n + j], inverse[j * n + i]);
     }
