@@ -11,7 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/files.h"
-#include "tests/compose/package/fixture.h"
+#include "tests/compose/package/package_folder_fixture.h"
 
 namespace motet::package {
 namespace {

@@ -14,7 +14,7 @@
 #include "gtest/gtest.h"
 #include "proto/digest.h"
 #include "proto/files.h"
-#include "tests/compose/package/fixture.h"
+#include "tests/compose/package/package_folder_fixture.h"
 
 namespace motet::package {
 namespace {

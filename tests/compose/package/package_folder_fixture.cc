@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/compose/package/fixture.h"
+#include "tests/compose/package/package_folder_fixture.h"
 
 #include <stdlib.h>
 

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is fuzzed: every parser of bytes from strangers, each as a function
+// that must return, and must keep the promises that it checks (abort
+// otherwise). True: the input was taken. Shared by the tests and the libFuzzer programs.
+#pragma once
+
+#include <string>
+
+#include "tests/fuzz/mutate.h"
+
+namespace motet::fuzz {
+
+// Every byte of every tensor that is taken can be read; they tile the data.
+bool Safetensors(const std::string& bytes);
+Corpus SafetensorsCorpus();
+
+// A config that is taken is written and read back the same, and its weights
+// can be listed.
+bool Config(const std::string& json);
+Corpus ConfigCorpus();
+
+// A tokenizer that is taken gives ids within its vocabulary for any bytes.
+bool Tokenizer(const std::string& json);
+Corpus TokenizerCorpus();
+
+// A manifest that is taken can be checked, and is written and read back the
+// same (not in the engine-only build).
+bool Manifest(const std::string& json);
+Corpus ManifestCorpus();
+
+}  // namespace motet::fuzz
