@@ -47,7 +47,7 @@ absl::Status Run(const Options& options, const Context& context) {
     settings.registry = *options.registry;
   }
   MOTET_ASSIGN_OR_RETURN(std::unique_ptr<Daemon> daemon,
-                         Daemon::Create(std::move(daemon_options)));
+                         Daemon::Create(daemon_options));
   spdlog::info("{} in {}, dialling the coordinator at {}", settings.Name(),
                context.dir, settings.coordinator);
   daemon->Start();

@@ -179,8 +179,9 @@ void Daemon::OnOffer(const v1::TrainingPlan& plan, const std::string& from) {
       return;
     }
   } else {
-    spdlog::info("a training plan from {}:\n{}", from,
-                 DescribePlan(plan, settings));
+    std::string words = DescribePlan(plan, settings);
+    words.pop_back();  // the log ends lines itself
+    spdlog::info("a training plan from {}:\n{}", from, words);
     const auto policy = LoadPolicy(settings.dir);
     Decision decision;
     if (policy.ok()) {
@@ -200,7 +201,7 @@ void Daemon::OnOffer(const v1::TrainingPlan& plan, const std::string& from) {
       job.public_detail = "waits for the owner's consent";
       spdlog::info("{}: waits for your consent: {}", plan.id(),
                    absl::StrJoin(decision.reasons, "; "));
-      spdlog::info("{}: motet-node jobs approve {} --dir {}   or: jobs refuse",
+      spdlog::info("{}: motet-node jobs approve {} --dir {}   (or: refuse)",
                    plan.id(), plan.id(), settings.dir);
     }
   }

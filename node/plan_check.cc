@@ -103,7 +103,8 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
        "\"flexolmo\"");
   want(plan.expert_name().empty() ||
            proto::CheckName("expert_name", plan.expert_name()).ok(),
-       "expert_name", Shown(plan.expert_name()), "a name of a-z, 0-9, '.' and '-'");
+       "expert_name", Shown(plan.expert_name()),
+       "a name of a-z, 0-9, '.' and '-'");
   want(IsVersion(plan.expert_version()), "expert_version",
        Shown(plan.expert_version()), "a version like 1.0.0");
   for (const auto& [field, hex] :

@@ -148,7 +148,8 @@ Decision Decide(const Policy& policy, const v1::TrainingPlan& plan,
 }
 
 std::string PolicyTemplate(const std::string& federation) {
-  return absl::StrCat(R"(# policy.toml: this owner's consent, written down (docs/node.md).
+  return absl::StrCat(
+      R"(# policy.toml: this owner's consent, written down (docs/node.md).
 #
 # As it stands nothing is approved and nothing is refused: every training
 # plan waits for

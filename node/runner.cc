@@ -81,11 +81,7 @@ void Runner::Run(const std::string& id) {
         spdlog::warn("{}: {}", id, message);
         spdlog::info("{}: waiting, and trying again by itself", id);
         last = message;
-        const std::string reason = PublicReason(status);
-        context_.jobs->Progress(id, [&](JobRecord& r) {
-          r.detail = "waiting: " + message;
-          r.public_detail = "waiting: " + reason;
-        });
+        Tell(id, "waiting: " + message, "waiting: " + PublicReason(status));
       }
     }
     if (WaitMs(id, backoff_ms)) {
@@ -168,9 +164,7 @@ absl::Status Runner::Train(const JobRecord& job) {
                corpus.train.size());
   UseThreads(job.threads);
   const double seconds_before = job.seconds;
-  jobs.Progress(id, [](JobRecord& r) {
-    r.detail = r.public_detail = "training";
-  });
+  Tell(id, "training", "training");
   ProgressLine line(absl::StrCat(id, " training"));
   abandonable_ = false;
   MOTET_ASSIGN_OR_RETURN(
@@ -195,9 +189,8 @@ absl::Status Runner::Train(const JobRecord& job) {
           },
           [&] {
             abandonable_ = true;
-            jobs.Progress(id, [](JobRecord& r) {
-              r.detail = r.public_detail = "trained; taking statistics";
-            });
+            Tell(id, "trained; taking statistics",
+                 "trained; taking statistics");
           }));
   if (Interrupted(id)) return absl::CancelledError("stopped");
 
@@ -205,6 +198,10 @@ absl::Status Runner::Train(const JobRecord& job) {
   MOTET_RETURN_IF_ERROR(WriteExpertPackage(settings, policy, job.plan, base,
                                            trained, jobs.JobPath(id)));
   jobs.Progress(id, [&](JobRecord& r) {
+    // A run that was resumed after its last step took none.
+    if (r.step != job.plan.steps() && !trained.result.loss_curve.empty()) {
+      r.loss = Finite(trained.result.loss_curve.back());
+    }
     r.step = static_cast<uint64_t>(trained.result.steps);
     r.seconds = trained.result.seconds;
     r.peak_rss_mib = PeakRssMib();
@@ -245,6 +242,18 @@ absl::Status Runner::Publish(const JobRecord& job) {
     r.eta_seconds = 0;
     r.peak_rss_mib = PeakRssMib();
   });
+}
+
+void Runner::Tell(const std::string& id, const std::string& detail,
+                  const std::string& public_detail) {
+  const auto change = [&](JobRecord& r) {
+    r.detail = detail;
+    r.public_detail = public_detail;
+  };
+  // A full disk must not hide why a job waits.
+  if (!context_.jobs->Change(id, change).ok()) {
+    context_.jobs->Progress(id, change);
+  }
 }
 
 void Runner::Conclude(const std::string& id, const absl::Status& status) {

@@ -52,6 +52,8 @@ class Runner {
   absl::Status CheckCorpus(const JobRecord& job, const std::string& sha256);
   bool Interrupted(const std::string& id) const;
   bool WaitMs(const std::string& id, int ms);  // false when interrupted
+  void Tell(const std::string& id, const std::string& detail,
+            const std::string& public_detail);
   void Conclude(const std::string& id, const absl::Status& status);
   // What the coordinator may read of an error.
   std::string PublicReason(const absl::Status& status) const;

@@ -66,6 +66,7 @@ class FakeClient final : public registry::Client {
       return reply;
     }
     const std::string copy = absl::StrCat(registry_.folder, "/", sha256);
+    fs::remove_all(copy);  // of a registry that a test has emptied
     fs::copy(folder, copy, fs::copy_options::recursive);
     registry_.by_id[id] = registry_.by_id[sha256] = copy;
     ++registry_.publishes;
