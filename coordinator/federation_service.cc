@@ -84,7 +84,11 @@ absl::Status FederationService::Receive(const v1::NodeMessage& message,
   };
   if (message.has_update()) {
     const v1::JobUpdate& update = message.update();
-    MOTET_RETURN_IF_ERROR(take(update));
+    if (absl::Status s = take(update); !s.ok()) {
+      // A plan of before this coordinator's memory: the node's own affair.
+      if (absl::IsNotFound(s)) return absl::OkStatus();
+      return s;
+    }
     if (update.state() != v1::JOB_TRAINING || update.step() == 0) {
       spdlog::info("{}/{}: {} {} {}", session.peer.owner, session.peer.name,
                    update.plan_id(), StateName(update.state()),

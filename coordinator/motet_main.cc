@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_format.h"
 #include "compose/math/operators.h"
+#include "compose/math/threads.h"
 #include "coordinator/cli.h"
 
 namespace {
@@ -39,6 +40,7 @@ std::string CommandName(const CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  motet::math::SleepWhileWaiting(argv);
   signal(SIGPIPE, SIG_IGN);
   const auto start = std::chrono::steady_clock::now();
   motet::coordinator::Context context;

@@ -10,6 +10,7 @@
 #include <exception>
 
 #include "absl/strings/str_format.h"
+#include "compose/math/threads.h"
 #include "node/cli.h"
 
 namespace {
@@ -47,6 +48,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  motet::math::SleepWhileWaiting(argv);
   try {
     return Main(argc, argv);
   } catch (const std::exception& e) {  // of libraries; ours has none

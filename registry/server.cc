@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/channel.h"
 #include "proto/error.h"
 #include "proto/files.h"
 #include "proto/identity.h"
@@ -32,17 +33,11 @@ class GrpcServer : public Server {
                       std::shared_ptr<grpc::ServerCredentials> credentials) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort(address, std::move(credentials), &port_);
-    // Without this a second registry could share the port unnoticed.
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    proto::ConfigureServer(builder);
     // Finds clients that vanished in the middle of a publish.
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    builder.AddChannelArgument(
-        GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
-    builder.SetMaxReceiveMessageSize(
-        static_cast<int>(proto::kMaxRpcMessageBytes));
-    builder.SetMaxSendMessageSize(static_cast<int>(proto::kMaxRpcMessageBytes));
     grpc::ResourceQuota quota("motet-registry");
     quota.SetMaxThreads(kMaxThreads);
     builder.SetResourceQuota(quota);

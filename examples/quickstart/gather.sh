@@ -8,17 +8,17 @@ mkdir -p "$dir/public" "$dir/code" "$dir/legal" "$dir/manual"
 list=$(mktemp)
 trap 'rm -f "$list"' EXIT
 
-# Of each kind of text, one file in 16 is public (a base knows a little of
+# Of each kind of text, one file in 8 is public (a base knows a little of
 # everything), the others are the owner's.
 # owner NAME DOCUMENT_BYTES [OPTION…], paths on standard input
 owner() {
   local name=$1 bytes=$2
   shift 2
   sort >"$list"
-  awk 'NR % 16' "$list" | motet corpus pack "$@" --out "$dir/$name/text.jsonl" \
+  awk 'NR % 8' "$list" | motet corpus pack "$@" --out "$dir/$name/text.jsonl" \
     --max-bytes 2400000 --max-document-bytes "$bytes"
-  awk 'NR % 16 == 0' "$list" | motet corpus pack "$@" --out "$dir/public/some-$name.jsonl" \
-    --max-bytes 160000 --max-document-bytes "$bytes"
+  awk 'NR % 8 == 0' "$list" | motet corpus pack "$@" --out "$dir/public/some-$name.jsonl" \
+    --max-bytes 320000 --max-document-bytes "$bytes"
 }
 find -L /usr/include/c++ -type f -size -200k 2>/dev/null | owner code 24000
 find -L /usr/share/doc /usr/share/common-licenses -type f \

@@ -176,7 +176,7 @@ step "2. A public base, its tokenizer too" \
   "The model that every expert is branched from, from public text alone; with it" \
   "the anchor statistics that the router will need. Signed, and published."
 t=$(date +%s%N)
-run motet --usage-file "$usage" base train --data "$out/data/public/train.jsonl"
+run motet --usage-file "$usage" base train --data "$out/data/public/train.jsonl" --steps 320 --warmup-steps 32
 train_base=$(elapsed "$t")
 run motet base publish
 
@@ -187,20 +187,19 @@ step "3. Training where the text lies" \
   "third public text in the batches), and publishes: manifest, weights, signature." \
   "The text stays where it is; what leaves is listed in the plan."
 t=$(date +%s%N)
-cores=$(nproc)
 for owner in "${owners[@]}"; do
   show motet-node run --dir "$out/nodes/$owner" '&'
   motet-node run --dir "$out/nodes/$owner" --threads 1 >"$out/logs/node-$owner.log" 2>&1 &
-  pids+=("$!"); eval "node_pid_$owner=$!" 2>/dev/null || true
+  pids+=("$!")
 done
 cp "$MOTET_SOURCE/examples/quickstart/plan.toml" "$out/plan.toml"
 run motet train offer "$out/plan.toml"
 run motet train status first-light --watch
 train_experts=$(elapsed "$t")
-for owner in "${owners[@]}"; do
+printf '\n'
+for owner in "${owners[@]:0:1}"; do
   printf '%s-- what the node of %s saw before it consented:%s\n' "$dim" "$owner" "$plain"
-  grep -m 12 -A 11 -i 'plan first-light' "$out/logs/node-$owner.log" | cut -c 1-110
-  break
+  awk '/a training plan/ {on = 1} on {print substr($0, 1, 110)} /approved by/ {exit}' "$out/logs/node-$owner.log"
 done
 run motet expert list
 
@@ -217,8 +216,12 @@ for router in anchored topk; do
   } >"$out/recipe-$router.toml"
 done
 run motet compose plan "$out/recipe-anchored.toml"
-run motet compose apply "$out/recipe-anchored.toml"
-run motet compose apply "$out/recipe-topk.toml"
+for router in anchored topk; do
+  show motet compose apply "$out/recipe-$router.toml"
+  motet compose apply "$out/recipe-$router.toml" >"$out/logs/apply-$router.log" 2>&1 ||
+    { cat "$out/logs/apply-$router.log" >&2; fail "compose apply"; }
+  tail -n 1 "$out/logs/apply-$router.log"
+done
 compose=$(elapsed "$t")
 
 # ---------------------------------------------------------------- evaluate
@@ -246,6 +249,7 @@ ask() {
   curl -sS --fail-with-body "http://$http/v1/completions" -H 'Content-Type: application/json' -d "$body" >"$out/logs/answer.json" ||
     { cat "$out/logs/answer.json"; fail "the server refused"; }
   cp "$out/logs/answer.json" "$out/logs/answer-$2.json"
+  echo >>"$out/logs/answer.json"  # the server's line has no end
   sed -n 's/.*"experts":\(\[[^]]*\]\).*/  answered by: \1/p' "$out/logs/answer.json"
   sed -n 's/.*"text":"\(\([^"\\]\|\\.\)*\)".*/  text: \1/p' "$out/logs/answer.json" | cut -c 1-160
   sed -n 's/.*"withheld":\[\({[^]]*\)\].*/  withheld: \1/p' "$out/logs/answer.json"
@@ -262,8 +266,10 @@ grep -q '"withheld":\[{' "$out/logs/answer-purpose.json" || fail "the licence of
 step "7. Proof: excluded is the same as never composed" \
   "For every expert, the logits of a query that excludes it against those of a" \
   "composition built without it: SHA-256 of the raw numbers."
-run motet eval exclusion demo
-motet -o json eval exclusion demo >"$out/logs/exclusion.json" || fail "an exclusion left a trace"
+tests=()
+for owner in "${owners[@]}"; do tests+=(--data "$out/nodes/$owner/corpus/test.jsonl"); done
+run motet eval exclusion demo "${tests[@]}"
+motet -o json eval exclusion demo "${tests[@]}" 2>/dev/null >"$out/logs/exclusion.json" || fail "an exclusion left a trace"
 
 # ----------------------------------------------------------------- summary
 peaks=
