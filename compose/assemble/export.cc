@@ -110,18 +110,22 @@ absl::Status CheckEmpty(const std::string& folder) {
 }
 
 std::vector<std::string> Lost(const v1::RouterLock& router) {
-  if (router.kind() != "anchored") return {};
-  return {
-      "the anchored choice of experts (discriminant over the base's "
-      "statistics): the export routes by plain top-" +
-          absl::StrCat(router.k()) + " over the trained rows",
-      absl::StrCat("smoothing a = ", router.smoothing(),
-                   ": every token is routed by itself"),
-      router.gate() ? "the typicality gate: text that no expert was made for "
-                      "may go to a foreign one"
-                    : "",
-      "expert sets, licence terms and receipts: whoever runs the export "
-      "decides which experts answer"};
+  std::vector<std::string> lost;
+  if (router.kind() == "anchored") {
+    lost.push_back(absl::StrCat(
+        "the anchored choice of experts (discriminant over the base's "
+        "statistics): the export routes by plain top-", router.k(),
+        " over the trained rows"));
+    lost.push_back(absl::StrCat("smoothing a = ", router.smoothing(),
+                                ": every token is routed by itself"));
+    if (router.gate()) {
+      lost.push_back("the typicality gate: text that no expert was made for "
+                     "may go to a foreign one");
+    }
+  }
+  lost.push_back("expert sets, licence terms and receipts: whoever runs the "
+                 "export decides which experts answer");
+  return lost;
 }
 
 }  // namespace
@@ -164,9 +168,7 @@ absl::StatusOr<ExportReport> ExportHuggingFace(const Composition& composition,
       package::SaveModel(folder, config, weights, tokenizer));
   ExportReport report;
   report.architecture = model::Architecture(config);
-  for (std::string& lost : Lost(composition.lock.router())) {
-    if (!lost.empty()) report.lost.push_back(std::move(lost));
-  }
+  report.lost = Lost(composition.lock.router());
   return report;
 }
 

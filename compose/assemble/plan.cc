@@ -227,9 +227,6 @@ void LicenceNotes(const std::string& id, const v1::LicenceTerms& terms,
     notes.push_back(absl::StrCat(id, " asks for attribution: ",
                                  terms.attribution()));
   }
-  if (!terms.spdx().empty()) {
-    notes.push_back(absl::StrCat(id, " is licensed ", terms.spdx()));
-  }
 }
 
 std::vector<std::string> Notes(const Part& base,
@@ -240,6 +237,10 @@ std::vector<std::string> Notes(const Part& base,
       "rows are as each owner trained them, so a query without an expert "
       "gives the logits of a composition that never had it"};
   LicenceNotes(base.manifest.id(), base.manifest.licence(), notes);
+  if (!base.manifest.licence().spdx().empty()) {
+    notes.push_back(absl::StrCat(base.manifest.id(), " is licensed ",
+                                 base.manifest.licence().spdx()));
+  }
   std::map<std::string, std::vector<std::string>> domains;
   std::set<double> quantiles;
   for (const Part& part : experts) {

@@ -29,7 +29,7 @@ absl::Status Apply(const Options& options, const Context& context) {
                          GatherParts(session, options.recipe));
   const assemble::Plan plan =
       assemble::MakePlan(parts.recipe, parts.base, parts.experts);
-  if (!context.json) PrintPlan(plan, parts.experts);
+  if (!context.json && options.dry_run) PrintPlan(plan, parts.experts);
   MOTET_RETURN_IF_ERROR(PlanStatus(plan, options.recipe));
 
   // What cannot be loaded is not applied.
@@ -56,7 +56,12 @@ absl::Status Apply(const Options& options, const Context& context) {
                                                 {"action", action}}
                              .dump());
   } else {
-    absl::PrintF("\n%s  %s (%s)\n", path, action, sha256.substr(0, 12));
+    absl::PrintF("%s: the base and %d experts, router %s, exclusion %s\n"
+                 "%s  %s (%s), %s; %s of weights stay where they are\n",
+                 plan.lock.name(), plan.lock.experts_size(),
+                 plan.lock.router().kind(), plan.lock.exclusion(), path,
+                 action, sha256.substr(0, 12), BytesText(plan.new_bytes),
+                 BytesText(plan.referenced_bytes));
   }
   return absl::OkStatus();
 }

@@ -53,6 +53,7 @@ void AddComposeExport(CLI::App& noun, Context& context);
 // The commands of the noun "eval".
 void AddEvalMatrix(CLI::App& noun, Context& context);
 void AddEvalExclusion(CLI::App& noun, Context& context);
+void AddEvalLogits(CLI::App& noun, Context& context);
 
 // How a plan is shown, by plan and by apply.
 void PrintPlan(const assemble::Plan& plan,

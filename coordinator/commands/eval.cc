@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet eval matrix|exclusion: what a composition is worth, and the proof
-// that an excluded expert is silent.
+// motet eval matrix|exclusion|logits: what a composition is worth, the proof
+// that an excluded expert is silent, and raw numbers for other programs.
 #include <CLI/CLI.hpp>
 
 #include "coordinator/cli.h"
@@ -14,6 +14,7 @@ void AddEval(CLI::App& app, Context& context) {
                         "exclusion guarantee");
   AddEvalMatrix(*noun, context);
   AddEvalExclusion(*noun, context);
+  AddEvalLogits(*noun, context);
 }
 
 }  // namespace motet::coordinator

@@ -3,15 +3,14 @@
 // excludes it and those of a composition built without it. Both digests are
 // printed; any difference fails the command.
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdio>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "compose/learn/corpus.h"
 #include "compose/measure/exclusion.h"
 #include "coordinator/commands/compose_parts.h"
+#include "coordinator/commands/eval_prompt.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 
@@ -21,44 +20,9 @@ namespace {
 struct Options {
   std::string name;
   std::vector<std::string> experts;
-  std::string prompt;
-  std::vector<std::string> data;
-  int64_t tokens = 384;
   std::string router;
+  PromptOptions prompt;
 };
-
-// The prompt's ids: given text, or the beginnings of the given files in equal
-// parts, or the base's public text.
-absl::StatusOr<std::vector<int32_t>> PromptIds(
-    const Options& options, const std::string& base_folder,
-    const assemble::Composition& composition) {
-  const model::Tokenizer& tokenizer = composition.tokenizer();
-  const size_t most = static_cast<size_t>(
-      std::min(options.tokens, composition.config.max_positions));
-  std::vector<int32_t> ids;
-  if (!options.prompt.empty()) {
-    ids = tokenizer.Encode(options.prompt);
-    if (ids.size() > most) ids.resize(most);
-    return ids;
-  }
-  std::vector<std::string> files = options.data;
-  if (files.empty()) files = {base_folder + "/public.jsonl"};
-  for (size_t f = 0; f < files.size(); ++f) {
-    const size_t share = most * (f + 1) / files.size();
-    MOTET_ASSIGN_OR_RETURN(const auto documents, learn::ReadJsonl(files[f]));
-    for (const std::string& document : documents) {
-      if (ids.size() >= share) break;
-      const std::vector<int32_t> more = tokenizer.Encode(document);
-      ids.insert(ids.end(), more.begin(), more.end());
-    }
-    if (ids.size() > share) ids.resize(share);
-  }
-  if (ids.empty()) {
-    return proto::Invalid("exclusion", "no text", "a prompt",
-                          "give --prompt or --data");
-  }
-  return ids;
-}
 
 absl::Status Run(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const ComposeSession session,
@@ -74,7 +38,7 @@ absl::Status Run(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const std::string base,
                          folder_of(lock.base().manifest_sha256()));
   MOTET_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                         PromptIds(options, base, *composition));
+                         PromptIds(options.prompt, base, *composition));
   math::ExpertMask wanted = composition->All() & ~math::ExpertMask{1};
   if (!options.experts.empty()) {
     MOTET_ASSIGN_OR_RETURN(wanted, composition->Resolve(options.experts));
@@ -148,21 +112,15 @@ void AddEvalExclusion(CLI::App& noun, Context& context) {
   auto options = std::make_shared<Options>();
   command->add_option("name", options->name, "The composition's name")
       ->required();
-  command->add_option("--expert", options->experts,
-                      "Only this one (id, owner or domain); default: each");
-  auto* prompt = command->add_option("--prompt", options->prompt,
-                                     "Text to run; default: public text");
   command
-      ->add_option("--data", options->data,
-                   "Or the beginnings of these JSONL files")
-      ->excludes(prompt);
-  command->add_option("--tokens", options->tokens, "At most this many tokens")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->capture_default_str();
+      ->add_option("--expert", options->experts,
+                   "Only this one (id, owner or domain); default: each")
+      ->allow_extra_args(false);
   command
       ->add_option("--router", options->router,
                    "Another router than the lock's")
       ->check(CLI::IsMember({"anchored", "topk"}));
+  AddPromptOptions(*command, options->prompt);
   SetAction(command, context,
             [options, &context] { return Run(*options, context); });
 }

@@ -49,6 +49,7 @@ TEST_P(ExportTest, ReadsBackWithTheSameLogits) {
     largest = std::max<double>(largest, std::abs(want[i]));
   }
   EXPECT_LT(worst, 1e-5 * largest);
+  EXPECT_EQ(report->lost.size(), 1u);  // expert sets and terms, no router
   // Where the parts came from travels with the export.
   EXPECT_EQ(*proto::ReadFile(folder + "/motet.lock", 1 << 20),
             WriteLock(composition->lock));
