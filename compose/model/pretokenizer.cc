@@ -40,7 +40,8 @@ absl::Status KnownKeys(const json& part,
     bool found = false;
     for (absl::string_view k : known) found |= k == key;
     if (!found) {
-      return Invalid(kWhere, absl::StrCat("key \"", absl::CHexEscape(key), "\""),
+      return Invalid(kWhere,
+                     absl::StrCat("key \"", absl::CHexEscape(key), "\""),
                      "keys that we know", "use another tokenizer");
     }
   }
@@ -117,8 +118,8 @@ absl::Status Pretokenizer::Add(const json& part, bool last, int depth) {
     steps_.push_back(std::move(step));
     return absl::OkStatus();
   }
-  return Invalid(kWhere,
-                 absl::StrCat("\"", absl::CHexEscape(type.substr(0, 100)), "\""),
+  const std::string shown = absl::CHexEscape(type.substr(0, 100));
+  return Invalid(kWhere, absl::StrCat("\"", shown, "\""),
                  "Sequence, Split, Digits or ByteLevel",
                  "use another tokenizer");
 }
@@ -151,7 +152,8 @@ absl::Status Pretokenizer::AddSplit(const json& part) {
   const auto pattern = part.find("pattern");
   if (pattern == part.end() || !pattern->is_object() || pattern->size() != 1 ||
       !pattern->begin()->is_string() ||
-      (pattern->begin().key() != "Regex" && pattern->begin().key() != "String")) {
+      (pattern->begin().key() != "Regex" &&
+       pattern->begin().key() != "String")) {
     return Invalid(kWhere, "a Split without Regex or String",
                    "{\"Regex\": ...} or {\"String\": ...}");
   }

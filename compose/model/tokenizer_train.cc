@@ -199,11 +199,11 @@ class Trainer {
     absl::flat_hash_set<Pair> risen;
     for (const int32_t w : where) {
       std::vector<int32_t>& ids = words_[w].ids;
-      bool here = false;
-      for (size_t i = 0; i + 1 < ids.size() && !here; ++i) {
-        here = ids[i] == pair.first && ids[i + 1] == pair.second;
+      bool found = false;
+      for (size_t i = 0; i + 1 < ids.size() && !found; ++i) {
+        found = ids[i] == pair.first && ids[i + 1] == pair.second;
       }
-      if (!here) continue;
+      if (!found) continue;
       AddPairs(w, -1);
       size_t kept = 0;
       for (size_t i = 0; i < ids.size(); ++i) {
@@ -218,7 +218,8 @@ class Trainer {
       ids.resize(kept);
       AddPairs(w, +1, id);
       for (size_t i = 0; i + 1 < ids.size(); ++i) {
-        if (ids[i] == id || ids[i + 1] == id) risen.insert({ids[i], ids[i + 1]});
+        const Pair here{ids[i], ids[i + 1]};
+        if (here.first == id || here.second == id) risen.insert(here);
       }
     }
     for (const Pair& p : risen) heap_.push({pair_counts_[p], p});
@@ -242,8 +243,7 @@ class Trainer {
                        {"special", true}});
     }
     Json vocab = Json::object(), merges = Json::array();
-    // An ordered object looks every key up before it appends: built as text
-    // elsewhere would be faster, here it is a few thousand entries.
+    // Appended below the object's interface, which looks every key up first.
     auto& entries = vocab.get_ref<Json::object_t&>();
     for (size_t i = 0; i < tokens_.size(); ++i) {
       entries.emplace_back(spelled(static_cast<int32_t>(i)), i);

@@ -23,8 +23,8 @@ struct LoadedModel {
 };
 // Reads config.json, model.safetensors (or weights.safetensors, or the files
 // of model.safetensors.index.json) and, when present, tokenizer.json. Weights
-// may be F32 or BF16 and stay where they lie. All missing, unknown or ill-shaped tensors are
-// listed in one error.
+// may be F32 or BF16 and stay where they lie. All missing, unknown or
+// ill-shaped tensors are listed in one error.
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
     const std::string& folder);
 // Writes model.safetensors, config.json (last) and, when tokenizer_json is not

@@ -117,7 +117,8 @@ absl::Status WriteSafetensors(const std::string& path,
   for (const NamedTensor& t : tensors) {
     names.push_back(t.name);
     if (t.tensor.data == nullptr && t.tensor.size() != 0) {
-      return Invalid(where, absl::StrCat("tensor \"", t.name, "\" without data"),
+      return Invalid(where,
+                     absl::StrCat("tensor \"", t.name, "\" without data"),
                      "data");
     }
     if (t.tensor.device != math::Device::kCpu) {

@@ -80,7 +80,8 @@ void Mutate(std::string& text, const Corpus& corpus, Random& random) {
       if (!text.empty()) ReplaceNumber(text, random);
       break;
     default: {
-      const std::string& other = corpus.seeds[random.Below(corpus.seeds.size())];
+      const std::string& other =
+          corpus.seeds[random.Below(corpus.seeds.size())];
       const size_t from = random.Below(other.size() + 1);
       if (random.Below(4) == 0) {
         text = text.substr(0, at) + other.substr(from);

@@ -86,7 +86,8 @@ bool Config(const std::string& json) {
   MOTET_CHECK(again.ok());
   MOTET_CHECK(model::WriteConfig(*again) == written);
   MOTET_CHECK(model::CheckConfig(*config).ok());
-  if (config->layers * std::max<int64_t>(config->experts, 1) > 1000) return true;
+  const int64_t experts = std::max<int64_t>(config->experts, 1);
+  if (config->layers * experts > 1000) return true;
   model::ModelWeights weights;
   int64_t tensors = 0;
   model::VisitWeights(*config, weights,

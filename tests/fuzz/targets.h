@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is fuzzed: every parser of bytes from strangers, each as a function
 // that must return, and must keep the promises that it checks (abort
-// otherwise). True: the input was taken. Shared by the tests and the libFuzzer programs.
+// otherwise). True: the input was taken. Shared by the tests and the
+// libFuzzer programs.
 #pragma once
 
 #include <string>

@@ -136,7 +136,8 @@ std::vector<int32_t> Naive(const json& document, const std::string& word) {
     parts.erase(parts.begin() + at + 1);
   }
   std::vector<int32_t> ids;
-  for (const std::string& p : parts) ids.push_back(document["model"]["vocab"][p]);
+  const json& vocab = document["model"]["vocab"];
+  for (const std::string& p : parts) ids.push_back(vocab[p]);
   return ids;
 }
 
@@ -202,7 +203,8 @@ TEST(Tokenizer, RefusesPartsByName) {
     document[json::json_pointer(pointer)] = value;
     return Refusal(document);
   };
-  EXPECT_THAT(with("/model/type", "Unigram"), HasSubstr("model] got \"Unigram"));
+  EXPECT_THAT(with("/model/type", "Unigram"),
+              HasSubstr("model] got \"Unigram"));
   EXPECT_THAT(with("/model/byte_fallback", true), HasSubstr("byte_fallback"));
   EXPECT_THAT(with("/model/dropout", 0.1), HasSubstr("model.dropout"));
   EXPECT_THAT(with("/model/end_of_word_suffix", "</w>"),
