@@ -11,10 +11,16 @@
 #include "google/protobuf/util/message_differencer.h"
 #include "proto/error.h"
 #include "proto/files.h"
+#include "proto/identity.h"
 #include "proto/limits.h"
 
 namespace motet::coordinator {
 namespace {
+
+// Names hold dots and dashes, so neither may part them.
+std::string Who(const std::string& owner, const std::string& node) {
+  return absl::StrCat(owner, "_", node);
+}
 
 template <typename Message>
 absl::StatusOr<std::string> ToJson(const Message& message) {
@@ -81,13 +87,15 @@ absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(
       MOTET_ASSIGN_OR_RETURN(
           v1::JobUpdate job,
           ReadJson<v1::JobUpdate>(absl::StrCat(dir, "/", file)));
-      store->jobs_[{id, absl::StrCat(job.owner(), "--", job.node())}] = job;
+      store->jobs_[{id, Who(job.owner(), job.node())}] = job;
     }
   }
   return store;
 }
 
 absl::Status JobStore::AddPlan(const v1::TrainingPlan& plan) {
+  // The id names a folder.
+  MOTET_RETURN_IF_ERROR(proto::CheckName("plan id", plan.id()));
   absl::MutexLock lock(&mutex_);
   const auto found = plans_.find(plan.id());
   if (found != plans_.end()) {
@@ -115,7 +123,7 @@ absl::Status JobStore::Update(const v1::JobUpdate& update) {
                         absl::StrCat("an update of plan ", update.plan_id()),
                         "a plan that this coordinator offered");
   }
-  const std::string who = absl::StrCat(update.owner(), "--", update.node());
+  const std::string who = Who(update.owner(), update.node());
   const Key key{update.plan_id(), who};
   const auto found = jobs_.find(key);
   if (found == jobs_.end() || found->second.state() != update.state()) {
@@ -152,7 +160,7 @@ std::vector<v1::TrainingPlan> JobStore::Open(const std::string& owner,
         std::find(owners.begin(), owners.end(), owner) == owners.end()) {
       continue;
     }
-    const auto job = jobs_.find({id, absl::StrCat(owner, "--", node)});
+    const auto job = jobs_.find({id, Who(owner, node)});
     if (job == jobs_.end() || !IsFinal(job->second.state())) {
       open.push_back(plan);
     }

@@ -2,7 +2,7 @@
 // Training plans and what nodes said of them, kept on disk so that a
 // restarted daemon knows what it offered. One folder a plan:
 //   jobs/PLAN_ID/plan.json            the plan, proto3 JSON
-//   jobs/PLAN_ID/OWNER--NODE.json     the node's last update
+//   jobs/PLAN_ID/OWNER_NODE.json     the node's last update
 // Thread-safe.
 #pragma once
 
@@ -40,7 +40,7 @@ class JobStore {
 
  private:
   explicit JobStore(std::string folder) : folder_(std::move(folder)) {}
-  using Key = std::pair<std::string, std::string>;  // plan, owner--node
+  using Key = std::pair<std::string, std::string>;  // plan, owner_node
 
   const std::string folder_;
   mutable absl::Mutex mutex_;

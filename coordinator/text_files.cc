@@ -5,23 +5,13 @@
 #include <utility>
 
 #include "absl/strings/string_view.h"
+#include "coordinator/stream_text.h"
 
 namespace motet::coordinator {
 namespace {
 
-bool IsUtf8Text(absl::string_view s) {
-  for (size_t i = 0; i < s.size();) {
-    const unsigned char c = s[i];
-    if (c == 0) return false;
-    int more = c < 0x80 ? 0 : c >= 0xC2 && c < 0xE0 ? 1 : c >= 0xE0 && c < 0xF0
-                          ? 2 : c >= 0xF0 && c < 0xF5 ? 3 : -1;
-    if (more < 0 || i + more >= s.size() + (more == 0)) return false;
-    for (int k = 1; k <= more; ++k) {
-      if ((static_cast<unsigned char>(s[i + k]) & 0xC0) != 0x80) return false;
-    }
-    i += 1 + more;
-  }
-  return true;
+bool IsUtf8Text(const std::string& s) {
+  return s.find('\0') == std::string::npos && ValidUtf8(s) == s;
 }
 
 // Lines from a "=word" at a line's start to the line "=cut".
@@ -52,7 +42,9 @@ std::string TextOf(std::string bytes, const TextFileOptions& options) {
   if (!IsUtf8Text(bytes)) return "";
   std::string text = options.pod ? Pod(bytes) : std::move(bytes);
   if (static_cast<int64_t>(text.size()) > options.max_bytes) {
-    const size_t cut = text.rfind('\n', options.max_bytes);
+    const size_t cut =
+        options.max_bytes < 1 ? std::string::npos
+                              : text.rfind('\n', options.max_bytes - 1);
     if (cut == std::string::npos) return "";  // one endless line: data
     text.resize(cut + 1);
   }

@@ -3,12 +3,13 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 
+#include <algorithm>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <cerrno>
 #include <list>
 #include <set>
 #include <thread>
@@ -41,17 +42,77 @@ constexpr char kBusy[] =
     "fewer; try again in a moment\", \"type\": \"rate_limit_error\", "
     "\"param\": null, \"code\": null}}";
 
-// A stuck peer must not hold a thread: the kernel ends waits.
-void SetTimeouts(tcp::socket& socket, int seconds) {
-  const timeval tv{seconds, 0};
-  setsockopt(socket.native_handle(), SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
-  setsockopt(socket.native_handle(), SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
-}
+// A socket whose every read and write ends within `seconds`: a stuck peer
+// must not hold a thread. (Asio's own blocking calls wait without end, even
+// where the kernel's SO_RCVTIMEO has run out.)
+class Wire {
+ public:
+  Wire(tcp::socket& socket, int seconds)
+      : socket_(socket), milliseconds_(seconds * 1000) {
+    error_code ec;
+    socket_.non_blocking(true, ec);
+    socket_.set_option(tcp::no_delay(true), ec);
+  }
+  tcp::socket& socket() { return socket_; }
+
+  template <typename Buffers>
+  size_t read_some(const Buffers& buffers, error_code& ec) {
+    return Some(POLLIN, ec, [&] { return socket_.read_some(buffers, ec); });
+  }
+  template <typename Buffers>
+  size_t write_some(const Buffers& buffers, error_code& ec) {
+    return Some(POLLOUT, ec, [&] { return socket_.write_some(buffers, ec); });
+  }
+  // The forms that throw are part of Beast's idea of a stream; unused.
+  template <typename Buffers>
+  size_t read_some(const Buffers& buffers) {
+    error_code ec;
+    return read_some(buffers, ec);
+  }
+  template <typename Buffers>
+  size_t write_some(const Buffers& buffers) {
+    error_code ec;
+    return write_some(buffers, ec);
+  }
+
+  // After an answer to a request that was not read to its end: a close would
+  // reset the connection and the peer might lose the answer. So what still
+  // comes is read, within bounds, until the peer has closed.
+  void Linger() {
+    error_code ec;
+    socket_.shutdown(tcp::socket::shutdown_send, ec);
+    milliseconds_ = std::min(milliseconds_, 1000);
+    const absl::Time until = absl::Now() + absl::Seconds(10);
+    char waste[16 << 10];
+    while (!ec && absl::Now() < until) {
+      read_some(boost::asio::buffer(waste), ec);
+    }
+  }
+
+ private:
+  template <typename Once>
+  size_t Some(short event, error_code& ec, Once once) {
+    for (;;) {
+      const size_t n = once();
+      if (ec != boost::asio::error::would_block) return n;
+      pollfd p{socket_.native_handle(), event, 0};
+      const int ready = poll(&p, 1, milliseconds_);
+      if (ready < 0 && errno == EINTR) continue;
+      if (ready <= 0) {
+        ec = boost::asio::error::timed_out;
+        return 0;
+      }
+    }
+  }
+
+  tcp::socket& socket_;
+  int milliseconds_;
+};
 
 class Exchange final : public HttpReply {
  public:
-  Exchange(tcp::socket& socket, bool keep_alive, unsigned version)
-      : socket_(socket), keep_alive_(keep_alive), version_(version) {}
+  Exchange(Wire& wire, bool keep_alive, unsigned version)
+      : wire_(wire), keep_alive_(keep_alive), version_(version) {}
 
   void Reply(int status, const std::string& content_type,
              const std::string& body) override {
@@ -66,7 +127,7 @@ class Exchange final : public HttpReply {
     response.body() = body;
     response.prepare_payload();
     error_code ec;
-    http::write(socket_, response, ec);
+    http::write(wire_, response, ec);
     if (ec) keep_alive_ = false;
     answered_ = true;
   }
@@ -80,7 +141,7 @@ class Exchange final : public HttpReply {
     response.chunked(true);
     http::response_serializer<http::empty_body> serializer{response};
     error_code ec;
-    http::write_header(socket_, serializer, ec);
+    http::write_header(wire_, serializer, ec);
     broken_ = static_cast<bool>(ec);
   }
 
@@ -89,14 +150,14 @@ class Exchange final : public HttpReply {
     const std::string event = absl::StrCat("data: ", data, "\n\n");
     error_code ec;
     boost::asio::write(
-        socket_, http::make_chunk(boost::asio::buffer(event)), ec);
+        wire_, http::make_chunk(boost::asio::buffer(event)), ec);
     broken_ = static_cast<bool>(ec);
     return !broken_;
   }
 
   bool Connected() override {
     if (broken_) return false;
-    pollfd p{socket_.native_handle(), POLLIN | POLLRDHUP, 0};
+    pollfd p{wire_.socket().native_handle(), POLLIN | POLLRDHUP, 0};
     return poll(&p, 1, 0) == 0 || (p.revents & (POLLRDHUP | POLLHUP)) == 0;
   }
 
@@ -105,14 +166,14 @@ class Exchange final : public HttpReply {
     if (!answered_) Reply(500, "application/json", kBadHttp);
     if (streaming_ && !broken_) {
       error_code ec;
-      boost::asio::write(socket_, http::make_chunk_last(), ec);
+      boost::asio::write(wire_, http::make_chunk_last(), ec);
       broken_ = static_cast<bool>(ec);
     }
     return keep_alive_ && !broken_;
   }
 
  private:
-  tcp::socket& socket_;
+  Wire& wire_;
   bool keep_alive_;
   unsigned version_;
   bool answered_ = false, streaming_ = false, broken_ = false;
@@ -210,15 +271,14 @@ class Server final : public HttpServer {
       if (stopping_) return;
       if (ec) continue;
       Reap();
-      if (connections_.size() >=
-          static_cast<size_t>(options_.max_connections)) {
-        SetTimeouts(socket, 1);
-        Exchange(socket, false, 11).Reply(429, "application/json", kBusy);
-        continue;
-      }
+      // As many again are told that they are too many; the rest is closed.
+      const size_t most = static_cast<size_t>(options_.max_connections);
+      if (connections_.size() >= 2 * most) continue;
+      const bool busy = connections_.size() - refused_ >= most;
+      refused_ += busy;
       auto held = std::make_shared<tcp::socket>(std::move(socket));
       connections_.insert(held.get());
-      threads_.emplace_back([this, held] { Serve(*held); });
+      threads_.emplace_back([this, held, busy] { Serve(*held, busy); });
     }
   }
 
@@ -234,38 +294,47 @@ class Server final : public HttpServer {
     }
   }
 
-  void Serve(tcp::socket& socket) {
+  void Serve(tcp::socket& socket, bool busy) {
     error_code ec;
-    socket.set_option(tcp::no_delay(true), ec);
-    SetTimeouts(socket, options_.idle_seconds);
-    beast::flat_buffer buffer(static_cast<size_t>(
-        proto::kMaxHttpBodyBytes + proto::kMaxHttpHeaderBytes));
-    while (ServeOne(socket, buffer)) {
+    Wire wire(socket, options_.idle_seconds);
+    if (busy) {
+      Refuse(wire, 429, kBusy);
+    } else {
+      beast::flat_buffer buffer(static_cast<size_t>(
+          proto::kMaxHttpBodyBytes + proto::kMaxHttpHeaderBytes));
+      while (ServeOne(wire, buffer)) {
+      }
     }
     absl::MutexLock lock(&mutex_);
     connections_.erase(&socket);
+    refused_ -= busy;
     socket.shutdown(tcp::socket::shutdown_both, ec);
     socket.close(ec);
     ended_.insert(std::this_thread::get_id());
   }
 
-  bool ServeOne(tcp::socket& socket, beast::flat_buffer& buffer) {
+  static void Refuse(Wire& wire, int status, const char* body) {
+    Exchange(wire, false, 11).Reply(status, "application/json", body);
+    wire.Linger();
+  }
+
+  bool ServeOne(Wire& wire, beast::flat_buffer& buffer) {
     http::request_parser<http::string_body> parser;
     parser.header_limit(static_cast<uint32_t>(proto::kMaxHttpHeaderBytes));
     parser.body_limit(static_cast<uint64_t>(proto::kMaxHttpBodyBytes));
     {
       absl::MutexLock lock(&mutex_);
       if (stopping_) return false;
-      idle_.insert(&socket);
+      idle_.insert(&wire.socket());
     }
     error_code ec;
-    http::read(socket, buffer, parser, ec);
+    http::read(wire, buffer, parser, ec);
     {
       absl::MutexLock lock(&mutex_);
-      idle_.erase(&socket);
+      idle_.erase(&wire.socket());
     }
     if (ec == http::error::body_limit) {
-      Exchange(socket, false, 11).Reply(413, "application/json", kTooLarge);
+      Refuse(wire, 413, kTooLarge);
       return false;
     }
     if (ec == http::error::end_of_stream) return false;
@@ -273,7 +342,7 @@ class Server final : public HttpServer {
       // Only what is not HTTP gets an answer; a dead peer does not.
       if (ec.category() ==
           http::make_error_code(http::error::bad_method).category()) {
-        Exchange(socket, false, 11).Reply(400, "application/json", kBadHttp);
+        Refuse(wire, 400, kBadHttp);
       }
       return false;
     }
@@ -282,7 +351,7 @@ class Server final : public HttpServer {
     HttpRequest request{
         std::string(message.method_string()),
         std::string(target.substr(0, target.find('?'))), message.body()};
-    Exchange reply(socket, message.keep_alive(), message.version());
+    Exchange reply(wire, message.keep_alive(), message.version());
     handler_(request, reply);
     return reply.Finish();
   }
@@ -295,6 +364,7 @@ class Server final : public HttpServer {
   absl::Mutex mutex_;
   bool stopping_ = false;
   std::set<tcp::socket*> connections_, idle_;
+  size_t refused_ = 0;  // of the connections, those told 429
   std::list<std::thread> threads_;
   std::set<std::thread::id> ended_;
 };
