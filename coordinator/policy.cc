@@ -13,7 +13,9 @@ namespace {
 template <typename List>
 bool Holds(const List& list, const std::string& value) {
   for (const std::string& one : list) {
-    if (absl::EqualsIgnoreCase(one, value)) return true;
+    if (absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(one), value)) {
+      return true;
+    }
   }
   return false;
 }
@@ -21,6 +23,8 @@ bool Holds(const List& list, const std::string& value) {
 // A date or time in UTC; false when it is neither.
 bool ParseWhen(const std::string& text, absl::Time* time) {
   std::string error;
+  // absl also reads "infinite-future".
+  if (text.empty() || !absl::ascii_isdigit(text[0])) return false;
   return absl::ParseTime(absl::RFC3339_full, text, time, &error) ||
          absl::ParseTime("%Y-%m-%d", text, absl::UTCTimeZone(), time, &error);
 }
@@ -32,7 +36,9 @@ std::string WithheldByTerms(const v1::LicenceTerms& terms,
                             const std::string& tenant, absl::Time now) {
   const auto check = [](const char* what, const auto& forbidden,
                         const auto& allowed,
-                        const std::string& value) -> std::string {
+                        const std::string& said) -> std::string {
+    // " advertising" is advertising.
+    const std::string value(absl::StripAsciiWhitespace(said));
     if (!value.empty() && Holds(forbidden, value)) {
       return absl::StrCat("licence forbids ", what, " ", value);
     }
@@ -56,7 +62,9 @@ std::string WithheldByTerms(const v1::LicenceTerms& terms,
   if (!terms.not_after().empty()) {
     if (!ParseWhen(terms.not_after(), &when)) return "licence date unreadable";
     // A date without a time means to the end of that day.
-    if (!absl::StrContains(terms.not_after(), "T")) when += absl::Hours(24);
+    if (terms.not_after().find_first_of("Tt") == std::string::npos) {
+      when += absl::Hours(24);
+    }
     if (now >= when) {
       return absl::StrCat("licence ended on ", terms.not_after());
     }
@@ -72,6 +80,11 @@ absl::StatusOr<Admission> PolicyGate::Admit(
     const v1::ExpertSelection& selection, const std::string& purpose,
     const std::string& tenant, absl::Time now) const {
   const auto& locked = composition_.lock.experts();
+  if (revoked_.contains(composition_.lock.base().manifest_sha256())) {
+    return proto::Error(absl::StatusCode::kPermissionDenied, "policy",
+                        "a composition whose base package is revoked",
+                        "a base that may answer", "compose on another base");
+  }
   Admission admission;
   math::ExpertMask allowed = composition_.All();
   for (int i = 0; i < locked.size(); ++i) {
