@@ -59,11 +59,14 @@ struct Composition {
   const model::Tokenizer& tokenizer() const { return *base->tokenizer; }
 
   // Masks by owner ("code.example"), id ("code.example/code@1.0.0"),
-  // owner/name, or domain label ("code"). NotFound names what exists.
+  // owner/name, or domain label ("code"); a name of several means all. Bit 0
+  // is never set: "base" and the base's id are known and add nothing, since
+  // the base is in every set. NotFound names what exists.
   absl::StatusOr<math::ExpertMask> Resolve(
       const std::vector<std::string>& names) const;
   math::ExpertMask All() const;
-  std::vector<std::string> Names(math::ExpertMask set) const;  // ids; base first
+  // Ids, the base's first.
+  std::vector<std::string> Names(math::ExpertMask set) const;
 };
 // folder_of: where the package with this manifest SHA-256 lies.
 using PackageFolder =

@@ -3,7 +3,7 @@
 // line and the keys that exist.
 //   name = "demo"                 # folder under compositions/
 //   method = "flexolmo"
-//   experts = ["code.example/code@1.0.0", ...]   # ids, or "owner/name" = newest
+//   experts = ["code.example/code@1.0.0", ...]  # "owner/name" = newest
 //   [router]
 //   kind = "anchored"             # default; or "topk"
 //   k = 2                         # topk

@@ -21,7 +21,7 @@ TEST_P(ExportTest, ReadsBackWithTheSameLogits) {
   options.block = GetParam();
   const TinyFederation federation(options);
   const auto composition = federation.Load(federation.Lock("topk"));
-  const std::string folder = FreshFolder("export") + "/out";
+  const std::string folder = federation.Path("out");
   const auto report = ExportHuggingFace(*composition, folder);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(report->architecture, GetParam() == model::Block::kPostNorm
@@ -72,7 +72,7 @@ TEST(ExportAnchoredTest, SaysWhatIsLost) {
   const TinyFederation federation;
   const auto composition = federation.Load(federation.Lock());
   const auto report =
-      ExportHuggingFace(*composition, FreshFolder("export") + "/out");
+      ExportHuggingFace(*composition, federation.Path("out"));
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_THAT(report->lost, Contains(HasSubstr("plain top-2")));
   EXPECT_THAT(report->lost, Contains(HasSubstr("smoothing")));
@@ -81,7 +81,7 @@ TEST(ExportAnchoredTest, SaysWhatIsLost) {
 
 TEST(ExportAnchoredTest, NoPaddingFileStaysBehind) {
   const TinyFederation federation;
-  const std::string folder = FreshFolder("export") + "/out";
+  const std::string folder = federation.Path("out");
   const auto report =
       ExportHuggingFace(*federation.Load(federation.Lock("topk")), folder);
   ASSERT_TRUE(report.ok()) << report.status();

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -25,12 +26,6 @@
 
 namespace motet::assemble {
 
-inline std::string FreshFolder(const std::string& name) {
-  std::string path = absl::StrCat(testing::TempDir(), name, "XXXXXX");
-  EXPECT_NE(mkdtemp(path.data()), nullptr);
-  return path;
-}
-
 struct TinyOptions {
   model::Block block = model::Block::kPostNorm;
   int experts = 4;
@@ -44,7 +39,8 @@ class TinyFederation {
  public:
   explicit TinyFederation(const TinyOptions& options = {})
       : options_(options), random_(options.seed) {
-    folder_ = FreshFolder("tiny");
+    folder_ = absl::StrCat(testing::TempDir(), "tinyXXXXXX");
+    EXPECT_NE(mkdtemp(folder_.data()), nullptr);
     authority_ = *proto::MakeAuthority("choir");
     // Sizes so small are faster on one thread, more so beside other tests.
     math::SetThreads(1);
@@ -53,6 +49,16 @@ class TinyFederation {
     tokenizer_json_ = *model::TrainTokenizer(Documents(), train);
     MakeBase();
     for (int e = 0; e < options.experts; ++e) MakeExpert(e);
+  }
+  ~TinyFederation() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  TinyFederation(const TinyFederation&) = delete;
+  TinyFederation& operator=(const TinyFederation&) = delete;
+  // A path in the federation's folder, removed with it.
+  std::string Path(const std::string& name) const {
+    return folder_ + "/" + name;
   }
 
   static std::vector<std::string> Documents() {
