@@ -196,10 +196,13 @@ void AddBase(CLI::App& app, Context& context) {
         ->capture_default_str();
   };
   number("--vocabulary", o->vocabulary, 300, 1e6, "Tokens of the vocabulary");
-  number("--width", o->config.width, 8, 65536, "C");
-  number("--layers", o->config.layers, 1, 1000, "L");
-  number("--heads", o->config.heads, 1, 1024, "H");
-  number("--ffn-width", o->config.ffn_width, 8, 1e6, "F");
+  number("--width", o->config.width, 8, 65536,
+         "Width of the residual stream");
+  number("--layers", o->config.layers, 1, 1000, "Layers (blocks)");
+  number("--heads", o->config.heads, 1, 1024,
+         "Attention heads a layer");
+  number("--ffn-width", o->config.ffn_width, 8, 1e6,
+         "Inner width of a feed-forward network");
   number("--max-positions", o->config.max_positions, 16, 1e6,
          "Longest context");
   number("--steps", o->train.steps, 1, 1e9, "Optimiser steps");
@@ -208,12 +211,15 @@ void AddBase(CLI::App& app, Context& context) {
   number("--sequence-tokens", o->train.sequence_tokens, 8, 65536,
          "Tokens a sequence");
   number("--learning-rate", o->train.learning_rate, 1e-9, 1,
-         "At the top of the schedule");
-  number("--warmup-steps", o->train.warmup_steps, 0, 1e9, "Linear warm-up");
-  number("--weight-decay", o->train.weight_decay, 0, 1, "Decoupled");
-  number("--seed", o->train.seed, 0, 9e15, "Of weights and batches");
+         "Learning rate at the top of the schedule");
+  number("--warmup-steps", o->train.warmup_steps, 0, 1e9,
+         "Steps over which the learning rate rises to its top");
+  number("--weight-decay", o->train.weight_decay, 0, 1,
+         "Decoupled weight decay of AdamW");
+  number("--seed", o->train.seed, 0, 9e15,
+         "Seed of the first weights and of the batches");
   number("--anchor-tokens", o->anchor_tokens, 256, 1e10,
-         "Behind the anchor statistics");
+         "Tokens that the anchor statistics are taken over");
   number("--public-bytes", o->public_bytes, 1 << 10, 1e12,
          "Public text that travels in the package for owners' batches");
   SetAction(train, context, [o, &context] {

@@ -50,7 +50,8 @@ absl::Status Run(const Options& options, const Context& context) {
   if (!proto::Exists(path)) {
     return proto::Error(absl::StatusCode::kNotFound, "serve",
                         absl::StrCat("no composition \"", options.name, "\""),
-                        "one that `motet compose apply` made");
+                        "one that `motet compose apply` made",
+                        "check the name, or make it from a recipe");
   }
   MOTET_ASSIGN_OR_RETURN(std::string text,
                          proto::ReadFile(path, proto::kMaxManifestBytes));

@@ -77,8 +77,17 @@ absl::Status Offer(const Options& options, const Context& context) {
       absl::StrCat("spiffe://", dial.federation.name, "/coordinator/main"));
   plan.set_issued_at(
       absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone()));
-  absl::FPrintF(stderr, "%s", DescribePlan(plan));
-  if (options.dry_run) return absl::OkStatus();
+  // Of a dry run the plan is the result; otherwise it goes beside it.
+  absl::FPrintF(options.dry_run && !context.json ? stdout : stderr, "%s",
+                DescribePlan(plan));
+  if (options.dry_run) {
+    if (context.json) {
+      absl::PrintF("%s\n", nlohmann::json{{"plan", plan.id()},
+                                          {"offered_to", nullptr}}
+                               .dump());
+    }
+    return absl::OkStatus();
+  }
   v1::OfferReply reply;
   grpc::ClientContext call;
   Deadline(call);
