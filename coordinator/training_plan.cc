@@ -3,6 +3,9 @@
 
 #include <toml++/toml.h>
 
+#include <cmath>
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -50,6 +53,12 @@ void SetNumber(v1::TrainingPlan& plan, const std::string& key, double value) {
   } else {
     reflection->SetDouble(&plan, field, value);
   }
+}
+
+// Of what is counted, a fraction would be cut off in silence.
+bool IsInteger(const std::string& key) {
+  return v1::TrainingPlan::descriptor()->FindFieldByName(key)->cpp_type() !=
+         google::protobuf::FieldDescriptor::CPPTYPE_DOUBLE;
 }
 
 double GetNumber(const v1::TrainingPlan& plan, const std::string& key) {
@@ -101,7 +110,8 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
       }
       if (key == "owners") {
         const toml::array* list = value.as_array();
-        if (list == nullptr || !list->is_homogeneous<std::string>()) {
+        if (list == nullptr ||
+            !(list->empty() || list->is_homogeneous<std::string>())) {
           bad("that is no list of texts", "[\"owner.example\", …]");
           continue;
         }
@@ -114,10 +124,14 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
       for (const Number& n : kNumbers) {
         if (key != n.key) continue;
         known = true;
-        const auto number = value.value<double>();
-        if (!number || !(*number >= n.least && *number <= n.most)) {
+        const auto number = value.is_boolean() ? std::nullopt
+                                               : value.value<double>();
+        const bool integer = IsInteger(key);
+        if (!number || !(*number >= n.least && *number <= n.most) ||
+            (integer && *number != std::floor(*number))) {
           bad(number ? absl::StrCat(*number) : "that is no number",
-              absl::StrCat("a number from ", n.least, " to ", n.most));
+              absl::StrCat(integer ? "an integer" : "a number", " from ",
+                           n.least, " to ", n.most));
         } else {
           SetNumber(plan, key, *number);
         }
@@ -126,7 +140,8 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         std::vector<std::string> keys = {"id", "method", "expert_name",
                                          "expert_version", "owners"};
         for (const Number& n : kNumbers) keys.push_back(n.key);
-        bad("(unknown key)", absl::StrCat("one of ", absl::StrJoin(keys, ", ")));
+        bad("(unknown key)",
+            absl::StrCat("one of ", absl::StrJoin(keys, ", ")));
       }
     }
   } catch (const toml::parse_error& e) {
@@ -146,7 +161,7 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
   if (plan.warmup_steps() > plan.steps()) {
     problems.push_back(absl::StrCat("got ", plan.warmup_steps(),
                                     " warm-up steps of ", plan.steps(),
-                                    ", want fewer"));
+                                    ", want at most as many"));
   }
   if (!problems.empty()) {
     return absl::InvalidArgumentError(

@@ -93,9 +93,10 @@ void Front::Completions(const HttpRequest& request, HttpReply& reply) {
                                          event.has_end())};
           chunk["motet"] = motet;
           if (call->include_usage) chunk["usage"] = nullptr;
-          const v1::GenerationEnd end = choice.end;
-          choice = Choice();
-          choice.end = end;
+          Choice next;  // has only what later chunks go on from
+          next.end = choice.end;
+          next.characters = choice.characters;
+          choice = std::move(next);
           return reply.Send(chunk.dump());
         });
     if (!status.ok()) {
@@ -105,9 +106,7 @@ void Front::Completions(const HttpRequest& request, HttpReply& reply) {
       return;
     }
     // Choices of one prompt share it.
-    if (i == 0 || call->requests[i].prompt() != call->requests[i - 1].prompt() ||
-        call->requests[i].prompt_ids_size() !=
-            call->requests[i - 1].prompt_ids_size()) {
+    if (i % call->choices == 0) {
       prompt_tokens += choice.end.prompt_tokens();
     }
     completion_tokens += choice.end.completion_tokens();

@@ -229,8 +229,12 @@ absl::StatusOr<CompletionCall> ParseCompletion(absl::string_view body,
       {"stream_options",
        [&](const json& v) -> absl::Status {
          if (!v.is_object()) return Wrong("stream_options", v, "an object");
-         if (v.contains("include_usage") && v["include_usage"].is_boolean()) {
-           call.include_usage = v["include_usage"].get<bool>();
+         for (const auto& [key, option] : v.items()) {
+           if (key != "include_usage" || !option.is_boolean()) {
+             return Wrong("stream_options", v,
+                          "{\"include_usage\": true or false}");
+           }
+           call.include_usage = option.get<bool>();
          }
          return absl::OkStatus();
        }},
@@ -275,6 +279,7 @@ absl::StatusOr<CompletionCall> ParseCompletion(absl::string_view body,
                           absl::StrCat("at most ", kMaxChoices));
   }
   common.set_echo(echo);
+  call.choices = static_cast<int>(n);
   std::vector<v1::GenerationRequest> expanded;
   for (const v1::GenerationRequest& prompt : call.requests) {
     for (int i = 0; i < n; ++i) {
@@ -325,7 +330,7 @@ HttpError ToHttpError(const absl::Status& status) {
     default:
       break;
   }
-  const std::string message(status.message());
+  const std::string message = ValidUtf8(status.message());
   // "[where]" names the field.
   json param = nullptr;
   const size_t end = message.find(']');
@@ -339,7 +344,7 @@ HttpError ToHttpError(const absl::Status& status) {
     reason = "context_length_exceeded";
   }
   return {code, json{{"error",
-                      {{"message", ValidUtf8(message)},
+                      {{"message", message},
                        {"type", type},
                        {"param", param},
                        {"code", reason}}}}
@@ -347,7 +352,10 @@ HttpError ToHttpError(const absl::Status& status) {
 }
 
 void Choice::Add(const v1::TokenResult& token, bool logprobs) {
-  const size_t offset = text.size();
+  const size_t offset = characters;
+  characters += std::count_if(
+      token.text().begin(), token.text().end(),
+      [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
   text += token.text();
   if (!logprobs || token.id() < 0) return;
   const std::string shown = ValidUtf8(token.text());

@@ -19,6 +19,7 @@ namespace motet::coordinator {
 struct CompletionCall {
   // One a prompt, n times each; in the order of their choices.
   std::vector<v1::GenerationRequest> requests;
+  int choices = 1;  // n
   bool stream = false;
   bool include_usage = false;
 };
@@ -43,6 +44,7 @@ struct Choice {
   nlohmann::json top_logprobs = nlohmann::json::array();
   nlohmann::json text_offset = nlohmann::json::array();
   v1::GenerationEnd end;
+  size_t characters = 0;  // of all text so far; what text_offset counts
 
   void Add(const v1::TokenResult& token, bool logprobs);
 };

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans in TOML: defaults, every problem at once, nothing passed over.
+#include "coordinator/training_plan.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace motet::coordinator {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::string Message(const std::string& toml) {
+  const auto plan = ParseTrainingPlan(toml, "plan.toml");
+  if (plan.ok()) return "OK";
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
+  return std::string(plan.status().message());
+}
+
+TEST(TrainingPlanTest, DefaultsFillWhatIsNotSaid) {
+  const auto plan = ParseTrainingPlan("id = \"first\"\n", "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->id(), "first");
+  EXPECT_EQ(plan->method(), "flexolmo");
+  EXPECT_EQ(plan->expert_version(), "1.0.0");
+  EXPECT_EQ(plan->steps(), 200u);
+  EXPECT_EQ(plan->batch_sequences(), 16u);
+  EXPECT_EQ(plan->sequence_tokens(), 128u);
+  EXPECT_EQ(plan->learning_rate(), 1e-3);
+  EXPECT_EQ(plan->checkpoint_every(), 50u);
+  EXPECT_EQ(plan->public_fraction(), 1.0 / 3);
+  EXPECT_EQ(plan->gate_quantile(), 0.97);
+  EXPECT_EQ(plan->statistics_tokens(), 65536u);
+  EXPECT_EQ(plan->owners_size(), 0);
+  EXPECT_THAT(plan->publishes(),
+              ElementsAre("ffn weights", "router row and bias",
+                          "per-layer means and thresholds"));
+}
+
+TEST(TrainingPlanTest, EveryKeyIsTaken) {
+  const auto plan = ParseTrainingPlan(
+      "id = 'p-2'\nmethod = 'flexolmo'\nexpert_name = 'code'\n"
+      "expert_version = '2.1.0'\nowners = ['a.example', 'b.example']\n"
+      "steps = 7\nbatch_sequences = 2\nsequence_tokens = 16\n"
+      "learning_rate = 0.5\nwarmup_steps = 3\nfinal_lr_fraction = 0\n"
+      "clip_norm = 2\nweight_decay = 0.25\nrouter_z_weight = 0.125\n"
+      "lm_z_weight = 0.0625\npublic_fraction = 0.75\nseed = 9007199254740991\n"
+      "checkpoint_every = 5\ngate_quantile = 0.5\nsmoothing = 0\n"
+      "statistics_tokens = 512\n",
+      "plan.toml");
+  // 9007199254740991 is above the seed's limit and must not be rounded.
+  EXPECT_FALSE(plan.ok());
+  const auto good = ParseTrainingPlan(
+      "id = 'p-2'\nexpert_name = 'code'\nexpert_version = '2.1.0'\n"
+      "owners = ['a.example', 'b.example']\nsteps = 7\n"
+      "learning_rate = 0.5\nwarmup_steps = 7\nweight_decay = 0.25\n"
+      "seed = 8999999999999999\nsmoothing = 0\nclip_norm = 2\n",
+      "plan.toml");
+  ASSERT_TRUE(good.ok()) << good.status();
+  EXPECT_EQ(good->expert_name(), "code");
+  EXPECT_EQ(good->expert_version(), "2.1.0");
+  EXPECT_THAT(good->owners(), ElementsAre("a.example", "b.example"));
+  EXPECT_EQ(good->steps(), 7u);
+  EXPECT_EQ(good->warmup_steps(), 7u);
+  EXPECT_EQ(good->learning_rate(), 0.5);
+  EXPECT_EQ(good->weight_decay(), 0.25);
+  EXPECT_EQ(good->seed(), 8999999999999999u);
+  EXPECT_EQ(good->smoothing(), 0);
+  EXPECT_EQ(good->clip_norm(), 2);
+}
+
+TEST(TrainingPlanTest, AllProblemsAtOnce) {
+  const std::string message = Message(
+      "id = 'Bad Id'\nmethod = 'federated averaging'\nsteps = 0\n"
+      "learning_rate = 'fast'\nstepz = 3\npublic_fraction = 1.0\n"
+      "owners = 'a.example'\nexpert_name = 4\n");
+  EXPECT_THAT(message, AllOf(HasSubstr("[plan.toml]"), HasSubstr("Bad Id"),
+                             HasSubstr("federated averaging"),
+                             HasSubstr("line 3: got steps 0"),
+                             HasSubstr("line 4: got learning_rate")));
+  EXPECT_THAT(message, AllOf(HasSubstr("line 5: got stepz"),
+                             HasSubstr("statistics_tokens"),
+                             HasSubstr("line 6: got public_fraction 1"),
+                             HasSubstr("line 7: got owners"),
+                             HasSubstr("line 8: got expert_name")));
+  EXPECT_THAT(Message("id = 'a'\nsteps = 10\nwarmup_steps = 11\n"),
+              HasSubstr("11 warm-up steps of 10"));
+}
+
+TEST(TrainingPlanTest, UnknownKeyNamesTheKeysThatExist) {
+  EXPECT_THAT(Message("id = 'a'\nlearningrate = 0.1\n"),
+              AllOf(HasSubstr("learningrate (unknown key)"),
+                    HasSubstr("learning_rate"), HasSubstr("owners")));
+}
+
+TEST(TrainingPlanTest, IdIsNeeded) {
+  EXPECT_THAT(Message(""), HasSubstr("got id \"\""));
+  EXPECT_THAT(Message("id = '../up'\n"), HasSubstr("../up"));
+  EXPECT_THAT(Message("id = 3\n"), HasSubstr("line 1: got id"));
+}
+
+TEST(TrainingPlanTest, NumbersOutOfRange) {
+  for (const char* line :
+       {"checkpoint_every = 1.5", "batch_sequences = 0", "batch_sequences = -1",
+        "sequence_tokens = 7", "learning_rate = 0", "learning_rate = nan",
+        "learning_rate = inf", "final_lr_fraction = 1.1", "clip_norm = 0",
+        "seed = -1", "checkpoint_every = 0", "gate_quantile = 0.49",
+        "smoothing = 1", "statistics_tokens = 255", "steps = true",
+        "warmup_steps = 201", "seed = 0.5"}) {
+    EXPECT_NE(Message(std::string("id = 'a'\n") + line + "\n"), "OK") << line;
+  }
+}
+
+TEST(TrainingPlanTest, NoOwnersMeansEveryMember) {
+  EXPECT_EQ(Message("id = 'a'\nowners = []\n"), "OK");
+  EXPECT_THAT(Message("id = 'a'\nowners = ['b', 3]\n"), HasSubstr("owners"));
+}
+
+TEST(TrainingPlanTest, BrokenTomlNamesTheLine) {
+  EXPECT_THAT(Message("id = 'a'\nsteps == 3\n"), HasSubstr("[plan.toml:2]"));
+}
+
+TEST(TrainingPlanTest, DescriptionShowsEveryNumberAndWhatIsPublished) {
+  const auto plan = ParseTrainingPlan("id = 'a'\nsteps = 123\n", "plan.toml");
+  ASSERT_TRUE(plan.ok());
+  EXPECT_THAT(DescribePlan(*plan),
+              AllOf(HasSubstr("plan a"), HasSubstr("steps              123"),
+                    HasSubstr("router row and bias")));
+}
+
+}  // namespace
+}  // namespace motet::coordinator
