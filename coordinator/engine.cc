@@ -140,6 +140,8 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
     *event.mutable_token() = std::move(token);
     return sink(event);
   };
+  // Characters of the prompt may be split over its tokens, too.
+  StreamText prompt_text({});
   const absl::Status gone = absl::CancelledError("[generate] client gone");
 
   // The prompt, in pieces; with echo and logprobs, token i is scored by the
@@ -155,7 +157,9 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
         v1::TokenResult token;
         token.set_id(prompt[i]);
         token.set_from_prompt(true);
-        token.set_text(tokenizer.TokenBytes(prompt[i]));
+        std::string shown = prompt_text.Add(tokenizer.TokenBytes(prompt[i]));
+        if (i + 1 == prompt.size()) shown += prompt_text.Flush();
+        token.set_text(shown);
         if (want_logprobs && i > 0) {
           const float* row = i == at ? logits.data()
                                      : rows.f32() + (i - 1 - at) * rows.cols();
