@@ -24,8 +24,7 @@ code=${PIPESTATUS[0]}
 awk '
   / Test +#[0-9]+: / {
     name = $0; sub(/.*Test +#[0-9]+: /, "", name)
-    box = name; sub(/ .*/, "", box)
-    n = split(box, part, "/"); sub(/\/[^\/]*$/, "", box)
+    box = name; sub(/\/[A-Z].*/, "", box)
     if (name ~ /\*\*\*Skipped|\*\*\*Not Run|Disabled/) skipped[box]++
     else if (name ~ /Passed/) passed[box]++
     else failed[box]++

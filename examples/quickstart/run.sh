@@ -32,10 +32,12 @@ if [ -n "$data" ]; then
 fi
 
 # ------------------------------------------------------------ housekeeping
-pids=()   # every process that this script started
+pids=()      # every daemon that this script started
+foreground=  # the command that it waits for
 cleanup() {
   local p
   trap - EXIT INT TERM
+  [ -n "$foreground" ] && pids+=("$foreground")
   for p in "${pids[@]:-}"; do [ -n "$p" ] && kill "$p" 2>/dev/null; done
   for p in "${pids[@]:-}"; do
     [ -n "$p" ] || continue
@@ -52,8 +54,15 @@ bold= dim= plain=
 if [ -t 1 ]; then bold=$'\033[1m' dim=$'\033[2m' plain=$'\033[0m'; fi
 step() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; shift; for l in "$@"; do printf '%s\n' "$l"; done; }
 show() { printf '%s  $ %s%s\n' "$dim" "$*" "$plain"; }
-# Shows a command and runs it.
-run() { show "$@"; "$@" || fail "the command above failed"; }
+# Shows a command and runs it. In the background, with the script waiting:
+# so an interrupt is answered at once, whatever runs.
+run() {
+  show "$@"
+  "$@" &
+  foreground=$!
+  wait "$foreground" || fail "the command above failed"
+  foreground=
+}
 fail() {
   printf '\nquickstart: %s\n' "$*" >&2
   printf 'Logs are in %s/logs; the federation is in %s.\n' "$out" "$out" >&2
@@ -298,7 +307,7 @@ step "Done in $((SECONDS - begin)) s" \
   "  matrix.svg    the table as a picture;  report.json  all figures" \
   "Try next, with MOTET_FEDERATION=$MOTET_FEDERATION:" \
   "  motet expert show ${owners[0]}.example/${owners[0]}@1.0.0" \
-  "  motet expert verify $MOTET_FEDERATION/packages/*" \
+  "  motet expert verify $MOTET_FEDERATION/packages/$(ls "$MOTET_FEDERATION/packages" | head -n 1)" \
   "  motet compose export demo-topk --format hf --out my-model" \
   "  motet eval matrix demo --router topk --domain mine=FILE.jsonl"
 if [ -n "$keep" ]; then
