@@ -7,10 +7,14 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "compose/math/operators.h"
 #include "compose/math/threads.h"
 #include "coordinator/cli.h"
@@ -37,11 +41,37 @@ std::string CommandName(const CLI::App& app) {
   return name;
 }
 
+// A wrong command line, in the form of every other error. CLI11 says "A
+// subcommand is required" of a mistyped one; this names it and its choices.
+std::string WrongUsage(const CLI::App* app, const CLI::Error& error) {
+  const CLI::App* at = app;
+  std::string path = "motet";
+  while (!at->get_subcommands().empty()) {
+    at = at->get_subcommands().front();
+    absl::StrAppend(&path, " ", at->get_name());
+  }
+  std::string text(error.what());
+  const std::vector<const CLI::App*> choices =
+      at->get_subcommands([](const CLI::App*) { return true; });
+  if (error.get_name() == "RequiredError" && !choices.empty()) {
+    const std::vector<std::string> rest = app->remaining(true);
+    std::vector<std::string> names;
+    for (const CLI::App* sub : choices) names.push_back(sub->get_name());
+    text = absl::StrCat(
+        "[", path, "] got ",
+        rest.empty() ? "no command" : absl::StrCat("\"", rest.front(), "\""),
+        ", want one of ", absl::StrJoin(names, ", "));
+  }
+  return absl::StrCat("motet: ", text, "; see `", path, " --help`\n");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   motet::math::SleepWhileWaiting(argv);
   signal(SIGPIPE, SIG_IGN);
+  // gRPC's own log would stand between a user and our messages.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   const auto start = std::chrono::steady_clock::now();
   motet::coordinator::Context context;
   CLI::App app{
@@ -56,6 +86,7 @@ int main(int argc, char** argv) {
       "  eval matrix, serve        measure it, answer with it\n",
       "motet"};
   app.set_version_flag("--version", "motet " MOTET_VERSION);
+  app.failure_message(WrongUsage);
   app.require_subcommand(1);
   app.fallthrough();
   app.add_option("--federation", context.federation,
