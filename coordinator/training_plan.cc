@@ -4,7 +4,6 @@
 #include <toml++/toml.h>
 
 #include <cmath>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -124,14 +123,15 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
       for (const Number& n : kNumbers) {
         if (key != n.key) continue;
         known = true;
-        const auto number = value.is_boolean() ? std::nullopt
-                                               : value.value<double>();
+        auto number = value.value<double>();
+        if (value.is_boolean()) number.reset();
         const bool integer = IsInteger(key);
         if (!number || !(*number >= n.least && *number <= n.most) ||
             (integer && *number != std::floor(*number))) {
-          bad(number ? absl::StrCat(*number) : "that is no number",
-              absl::StrCat(integer ? "an integer" : "a number", " from ",
-                           n.least, " to ", n.most));
+          bad(number ? absl::StrCat(number.value_or(0)) : "that is no number",
+              absl::StrFormat("%s from %.15g to %.15g",
+                              integer ? "an integer" : "a number", n.least,
+                              n.most));
         } else {
           SetNumber(plan, key, *number);
         }

@@ -35,7 +35,13 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
+    const int code = app.exit(e);
+    if (code == 0) return 0;
+    const std::vector<std::string> rest = app.remaining(true);
+    if (e.get_name() == "RequiredError" && !rest.empty()) {
+      absl::FPrintF(stderr, "motet-node: no command \"%s\"\n", rest.front());
+    }
+    return 2;
   }
   if (!context.status.ok()) {
     absl::FPrintF(stderr, "motet-node: %s\n",

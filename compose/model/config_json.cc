@@ -310,7 +310,8 @@ absl::StatusOr<ModelConfig> ParseConfig(const std::string& json) {
   config.max_positions = fields.Size("max_position_embeddings");
   const int64_t split = config.heads == 0 ? 0 : config.width / config.heads;
   config.head_dim = fields.Size("head_dim", &split);
-  if (!object.contains("head_dim") && split * config.heads != config.width) {
+  if (!object.contains("head_dim") && object.contains("hidden_size") &&
+      split * config.heads != config.width) {
     fields.Refuse("hidden_size", &object["hidden_size"],
                   "a multiple of num_attention_heads, or head_dim given");
   }
@@ -320,7 +321,7 @@ absl::StatusOr<ModelConfig> ParseConfig(const std::string& json) {
   if (family->experts_key != nullptr) {
     config.experts = fields.Size(family->experts_key);
     config.experts_per_token = fields.Size("num_experts_per_tok");
-    if (config.experts == 0) {
+    if (config.experts == 0 && object.contains(family->experts_key)) {
       fields.Refuse(family->experts_key, &object[family->experts_key],
                     "at least 1");
     }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "coordinator/http/openai.h"
+#include "coordinator/stream_text.h"
 #include "proto/error.h"
 
 namespace motet::coordinator {
@@ -37,7 +38,7 @@ Front::Front(const assemble::Composition& composition, const PolicyGate& gate,
              Engine& engine)
     : composition_(composition), gate_(gate), engine_(engine) {}
 
-void Front::Models(HttpReply& reply) const {
+void Front::Models(const std::string& path, HttpReply& reply) const {
   nlohmann::json experts = nlohmann::json::array();
   for (const auto& expert : composition_.lock.experts()) {
     experts.push_back({{"id", expert.id()},
@@ -52,8 +53,19 @@ void Front::Models(HttpReply& reply) const {
                               composition_.config.max_positions},
                              {"experts", experts},
                              {"lock_sha256", composition_.lock_sha256}};
-  reply.Reply(200, kJson,
-              nlohmann::json{{"object", "list"}, {"data", {model}}}.dump());
+  constexpr char kList[] = "/v1/models";
+  if (path == kList) {
+    return reply.Reply(
+        200, kJson,
+        nlohmann::json{{"object", "list"}, {"data", {model}}}.dump());
+  }
+  const std::string name = path.substr(sizeof kList);
+  if (name == composition_.lock.name()) {
+    return reply.Reply(200, kJson, model.dump());
+  }
+  Fail(reply, proto::Error(absl::StatusCode::kNotFound, "model",
+                           absl::StrCat("\"", ValidUtf8(name), "\""),
+                           absl::StrCat("\"", composition_.lock.name(), "\"")));
 }
 
 void Front::Completions(const HttpRequest& request, HttpReply& reply) {
@@ -139,7 +151,10 @@ void Front::Handle(const HttpRequest& request, HttpReply& reply) {
     return request.method == method && request.path == path;
   };
   if (is("POST", "/v1/completions")) return Completions(request, reply);
-  if (is("GET", "/v1/models")) return Models(reply);
+  if (is("GET", "/v1/models") ||
+      (request.method == "GET" && request.path.starts_with("/v1/models/"))) {
+    return Models(request.path, reply);
+  }
   if (is("GET", "/livez") || is("GET", "/readyz")) {
     return reply.Reply(200, "text/plain", "ok\n");
   }

@@ -18,7 +18,8 @@ class Front {
   void Handle(const HttpRequest& request, HttpReply& reply);
 
  private:
-  void Models(HttpReply& reply) const;
+  // The list, or one model by name.
+  void Models(const std::string& path, HttpReply& reply) const;
   void Completions(const HttpRequest& request, HttpReply& reply);
 
   const assemble::Composition& composition_;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "coordinator/stream_text.h"
@@ -32,8 +33,9 @@ absl::Status Number(const std::string& field, const json& value, double least,
   if (!value.is_number() || (integer && !value.is_number_integer()) ||
       !(value.get<double>() >= least && value.get<double>() <= most)) {
     return Wrong(field, value,
-                 absl::StrCat(integer ? "an integer" : "a number", " from ",
-                              least, " to ", most));
+                 absl::StrFormat("%s from %.15g to %.15g",
+                                 integer ? "an integer" : "a number", least,
+                                 most));
   }
   *out = value.get<double>();
   return absl::OkStatus();

@@ -256,5 +256,27 @@ TEST(ConfigTest, CheckConfigHoldsForConfigsFromPrograms) {
               HasSubstr("eos_token_id = -2"));
 }
 
+// A pair of missing fields once ended the program: a check of one looked at
+// the other.
+TEST(ConfigTest, AnyTwoFieldsMayBeMissing) {
+  for (const Block block : {Block::kPreNorm, Block::kPostNorm}) {
+    for (const int64_t experts : {0, 4}) {
+      const nlohmann::json whole =
+          nlohmann::json::parse(WriteConfig(Tiny(block, experts)));
+      for (const auto& [first, unused] : whole.items()) {
+        for (const auto& [second, unused2] : whole.items()) {
+          nlohmann::json part = whole;
+          part.erase(first);
+          part.erase(second);
+          const auto config = ParseConfig(part.dump());
+          if (first == "hidden_size" || second == "hidden_size") {
+            EXPECT_FALSE(config.ok()) << first << ", " << second;
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace motet::model
