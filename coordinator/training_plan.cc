@@ -123,17 +123,17 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
       for (const Number& n : kNumbers) {
         if (key != n.key) continue;
         known = true;
-        auto number = value.value<double>();
-        if (value.is_boolean()) number.reset();
+        const double number =
+            value.is_number() ? value.value<double>().value_or(NAN) : NAN;
         const bool integer = IsInteger(key);
-        if (!number || !(*number >= n.least && *number <= n.most) ||
-            (integer && *number != std::floor(*number))) {
-          bad(number ? absl::StrCat(number.value_or(0)) : "that is no number",
+        if (!(number >= n.least && number <= n.most) ||
+            (integer && number != std::floor(number))) {
+          bad(std::isnan(number) ? "that is no number" : absl::StrCat(number),
               absl::StrFormat("%s from %.15g to %.15g",
                               integer ? "an integer" : "a number", n.least,
                               n.most));
         } else {
-          SetNumber(plan, key, *number);
+          SetNumber(plan, key, number);
         }
       }
       if (!known) {
