@@ -59,6 +59,36 @@ Tensor Exec::Add(const Tensor& a, const Tensor& b) {
   return y;
 }
 
+Tensor Exec::AddBias(const Tensor& x, const Tensor& b) {
+  Tensor y = arena_.New(x.shape);
+  kernels_.add_bias(x, b, y);
+  if (Needs(x) || Needs(b)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kAddBias, [k = &kernels_, r = recorder_, x, b, y] {
+      const Tensor dy = r->Gradient(y), dx = r->Gradient(x);
+      if (!dx.empty()) k->add(dx, dy, dx);
+      k->add_bias_backward(dy, r->Gradient(b));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::AddScaled(const Tensor& a, float s, const Tensor& b) {
+  Tensor y = arena_.New(b.shape);
+  kernels_.add_scaled(a, s, b, y);
+  if (Needs(a) || Needs(b)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kAddScaled, [k = &kernels_, r = recorder_, a, s,
+                                         b, y] {
+      const Tensor dy = r->Gradient(y);
+      const Tensor da = r->Gradient(a), db = r->Gradient(b);
+      if (!da.empty()) k->add(da, dy, da);
+      if (!db.empty()) k->add_scaled(db, s, dy, db);
+    });
+  }
+  return y;
+}
+
 Tensor Exec::RmsNorm(const Tensor& x, const Tensor& w, float eps) {
   Tensor y = arena_.New(x.shape);
   const bool needed = Needs(x) || Needs(w);
@@ -71,6 +101,36 @@ Tensor Exec::RmsNorm(const Tensor& x, const Tensor& w, float eps) {
                                        inverse_rms, y] {
       k->rms_norm_backward(x, w, inverse_rms, r->Gradient(y), r->Gradient(x),
                            r->Gradient(w));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::LayerNorm(const Tensor& x, const Tensor& w, const Tensor& b,
+                       float eps) {
+  Tensor y = arena_.New(x.shape);
+  const bool needed = Needs(x) || Needs(w) || Needs(b);
+  Tensor moments;
+  if (needed) moments = arena_.New({x.rows(), 2});
+  kernels_.layer_norm(x, w, b, eps, y, moments);
+  if (needed) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kLayerNorm, [k = &kernels_, r = recorder_, x, w,
+                                         b, moments, y] {
+      k->layer_norm_backward(x, w, moments, r->Gradient(y), r->Gradient(x),
+                             r->Gradient(w), r->Gradient(b));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::Normalise(const Tensor& x) {
+  Tensor y = arena_.New(x.shape);
+  kernels_.normalise(x, y);
+  if (Needs(x)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kNormalise, [k = &kernels_, r = recorder_, x, y] {
+      k->normalise_backward(x, r->Gradient(y), r->Gradient(x));
     });
   }
   return y;
@@ -120,6 +180,31 @@ Tensor Exec::SwiGlu(const Tensor& gate, const Tensor& up) {
                                       y] {
       k->swiglu_backward(gate, up, r->Gradient(y), r->Gradient(gate),
                          r->Gradient(up));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::Gelu(const Tensor& x) {
+  Tensor y = arena_.New(x.shape);
+  kernels_.gelu(x, y);
+  if (Needs(x)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kGelu, [k = &kernels_, r = recorder_, x, y] {
+      k->gelu_backward(x, r->Gradient(y), r->Gradient(x));
+    });
+  }
+  return y;
+}
+
+Tensor Exec::MeanPool(const Tensor& x, std::span<const Segment> segments) {
+  Tensor y = arena_.New({static_cast<int64_t>(segments.size()), x.cols()});
+  kernels_.mean_pool(x, segments, y);
+  if (Needs(x)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kMeanPool, [k = &kernels_, r = recorder_, x,
+                                        segments, y] {
+      k->mean_pool_backward(segments, r->Gradient(y), r->Gradient(x));
     });
   }
   return y;

@@ -52,12 +52,20 @@ class Exec {
   Tensor Embed(std::span<const int32_t> ids, const Tensor& table);
   Tensor Linear(const Tensor& x, const Tensor& w);
   Tensor Add(const Tensor& a, const Tensor& b);
+  Tensor AddBias(const Tensor& x, const Tensor& b);
+  // a may be empty: s b alone.
+  Tensor AddScaled(const Tensor& a, float s, const Tensor& b);
   Tensor RmsNorm(const Tensor& x, const Tensor& w, float eps);
+  Tensor LayerNorm(const Tensor& x, const Tensor& w, const Tensor& b,
+                   float eps);
+  Tensor Normalise(const Tensor& x);
   Tensor Rope(const Tensor& x, std::span<const int32_t> positions,
               int64_t head_dim, double theta);
   Tensor Attention(const Tensor& q, const Tensor& k, const Tensor& v,
                    const HeadShape& shape, std::span<const Segment> segments);
   Tensor SwiGlu(const Tensor& gate, const Tensor& up);
+  Tensor Gelu(const Tensor& x);
+  Tensor MeanPool(const Tensor& x, std::span<const Segment> segments);
   Tensor OwnerBias(const Tensor& x, const Tensor& b);
   Routing TopK(const Tensor& x, std::span<const ExpertMask> allowed, int k,
                bool renormalise);

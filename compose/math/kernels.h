@@ -15,14 +15,25 @@
   X(linear, Linear)                                \
   X(linear_backward, LinearBackward)               \
   X(add, Add)                                      \
+  X(add_bias, AddBias)                             \
+  X(add_bias_backward, AddBiasBackward)            \
+  X(add_scaled, AddScaled)                         \
   X(rms_norm, RmsNorm)                             \
   X(rms_norm_backward, RmsNormBackward)            \
+  X(layer_norm, LayerNorm)                         \
+  X(layer_norm_backward, LayerNormBackward)        \
+  X(normalise, Normalise)                          \
+  X(normalise_backward, NormaliseBackward)         \
   X(rope, Rope)                                    \
   X(rope_backward, RopeBackward)                   \
   X(attention, Attention)                          \
   X(attention_backward, AttentionBackward)         \
   X(swiglu, SwiGlu)                                \
   X(swiglu_backward, SwiGluBackward)               \
+  X(gelu, Gelu)                                    \
+  X(gelu_backward, GeluBackward)                   \
+  X(mean_pool, MeanPool)                           \
+  X(mean_pool_backward, MeanPoolBackward)          \
   X(owner_bias, OwnerBias)                         \
   X(owner_bias_backward, OwnerBiasBackward)        \
   X(top_k, TopK)                                   \

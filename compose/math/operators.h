@@ -21,14 +21,25 @@
   X(Linear, true, "y = x W^T", "x [M,C], W [N,C] f32|bf16 -> [M,N]",          \
     "matrix product")                                                         \
   X(Add, true, "y = a + b", "[M,C], [M,C] -> [M,C]", "residual")              \
+  X(AddBias, true, "y = x + b", "x [M,C], b [C] -> [M,C]", "affine map")      \
+  X(AddScaled, true, "y = a + s b; y = s b without a",                        \
+    "a, b [M,C] -> [M,C]", "LoRA, arXiv 2106.09685")                          \
   X(RmsNorm, true, "y = w x / sqrt(mean x^2 + eps)",                          \
     "x [M,C], w [C] -> [M,C]", "arXiv 1910.07467")                            \
+  X(LayerNorm, true, "y = w (x - mean x) / sqrt(var x + eps) + b",            \
+    "x [M,C], w, b [C] -> [M,C]", "arXiv 1607.06450")                         \
+  X(Normalise, true, "y = x / max(|x|, 1e-12)", "x [M,C] -> [M,C]",           \
+    "cosine similarity")                                                      \
   X(Rope, true, "NeoX half rotation by pos * theta^(-2i/D)",                  \
     "x [M,H*D], positions [M] -> [M,H*D]", "arXiv 2104.09864")                \
-  X(Attention, true, "y = softmax(q k^T / sqrt D, causal) v",                 \
+  X(Attention, true, "y = softmax(q k^T / sqrt D, causal or not) v",          \
     "q [M,H*D], k, v [M,G*D] or cache -> [M,H*D]", "arXiv 1706.03762")        \
   X(SwiGlu, true, "y = g sigmoid(g) u", "g, u [M,F] -> [M,F]",                \
     "arXiv 2002.05202")                                                       \
+  X(Gelu, true, "y = x (1 + erf(x / sqrt 2)) / 2", "x [M,F] -> [M,F]",        \
+    "arXiv 1606.08415")                                                       \
+  X(MeanPool, true, "y[s] = mean of segment s's rows of x",                   \
+    "x [M,C], segments [S] -> [S,C]", "METHODS 9")                            \
   X(OwnerBias, true, "y[m,e] = x[m,e] + min(b[e-1], 0), e >= 1",              \
     "x [M,E], b [E-1] -> [M,E]", "FlexOlmo 3.3")                              \
   X(TopK, true, "w = softmax(x over allowed)[top k], k clamped",              \
@@ -72,7 +83,8 @@ std::span<const OpInfo> Operators();
 enum class Product : uint8_t { kExact, kLibrary };
 
 // Rows [row, row + rows) of q are positions [past, past + rows) of one
-// sequence and attend to positions 0..their own. Without a cache
+// sequence and attend to positions 0..their own or, without the causal rule,
+// to all of them. Without a cache
 // (keys == nullptr; then past == 0) keys and values are the same rows of the
 // k and v tensors. With one, keys and values are the cache's
 // [past + rows, G*D] rows, stride row_stride floats.
@@ -88,6 +100,7 @@ struct HeadShape {
   int64_t heads = 0;     // H
   int64_t kv_heads = 0;  // G, divides H
   int64_t head_dim = 0;  // D
+  bool causal = true;    // false: segments without a cache only
 };
 
 // Which experts each row may use: bit e of allowed[m]. Bit 0, the base, is
@@ -150,11 +163,27 @@ struct Kernels {
 
   void (*add)(const Tensor& a, const Tensor& b, Tensor y);  // y may alias
 
+  void (*add_bias)(const Tensor& x, const Tensor& b, Tensor y);  // may alias
+  void (*add_bias_backward)(const Tensor& dy, Tensor db);
+
+  // a may be empty: zeros. y may alias a. Its own backward: db += s dy.
+  void (*add_scaled)(const Tensor& a, float s, const Tensor& b, Tensor y);
+
   void (*rms_norm)(const Tensor& x, const Tensor& w, float eps, Tensor y,
                    Tensor inverse_rms /* [M], may be empty */);
   void (*rms_norm_backward)(const Tensor& x, const Tensor& w,
                             const Tensor& inverse_rms, const Tensor& dy,
                             Tensor dx, Tensor dw);
+
+  // moments [M,2]: mean and 1 / deviation of each row; may be empty.
+  void (*layer_norm)(const Tensor& x, const Tensor& w, const Tensor& b,
+                     float eps, Tensor y, Tensor moments);
+  void (*layer_norm_backward)(const Tensor& x, const Tensor& w,
+                              const Tensor& moments, const Tensor& dy,
+                              Tensor dx, Tensor dw, Tensor db);
+
+  void (*normalise)(const Tensor& x, Tensor y);
+  void (*normalise_backward)(const Tensor& x, const Tensor& dy, Tensor dx);
 
   void (*rope)(const Tensor& x, std::span<const int32_t> positions,
                int64_t head_dim, double theta, Tensor y);  // y may alias x
@@ -176,6 +205,15 @@ struct Kernels {
   void (*swiglu)(const Tensor& gate, const Tensor& up, Tensor y);
   void (*swiglu_backward)(const Tensor& gate, const Tensor& up,
                           const Tensor& dy, Tensor dgate, Tensor dup);
+
+  void (*gelu)(const Tensor& x, Tensor y);  // y may alias x
+  void (*gelu_backward)(const Tensor& x, const Tensor& dy, Tensor dx);
+
+  // Of a segment, row and rows count; without rows its mean is 0.
+  void (*mean_pool)(const Tensor& x, std::span<const Segment> segments,
+                    Tensor y);
+  void (*mean_pool_backward)(std::span<const Segment> segments,
+                             const Tensor& dy, Tensor dx);
 
   void (*owner_bias)(const Tensor& x, const Tensor& b, Tensor y);
   void (*owner_bias_backward)(const Tensor& b, const Tensor& dy, Tensor dx,

@@ -102,6 +102,10 @@ void Forward(const ForwardCall& call, const Task& task) {
       at + (cached ? s.values : call.v.f32() + s.row * kv_cols);
 
   const int64_t rows = task.last - task.first;
+  // The keys that row r of the task sees: 0 .. seen(r) - 1.
+  const auto seen = [&](int64_t r) {
+    return call.shape.causal ? s.past + task.first + r + 1 : s.rows;
+  };
   thread_local Scratch scratch;
   float* turned = scratch.Get(dim * kBlock + kBlock * padded +
                               kQueryChunk * kBlock +
@@ -116,7 +120,7 @@ void Forward(const ForwardCall& call, const Task& task) {
               -std::numeric_limits<float>::infinity());
   std::fill_n(total, group * kQueryChunk, 0.0f);
 
-  const int64_t all = s.past + task.last;  // keys that the last row sees
+  const int64_t all = seen(rows - 1);
   for (int64_t j = 0; j < all; j += kBlock) {
     const int64_t present = std::min(kBlock, all - j);
     Transpose(keys + j * stride, stride, present, dim, turned);
@@ -128,7 +132,8 @@ void Forward(const ForwardCall& call, const Task& task) {
       v_stride = padded;
     }
     // Row i sees keys 0..past+i: rows before `begin` see none of this block.
-    const int64_t begin = std::max(task.first, j - s.past) - task.first;
+    const int64_t begin =
+        call.shape.causal ? std::max(task.first, j - s.past) - task.first : 0;
     for (int64_t g = 0; g < group; ++g) {
       const int64_t head = task.kv_head * group + g;
       const float* q = call.q.f32() + (s.row + task.first) * q_cols +
@@ -137,7 +142,7 @@ void Forward(const ForwardCall& call, const Task& task) {
                   kBlock, scores + begin * kBlock, kBlock,
                   Pad(present) / kLanes, false);
       for (int64_t r = begin; r < rows; ++r) {
-        const int64_t sees = s.past + task.first + r + 1 - j;
+        const int64_t sees = seen(r) - j;
         const int64_t slot = g * kQueryChunk + r;
         isa.softmax_block(scores + r * kBlock, Pad(present),
                           std::min(sees, present), scale, top + slot,
@@ -147,16 +152,14 @@ void Forward(const ForwardCall& call, const Task& task) {
       // their last few alone. Each row still adds its keys in order, and
       // never a key that it does not see.
       for (int64_t r = begin; r < rows;) {
-        const int64_t shared =
-            std::min(s.past + task.first + r + 1 - j, present);
+        const int64_t shared = std::min(seen(r) - j, present);
         int64_t last = std::min(rows, r + 4);
         if (shared == present) last = rows;
         float* o = out + (g * kQueryChunk + r) * padded;
         isa.product(scores + r * kBlock, kBlock, 1, last - r, shared, rows_v,
                     v_stride, o, padded, vectors, true);
         for (int64_t i = r + 1; i < last && shared < present; ++i) {
-          const int64_t sees =
-              std::min(s.past + task.first + i + 1 - j, present);
+          const int64_t sees = std::min(seen(i) - j, present);
           isa.product(scores + i * kBlock + shared, kBlock, 1, 1,
                       sees - shared, rows_v + shared * v_stride, v_stride,
                       o + (i - r) * padded, padded, vectors, true);
@@ -253,7 +256,8 @@ void Backward(const BackwardCall& call, const Segment& s, int64_t kv_head) {
     for (int64_t j = 0; j < rows; j += kBlock) {
       const int64_t present = std::min(kBlock, rows - j);
       const int64_t width = Pad(present) / kLanes;
-      for (int64_t i = j; i < rows; i += kQueryBlock) {
+      for (int64_t i = call.shape.causal ? j : 0; i < rows;
+           i += kQueryBlock) {
         const int64_t count = std::min(kQueryBlock, rows - i);
         isa.product(q + i * padded, padded, 1, count, dim, turned_k + j * dim,
                     kBlock, p, kBlock, width, false);
@@ -263,7 +267,8 @@ void Backward(const BackwardCall& call, const Segment& s, int64_t kv_head) {
           const int64_t row = s.row + i + r;
           isa.softmax_block_backward(
               p + r * kBlock, ds + r * kBlock, width * kLanes,
-              std::min(i + r + 1 - j, present), scale,
+              call.shape.causal ? std::min(i + r + 1 - j, present) : present,
+              scale,
               call.lse.f32()[row * call.shape.heads + head], inner[i + r]);
         }
         isa.product(p, 1, kBlock, present, count, d + i * padded, padded,
@@ -294,6 +299,7 @@ void Attention(const Tensor& q, const Tensor& k, const Tensor& v,
   const ForwardCall call{q, k, v, shape, y, lse};
   std::vector<Task> tasks;
   for (const Segment& s : segments) {
+    MOTET_CHECK(shape.causal || s.keys == nullptr);
     for (int64_t g = 0; g < shape.kv_heads; ++g) {
       for (int64_t i = 0; i < s.rows; i += kQueryChunk) {
         tasks.push_back({&s, g, i, std::min(s.rows, i + kQueryChunk)});

@@ -12,12 +12,16 @@ namespace {
 constexpr int64_t kPiece = 16384;       // numbers of an elementwise piece
 constexpr int64_t kColumnPiece = 64;    // columns of a scattering piece
 
+// Columns of a piece that goes down a whole matrix.
+int64_t ColumnPiece(const Tensor& t) {
+  return std::max<int64_t>(t.size() < kPiece ? t.cols() : kColumnPiece, 1);
+}
+
 // to[rows[i]] += from[i]. Rows may repeat, so threads take columns.
 void ScatterAdd(std::span<const int32_t> rows, const Tensor& from,
                 Tensor to) {
   const int64_t cols = to.cols();
-  const int64_t piece = from.size() < kPiece ? cols : kColumnPiece;
-  ForPieces(cols, std::max<int64_t>(piece, 1), [&](int64_t b, int64_t e) {
+  ForPieces(cols, ColumnPiece(from), [&](int64_t b, int64_t e) {
     for (size_t i = 0; i < rows.size(); ++i) {
       const float* in = from.f32() + i * cols;
       float* out = to.f32() + rows[i] * cols;
@@ -51,6 +55,77 @@ void Add(const Tensor& a, const Tensor& b, Tensor y) {
   ForPieces(a.size(), kPiece, [&](int64_t begin, int64_t end) {
     Active().add(a.f32() + begin, b.f32() + begin, end - begin,
                  y.f32() + begin);
+  });
+}
+
+void AddBias(const Tensor& x, const Tensor& b, Tensor y) {
+  const int64_t cols = x.cols();
+  ForPieces(x.rows(), RowsPerPiece(cols), [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      Active().add(x.f32() + m * cols, b.f32(), cols, y.f32() + m * cols);
+    }
+  });
+}
+
+void AddBiasBackward(const Tensor& dy, Tensor db) {
+  if (db.empty()) return;
+  const int64_t cols = dy.cols();
+  ForPieces(cols, ColumnPiece(dy), [&](int64_t b, int64_t e) {
+    for (int64_t m = 0; m < dy.rows(); ++m) {
+      Active().add(db.f32() + b, dy.f32() + m * cols + b, e - b,
+                   db.f32() + b);
+    }
+  });
+}
+
+void AddScaled(const Tensor& a, float s, const Tensor& b, Tensor y) {
+  ForPieces(b.size(), kPiece, [&](int64_t begin, int64_t end) {
+    Active().add_scaled(a.empty() ? nullptr : a.f32() + begin, s,
+                        b.f32() + begin, end - begin, y.f32() + begin);
+  });
+}
+
+void Gelu(const Tensor& x, Tensor y) {
+  ForPieces(x.size(), kPiece, [&](int64_t b, int64_t e) {
+    Active().gelu(x.f32() + b, e - b, y.f32() + b);
+  });
+}
+
+void GeluBackward(const Tensor& x, const Tensor& dy, Tensor dx) {
+  if (dx.empty()) return;
+  ForPieces(x.size(), kPiece, [&](int64_t b, int64_t e) {
+    Active().gelu_backward(x.f32() + b, dy.f32() + b, e - b, dx.f32() + b);
+  });
+}
+
+void MeanPool(const Tensor& x, std::span<const Segment> segments, Tensor y) {
+  const int64_t cols = x.cols();
+  ForPieces(segments.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s) {
+      const Segment& segment = segments[s];
+      float* out = y.f32() + s * cols;
+      std::fill_n(out, cols, 0.0f);
+      for (int64_t m = segment.row; m < segment.row + segment.rows; ++m) {
+        Active().add(out, x.f32() + m * cols, cols, out);
+      }
+      if (segment.rows == 0) continue;
+      Active().scale(1.0f / static_cast<float>(segment.rows), out, cols, out);
+    }
+  });
+}
+
+void MeanPoolBackward(std::span<const Segment> segments, const Tensor& dy,
+                      Tensor dx) {
+  if (dx.empty()) return;
+  const int64_t cols = dy.cols();
+  ForPieces(segments.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s) {
+      const Segment& segment = segments[s];
+      const float share = 1.0f / static_cast<float>(segment.rows);
+      for (int64_t m = segment.row; m < segment.row + segment.rows; ++m) {
+        Active().axpy(share, dy.f32() + s * cols, cols, dx.f32() + m * cols);
+      }
+    }
   });
 }
 

@@ -36,6 +36,12 @@ struct Isa {
   float (*dot)(const float* a, const float* b, int64_t n);
   void (*widen)(const uint16_t* bf16, int64_t n, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* y);
+  // y = a + s b; a may be null.
+  void (*add_scaled)(const float* a, float s, const float* b, int64_t n,
+                     float* y);
+  void (*gelu)(const float* x, int64_t n, float* y);
+  void (*gelu_backward)(const float* x, const float* dy, int64_t n,
+                        float* dx);
   void (*scale)(float a, const float* x, int64_t n, float* y);
   // y[i] = fma(a, x[i], y[i])
   void (*axpy)(float a, const float* x, int64_t n, float* y);
@@ -62,6 +68,14 @@ struct Isa {
   void (*rms_norm_backward)(const float* x, const float* w,
                             const float* inverse_rms, const float* dy,
                             int64_t rows, int64_t cols, float* dx, float* dw);
+  // moments [rows,2] may be null.
+  void (*layer_norm)(const float* x, const float* w, const float* b, float eps,
+                     int64_t rows, int64_t cols, float* y, float* moments);
+  // dx (+=) and dw (+=, over these rows) may be null.
+  void (*layer_norm_backward)(const float* x, const float* w,
+                              const float* moments, const float* dy,
+                              int64_t rows, int64_t cols, float* dx,
+                              float* dw);
   // Rotates every head of one row; out = or, if accumulate, +=.
   void (*rope)(const float* x, int64_t cols, int64_t head_dim,
                const float* cosine, const float* sine, float sign,

@@ -16,8 +16,9 @@ double Dot(const float* a, const float* b, int64_t n) {
 
 }  // namespace
 
-// Causal attention with grouped key-value heads, fresh rows or a cache.
+// Attention with grouped key-value heads, fresh rows or a cache.
 //   s[i,j] = q_i.k_j / sqrt D, j <= past + i;   y_i = sum_j softmax(s)_j v_j
+// Without the causal rule j runs over the whole segment, which has no cache.
 // q: [M,H*D] in.   k, v: [M,G*D] in, unused by segments with a cache.
 // y: [M,H*D] out.   lse: [M,H] out, log sum_j exp s[i,j]; may be empty.
 // Query head h reads key-value head h / (H / G).       [arXiv 1706.03762]
@@ -30,9 +31,10 @@ void Attention(const Tensor& q, const Tensor& k, const Tensor& v,
   std::vector<double> p;
   for (const Segment& s : segments) {
     const bool cached = s.keys != nullptr;
+    MOTET_CHECK(shape.causal || !cached);
     const int64_t stride = cached ? s.row_stride : kv_cols;
     for (int64_t i = 0; i < s.rows; ++i) {
-      const int64_t visible = s.past + i + 1;
+      const int64_t visible = shape.causal ? s.past + i + 1 : s.rows;
       for (int64_t h = 0; h < shape.heads; ++h) {
         const int64_t kv = h / group * dim;
         const float* keys = (cached ? s.keys : k.f32() + s.row * kv_cols) + kv;
@@ -87,7 +89,7 @@ void AttentionBackward(const Tensor& q, const Tensor& k, const Tensor& v,
         const double inner = Dot(d, y.f32() + at, dim);
         const double log_sum = lse.f32()[(s.row + i) * shape.heads + h];
         std::vector<double> sum_q(dim);
-        for (int64_t j = 0; j <= i; ++j) {
+        for (int64_t j = 0; j < (shape.causal ? i + 1 : s.rows); ++j) {
           const float* key = k.f32() + (s.row + j) * kv_cols + kv;
           const float* value = v.f32() + (s.row + j) * kv_cols + kv;
           const double p =

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "compose/math/kernels.h"
 
@@ -61,6 +62,84 @@ void SwiGluBackward(const Tensor& gate, const Tensor& up, const Tensor& dy,
           static_cast<float>(d * up.f32()[i] * s * (1 + g * (1 - s)));
     }
     if (!dup.empty()) dup.f32()[i] += static_cast<float>(d * g * s);
+  }
+}
+
+// One number a column, added to every row.
+//   y[m,c] = x[m,c] + b[c]; y may be x. (Backward of x: dx += dy, by Add.)
+// x: [M,C] in.   b: [C] in.   y: [M,C] out.
+void AddBias(const Tensor& x, const Tensor& b, Tensor y) {
+  const int64_t cols = x.cols();
+  for (int64_t i = 0; i < x.size(); ++i) {
+    y.f32()[i] = x.f32()[i] + b.f32()[i % cols];
+  }
+}
+
+//   db[c] += sum_m dy[m,c]
+void AddBiasBackward(const Tensor& dy, Tensor db) {
+  const int64_t cols = dy.cols();
+  for (int64_t c = 0; c < cols && !db.empty(); ++c) {
+    double sum = 0;
+    for (int64_t m = 0; m < dy.rows(); ++m) sum += dy.f32()[m * cols + c];
+    db.f32()[c] += static_cast<float>(sum);
+  }
+}
+
+//   y = a + s b; y may be a; without a: s b.
+//   Backward: da += dy by Add; db += s dy by AddScaled itself.
+void AddScaled(const Tensor& a, float s, const Tensor& b, Tensor y) {
+  for (int64_t i = 0; i < b.size(); ++i) {
+    const double first = a.empty() ? 0 : a.f32()[i];
+    y.f32()[i] = static_cast<float>(first + double{s} * b.f32()[i]);
+  }
+}
+
+// Gaussian error linear unit, the exact form.
+//   y = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2     [arXiv 1606.08415]
+// x: [M,F] in.   y: [M,F] out, may be x.
+void Gelu(const Tensor& x, Tensor y) {
+  for (int64_t i = 0; i < x.size(); ++i) {
+    const double v = x.f32()[i];
+    y.f32()[i] = static_cast<float>(v * std::erfc(-v * M_SQRT1_2) / 2);
+  }
+}
+
+//   dx += dy (Phi(x) + x phi(x)), phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
+void GeluBackward(const Tensor& x, const Tensor& dy, Tensor dx) {
+  for (int64_t i = 0; i < x.size() && !dx.empty(); ++i) {
+    const double v = x.f32()[i];
+    const double density = std::exp(-v * v / 2) / std::sqrt(2 * M_PI);
+    const double below = std::erfc(-v * M_SQRT1_2) / 2;
+    dx.f32()[i] += static_cast<float>(dy.f32()[i] * (below + v * density));
+  }
+}
+
+// The mean of each segment's rows.
+//   y[s,c] = mean over the rows m of segment s of x[m,c]; 0 without rows
+// x: [M,C] in.   segments: [S].   y: [S,C] out.
+void MeanPool(const Tensor& x, std::span<const Segment> segments, Tensor y) {
+  const int64_t cols = x.cols();
+  for (size_t s = 0; s < segments.size(); ++s) {
+    const auto [row, rows] = std::pair(segments[s].row, segments[s].rows);
+    for (int64_t c = 0; c < cols; ++c) {
+      double sum = 0;
+      for (int64_t m = row; m < row + rows; ++m) sum += x.f32()[m * cols + c];
+      y.f32()[s * cols + c] = rows == 0 ? 0 : static_cast<float>(sum / rows);
+    }
+  }
+}
+
+//   dx[m,c] += dy[s,c] / rows of s, for the rows m of segment s
+void MeanPoolBackward(std::span<const Segment> segments, const Tensor& dy,
+                      Tensor dx) {
+  const int64_t cols = dy.cols();
+  for (size_t s = 0; s < segments.size() && !dx.empty(); ++s) {
+    const auto [row, rows] = std::pair(segments[s].row, segments[s].rows);
+    for (int64_t m = row; m < row + rows; ++m) {
+      for (int64_t c = 0; c < cols; ++c) {
+        dx.f32()[m * cols + c] += dy.f32()[s * cols + c] / rows;
+      }
+    }
   }
 }
 

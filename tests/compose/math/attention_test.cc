@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <iterator>
+#include <vector>
 
 #include "compose/math/cpu/isa.h"
 #include "tests/compose/math/cases.h"
@@ -80,7 +82,12 @@ TEST_P(AttentionTest, ChunksOverACacheGiveTheBitsOfTheWhole) {
 
 TEST_P(AttentionTest, ABatchGivesTheBitsOfEachAlone) {
   Random random(2);
-  for (const HeadShape& shape : kShapes) {
+  std::vector<HeadShape> shapes(std::begin(kShapes), std::end(kShapes));
+  for (HeadShape shape : kShapes) {
+    shape.causal = false;
+    shapes.push_back(shape);
+  }
+  for (const HeadShape& shape : shapes) {
     const int64_t lengths[] = {17, 0, 130, 64, 1};
     Sequence all = Make(212, shape, random);
     std::vector<Segment> segments;

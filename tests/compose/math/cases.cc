@@ -4,7 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <memory>
+
+#include "tests/compose/math/cases_rows.h"
 
 namespace motet::math {
 
@@ -35,21 +36,10 @@ void Append(const Tensor& t, Numbers& numbers) {
   }
 }
 
-Tensor FromNumbers(const Numbers& numbers, int64_t offset, const Shape& shape,
-                   Pool& pool) {
-  Tensor t = pool.Zeros(shape);
-  for (int64_t i = 0; i < t.size(); ++i) {
-    t.f32()[i] = static_cast<float>(numbers[offset + i]);
-  }
-  return t;
-}
-
-namespace {
-
-// Values that closures of one case share.
-template <typename T>
-std::shared_ptr<T> Keep(T value) {
-  return std::make_shared<T>(std::move(value));
+Numbers Values(const Tensor& t) {
+  Numbers numbers;
+  Append(t, numbers);
+  return numbers;
 }
 
 std::vector<int32_t> RandomRows(Random& random, int64_t count, int64_t below) {
@@ -58,13 +48,14 @@ std::vector<int32_t> RandomRows(Random& random, int64_t count, int64_t below) {
   return rows;
 }
 
-Numbers Values(const Tensor& t) {
-  Numbers numbers;
-  Append(t, numbers);
-  return numbers;
+Tensor FromNumbers(const Numbers& numbers, int64_t offset, const Shape& shape,
+                   Pool& pool) {
+  Tensor t = pool.Zeros(shape);
+  for (int64_t i = 0; i < t.size(); ++i) {
+    t.f32()[i] = static_cast<float>(numbers[offset + i]);
+  }
+  return t;
 }
-
-}  // namespace
 
 template <>
 struct OpCase<OpId::kEmbed> {
@@ -190,6 +181,7 @@ struct OpCase<OpId::kAttention> {
     shape.kv_heads = random.Int(1, 3);
     shape.heads = shape.kv_heads * random.Int(1, 3);
     shape.head_dim = random.Int(1, 40);
+    shape.causal = random.Flip();
     auto segments = Keep(std::vector<Segment>());
     int64_t rows = 0;
     for (int64_t i = random.Int(1, 3); i > 0; --i) {

@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compose/math/operators.h"
@@ -58,6 +60,13 @@ struct Case {
 };
 
 void Append(const Tensor& t, Numbers& numbers);
+Numbers Values(const Tensor& t);
+std::vector<int32_t> RandomRows(Random& random, int64_t count, int64_t below);
+// Values that closures of one case share.
+template <typename T>
+std::shared_ptr<T> Keep(T value) {
+  return std::make_shared<T>(std::move(value));
+}
 Tensor FromNumbers(const Numbers& numbers, int64_t offset, const Shape& shape,
                    Pool& pool);
 
