@@ -1,26 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// config.json in and out. A file comes from a stranger: it is bounded, keys
-// may not repeat, and every key must be one that we use, one that may only
-// have the value under which our mathematics is the model's (kFixed), or one
-// that cannot change the mathematics (kHarmless).
+// A decoder's config.json in and out. Every key must be one that we use, one
+// that may only have the value under which our mathematics is the model's
+// (kFixed), or one that cannot change the mathematics (kHarmless).
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "compose/model/config.h"
-#include "nlohmann/json.hpp"
+#include "compose/model/config_fields.h"
 #include "proto/error.h"
-#include "proto/limits.h"
 
 namespace motet::model {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = ConfigJson;
+using Fields = ConfigFields;
 
 struct Family {
   const char* architecture;
@@ -70,135 +68,10 @@ constexpr const char* kHarmless[] = {
     "use_cache",
 };
 
-// A value in a message; long ones are cut.
-std::string Show(const Json& value) {
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  if (text.size() > 80) text = text.substr(0, 77) + "...";
-  return text;
-}
-
-// Takes fields out of an object, remembers which, and collects what is wrong.
-class Fields {
- public:
-  explicit Fields(const Json& object) : object_(object) {}
-
-  // Null when absent.
-  const Json* Take(const std::string& key) {
-    taken_.insert(key);
-    const auto it = object_.find(key);
-    return it == object_.end() ? nullptr : &*it;
-  }
-  void Refuse(const std::string& key, const Json* value,
-              const std::string& want) {
-    reasons_.push_back(absl::StrCat(key, value == nullptr ? " absent" : " = ",
-                                    value == nullptr ? "" : Show(*value),
-                                    " (want ", want, ")"));
-  }
-  int64_t Size(const std::string& key, const int64_t* fallback = nullptr) {
-    const Json* value = Take(key);
-    if ((value == nullptr || value->is_null()) && fallback != nullptr) {
-      return *fallback;
-    }
-    // Sizes proper are bounded by CheckConfig; this keeps them representable.
-    if (value == nullptr || !value->is_number_unsigned() ||
-        value->get<uint64_t>() > uint64_t{1} << 40) {
-      Refuse(key, value, "a positive whole number");
-      return 1;
-    }
-    return value->get<int64_t>();
-  }
-  double Real(const std::string& key) {
-    const Json* value = Take(key);
-    if (value == nullptr || !value->is_number()) {
-      Refuse(key, value, "a number");
-      return 0;
-    }
-    return value->get<double>();
-  }
-  bool Flag(const std::string& key) {  // absent: false, as in transformers
-    const Json* value = Take(key);
-    if (value == nullptr) return false;
-    if (!value->is_boolean()) {
-      Refuse(key, value, "true or false");
-      return false;
-    }
-    return value->get<bool>();
-  }
-  // null, a number, or a list of one number.
-  int32_t Id(const std::string& key, int64_t vocabulary) {
-    const Json* value = Take(key);
-    if (value == nullptr || value->is_null()) return -1;
-    const Json* number =
-        value->is_array() && value->size() == 1 ? &value->front() : value;
-    if (!number->is_number_unsigned() ||
-        number->get<uint64_t>() >= static_cast<uint64_t>(vocabulary)) {
-      Refuse(key, value,
-             absl::StrCat("null or one id below vocab_size = ", vocabulary));
-      return -1;
-    }
-    return number->get<int32_t>();
-  }
-  // What nobody took and is not null would be guessed about: refused.
-  void RefuseRest() {
-    for (const auto& [key, value] : object_.items()) {
-      if (!taken_.contains(key) && !value.is_null()) {
-        Refuse(key, &value,
-               "no such field: this build does not know what "
-               "it would change");
-      }
-    }
-  }
-  const std::vector<std::string>& reasons() const { return reasons_; }
-  void Append(const std::vector<std::string>& reasons) {
-    reasons_.insert(reasons_.end(), reasons.begin(), reasons.end());
-  }
-
- private:
-  const Json& object_;
-  std::set<std::string> taken_;
-  std::vector<std::string> reasons_;
-};
-
 absl::Status Refusal(const std::string& got) {
   return proto::Invalid("config.json", got,
                         "a config of a model that this build runs as it is",
                         "convert the model or choose another");
-}
-
-absl::StatusOr<Json> ParseObject(const std::string& text) {
-  if (static_cast<int64_t>(text.size()) > proto::kMaxConfigBytes) {
-    return Refusal(absl::StrCat(text.size(), " bytes (want at most ",
-                                proto::kMaxConfigBytes, ")"));
-  }
-  // Nesting is bounded too: printing a value descends into it.
-  constexpr int kMaxDepth = 16;
-  bool too_deep = false;
-  std::vector<std::set<std::string>> keys;  // of the objects being read
-  std::string duplicate;
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxDepth) too_deep = true;
-    if (event == Json::parse_event_t::object_start) {
-      keys.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      keys.pop_back();
-    } else if (event == Json::parse_event_t::key) {
-      const std::string& key = parsed.get_ref<const std::string&>();
-      if (!keys.back().insert(key).second && duplicate.empty()) {
-        duplicate = key;
-      }
-    }
-    return depth <= kMaxDepth;
-  };
-  Json object = Json::parse(text, watch, /*allow_exceptions=*/false);
-  if (too_deep) {
-    return Refusal(absl::StrCat("more than ", kMaxDepth, " levels"));
-  }
-  if (object.is_discarded()) return Refusal("text that is not JSON");
-  if (!object.is_object()) return Refusal(Show(object));
-  if (!duplicate.empty()) {
-    return Refusal(absl::StrCat("the key ", Show(Json(duplicate)), " twice"));
-  }
-  return object;
 }
 
 absl::StatusOr<const Family*> FindFamily(const Json& object) {
@@ -209,16 +82,17 @@ absl::StatusOr<const Family*> FindFamily(const Json& object) {
     known.push_back(family.architecture);
     if (names == object.end() || *names != Json{family.architecture}) continue;
     if (type != object.end() && *type != family.model_type) {
-      return Refusal(absl::StrCat("model_type = ", Show(*type), " (want \"",
-                                  family.model_type, "\" beside ",
-                                  family.architecture, ")"));
+      return Refusal(absl::StrCat("model_type = ", ShowConfigValue(*type),
+                                  " (want \"", family.model_type,
+                                  "\" beside ", family.architecture, ")"));
     }
     return &family;
   }
   return Refusal(
       absl::StrCat("architectures ",
                    names == object.end() ? std::string("absent")
-                                         : absl::StrCat("= ", Show(*names)),
+                                         : absl::StrCat("= ",
+                                                        ShowConfigValue(*names)),
                    " (want one of ", absl::StrJoin(known, ", "), ")"));
 }
 
@@ -267,11 +141,7 @@ double RopeTheta(Fields& fields) {
 
 void CheckFixed(Fields& fields, int64_t layers) {
   for (const Fixed& fixed : kFixed) {
-    const Json* value = fields.Take(fixed.key);
-    if (value == nullptr || value->is_null()) continue;
-    if (*value != Json::parse(fixed.value)) {
-      fields.Refuse(fixed.key, value, fixed.value);
-    }
+    fields.Only(fixed.key, fixed.value);
   }
   const Json* types = fields.Take("layer_types");
   if (types != nullptr && !types->is_null() &&
@@ -296,7 +166,7 @@ Json IdOrNull(int32_t id) { return id < 0 ? Json(nullptr) : Json(id); }
 }  // namespace
 
 absl::StatusOr<ModelConfig> ParseConfig(const std::string& json) {
-  MOTET_ASSIGN_OR_RETURN(const Json object, ParseObject(json));
+  MOTET_ASSIGN_OR_RETURN(const Json object, ParseConfigObject(json, Refusal));
   MOTET_ASSIGN_OR_RETURN(const Family* family, FindFamily(object));
   Fields fields(object);
   ModelConfig config;
