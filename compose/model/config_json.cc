@@ -90,9 +90,9 @@ absl::StatusOr<const Family*> FindFamily(const Json& object) {
   }
   return Refusal(
       absl::StrCat("architectures ",
-                   names == object.end() ? std::string("absent")
-                                         : absl::StrCat("= ",
-                                                        ShowConfigValue(*names)),
+                   names == object.end()
+                       ? std::string("absent")
+                       : absl::StrCat("= ", ShowConfigValue(*names)),
                    " (want one of ", absl::StrJoin(known, ", "), ")"));
 }
 
