@@ -137,14 +137,14 @@ Tensor Exec::Normalise(const Tensor& x) {
 }
 
 Tensor Exec::Rope(const Tensor& x, std::span<const int32_t> positions,
-                  int64_t head_dim, double theta) {
+                  std::span<const double> frequencies) {
   Tensor y = arena_.New(x.shape);
-  kernels_.rope(x, positions, head_dim, theta, y);
+  kernels_.rope(x, positions, frequencies, y);
   if (Needs(x)) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kRope, [k = &kernels_, r = recorder_, x,
-                                    positions, head_dim, theta, y] {
-      k->rope_backward(r->Gradient(y), positions, head_dim, theta,
+                                    positions, frequencies, y] {
+      k->rope_backward(r->Gradient(y), positions, frequencies,
                        r->Gradient(x));
     });
   }

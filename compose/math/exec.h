@@ -47,7 +47,7 @@ class Exec {
   Arena& arena() { return arena_; }
   Recorder* recorder() { return recorder_; }
 
-  // Spans (ids, rows, segments, masks) must live until the backward ran;
+  // Spans (ids, rows, segments, masks, frequencies) must live until the backward ran;
   // Exec does not copy them. Keep them in the arena or with the caller.
   Tensor Embed(std::span<const int32_t> ids, const Tensor& table);
   Tensor Linear(const Tensor& x, const Tensor& w);
@@ -60,7 +60,7 @@ class Exec {
                    float eps);
   Tensor Normalise(const Tensor& x);
   Tensor Rope(const Tensor& x, std::span<const int32_t> positions,
-              int64_t head_dim, double theta);
+              std::span<const double> frequencies);
   Tensor Attention(const Tensor& q, const Tensor& k, const Tensor& v,
                    const HeadShape& shape, std::span<const Segment> segments);
   Tensor SwiGlu(const Tensor& gate, const Tensor& up);

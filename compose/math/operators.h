@@ -30,9 +30,10 @@
     "x [M,C], w, b [C] -> [M,C]", "arXiv 1607.06450")                         \
   X(Normalise, true, "y = x / max(|x|, 1e-12)", "x [M,C] -> [M,C]",           \
     "cosine similarity")                                                      \
-  X(Rope, true, "NeoX half rotation by pos * theta^(-2i/D)",                  \
-    "x [M,H*D], positions [M] -> [M,H*D]", "arXiv 2104.09864")                \
-  X(Attention, true, "y = softmax(q k^T / sqrt D, causal or not) v",          \
+  X(Rope, true, "NeoX half rotation by pos * f_i",                            \
+    "x [M,H*D], positions [M], f [D/2] -> [M,H*D]", "arXiv 2104.09864")       \
+  X(Attention, true,                                                          \
+    "y = softmax(q k^T / sqrt D, causal, window or whole) v",                 \
     "q [M,H*D], k, v [M,G*D] or cache -> [M,H*D]", "arXiv 1706.03762")        \
   X(SwiGlu, true, "y = g sigmoid(g) u", "g, u [M,F] -> [M,F]",                \
     "arXiv 2002.05202")                                                       \
@@ -100,7 +101,9 @@ struct HeadShape {
   int64_t heads = 0;     // H
   int64_t kv_heads = 0;  // G, divides H
   int64_t head_dim = 0;  // D
-  bool causal = true;    // false: segments without a cache only
+  bool causal = true;    // false: segments without a cache, no window
+  // How many positions a row sees, its own included; 0 = all before it.
+  int64_t window = 0;
 };
 
 // Which experts each row may use: bit e of allowed[m]. Bit 0, the base, is
@@ -185,10 +188,12 @@ struct Kernels {
   void (*normalise)(const Tensor& x, Tensor y);
   void (*normalise_backward)(const Tensor& x, const Tensor& dy, Tensor dx);
 
+  // frequencies: radians a position for each pair of a head, D / 2 of them.
   void (*rope)(const Tensor& x, std::span<const int32_t> positions,
-               int64_t head_dim, double theta, Tensor y);  // y may alias x
+               std::span<const double> frequencies,
+               Tensor y);  // y may alias x
   void (*rope_backward)(const Tensor& dy, std::span<const int32_t> positions,
-                        int64_t head_dim, double theta, Tensor dx);
+                        std::span<const double> frequencies, Tensor dx);
 
   // lse [M,H]: log-sum-exp of each row and head; may be empty.
   void (*attention)(const Tensor& q, const Tensor& k, const Tensor& v,

@@ -3,6 +3,9 @@
 // (config_json.cc) and for what a program puts together alike.
 #include "compose/model/config.h"
 
+#include <algorithm>
+#include <cmath>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -39,6 +42,27 @@ const char* Architecture(const ModelConfig& config) {
     return config.experts == 0 ? "LlamaForCausalLM" : "MixtralForCausalLM";
   }
   return config.experts == 0 ? "Olmo2ForCausalLM" : "FlexOlmoForCausalLM";
+}
+
+std::vector<double> RopeFrequencies(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  const double original = static_cast<double>(scaling.original_positions);
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < config.head_dim / 2; ++i) {
+    double f = std::pow(config.rope_theta,
+                        -2.0 * static_cast<double>(i) / config.head_dim);
+    if (scaling.original_positions > 0) {
+      // Turns in the original positions decide.
+      const double turns = original * f / (2 * std::numbers::pi);
+      const double share =
+          std::clamp((turns - scaling.low_factor) /
+                         (scaling.high_factor - scaling.low_factor),
+                     0.0, 1.0);
+      f = (1 - share) * f / scaling.factor + share * f;
+    }
+    frequencies.push_back(f);
+  }
+  return frequencies;
 }
 
 absl::Status CheckConfig(const ModelConfig& config) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,6 +16,17 @@ namespace motet::model {
 enum class Block {
   kPreNorm,   // Llama: x + attn(norm(x)), h + ffn(norm(h))
   kPostNorm,  // OLMo-2: x + norm(attn(x)), h + norm(ffn(h)); QK-norm
+};
+
+// The `llama3` scaling of RoPE's frequencies: pairs that turn slower than once
+// in original_positions / low_factor positions are slowed by `factor`, those
+// faster than high_factor keep their pace, between them it is blended.
+struct RopeScaling {
+  double factor = 1;
+  double low_factor = 1;
+  double high_factor = 4;
+  int64_t original_positions = 0;  // 0 = not scaled
+  bool operator==(const RopeScaling&) const = default;
 };
 
 struct ModelConfig {
@@ -29,6 +41,7 @@ struct ModelConfig {
   int64_t max_positions = 0;
   float norm_eps = 1e-6f;
   double rope_theta = 5e5;
+  RopeScaling rope_scaling;
   bool tied_head = false;
   int64_t experts = 0;                            // E; 0 = dense FFN
   int64_t experts_per_token = 0;                  // K
@@ -38,6 +51,9 @@ struct ModelConfig {
   bool qk_norm() const { return block == Block::kPostNorm; }
   bool operator==(const ModelConfig&) const = default;
 };
+
+// Radians a position for each of the D / 2 pairs of a head.
+std::vector<double> RopeFrequencies(const ModelConfig& config);
 
 // What the four files below call a model:
 //              dense               experts

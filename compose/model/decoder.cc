@@ -145,8 +145,8 @@ Tensor Decoder::Attend(Exec& exec, const Batch& batch, int64_t layer,
     q = exec.RmsNorm(q, w.q_norm, config_.norm_eps);
     k = exec.RmsNorm(k, w.k_norm, config_.norm_eps);
   }
-  q = exec.Rope(q, batch.positions(), config_.head_dim, config_.rope_theta);
-  k = exec.Rope(k, batch.positions(), config_.head_dim, config_.rope_theta);
+  q = exec.Rope(q, batch.positions(), rope_frequencies_);
+  k = exec.Rope(k, batch.positions(), rope_frequencies_);
   const std::span<const Segment> segments = Remember(exec, batch, layer, k, v);
   const math::HeadShape heads = {config_.heads, config_.kv_heads,
                                  config_.head_dim};

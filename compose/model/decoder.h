@@ -97,6 +97,7 @@ class Decoder {
   ModelConfig config_;
   ModelWeights weights_;
   Router router_;
+  std::vector<double> rope_frequencies_;
 };
 
 }  // namespace motet::model

@@ -75,7 +75,8 @@ absl::Status CheckRouter(const ModelConfig& config, const Router& router) {
 Decoder::Decoder(ModelConfig config, ModelWeights weights, Router router)
     : config_(std::move(config)),
       weights_(std::move(weights)),
-      router_(std::move(router)) {}
+      router_(std::move(router)),
+      rope_frequencies_(RopeFrequencies(config_)) {}
 
 absl::StatusOr<Decoder> Decoder::Create(const ModelConfig& config,
                                         ModelWeights weights, Router router) {

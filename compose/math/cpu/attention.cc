@@ -68,6 +68,13 @@ void PadRows(const float* from, int64_t stride, int64_t rows, int64_t cols,
   }
 }
 
+// With a window W, the row at position p sees keys p - W + 1 on. Which keys of
+// the block at j are before that: at most kBlock.
+int64_t Unseen(int64_t position, int64_t j, int64_t window) {
+  if (window == 0) return 0;
+  return std::clamp<int64_t>(position - window + 1 - j, 0, kBlock);
+}
+
 // One forward task: all query heads of one key-value head, for a chunk of
 // query rows of one segment.
 struct Task {
@@ -121,7 +128,10 @@ void Forward(const ForwardCall& call, const Task& task) {
   std::fill_n(total, group * kQueryChunk, 0.0f);
 
   const int64_t all = seen(rows - 1);
-  for (int64_t j = 0; j < all; j += kBlock) {
+  const int64_t window = call.shape.window, start = s.past + task.first;
+  const int64_t from =
+      window == 0 ? 0 : std::max<int64_t>(0, start - window + 1);
+  for (int64_t j = from / kBlock * kBlock; j < all; j += kBlock) {
     const int64_t present = std::min(kBlock, all - j);
     Transpose(keys + j * stride, stride, present, dim, turned);
     const float* rows_v = values + j * stride;
@@ -132,18 +142,26 @@ void Forward(const ForwardCall& call, const Task& task) {
       v_stride = padded;
     }
     // Row i sees keys 0..past+i: rows before `begin` see none of this block.
+    // Rows from `whole` on see it from some key on, from `end` on not at all.
     const int64_t begin =
         call.shape.causal ? std::max(task.first, j - s.past) - task.first : 0;
+    int64_t whole = rows, end = rows;
+    if (window > 0) {
+      whole = std::clamp(j + window - start, begin, rows);
+      end = std::clamp(j + kBlock + window - 1 - start, begin, rows);
+    }
     for (int64_t g = 0; g < group; ++g) {
       const int64_t head = task.kv_head * group + g;
       const float* q = call.q.f32() + (s.row + task.first) * q_cols +
                        head * dim;
-      isa.product(q + begin * q_cols, q_cols, 1, rows - begin, dim, turned,
+      isa.product(q + begin * q_cols, q_cols, 1, end - begin, dim, turned,
                   kBlock, scores + begin * kBlock, kBlock,
                   Pad(present) / kLanes, false);
-      for (int64_t r = begin; r < rows; ++r) {
+      for (int64_t r = begin; r < end; ++r) {
         const int64_t sees = seen(r) - j;
         const int64_t slot = g * kQueryChunk + r;
+        std::fill_n(scores + r * kBlock, Unseen(start + r, j, window),
+                    -std::numeric_limits<float>::infinity());
         isa.softmax_block(scores + r * kBlock, Pad(present),
                           std::min(sees, present), scale, top + slot,
                           total + slot, out + slot * padded, vectors);
@@ -151,10 +169,10 @@ void Forward(const ForwardCall& call, const Task& task) {
       // Four rows share the keys that the first of them sees; the others add
       // their last few alone. Each row still adds its keys in order, and
       // never a key that it does not see.
-      for (int64_t r = begin; r < rows;) {
+      for (int64_t r = begin; r < whole;) {
         const int64_t shared = std::min(seen(r) - j, present);
-        int64_t last = std::min(rows, r + 4);
-        if (shared == present) last = rows;
+        int64_t last = std::min(whole, r + 4);
+        if (shared == present) last = whole;
         float* o = out + (g * kQueryChunk + r) * padded;
         isa.product(scores + r * kBlock, kBlock, 1, last - r, shared, rows_v,
                     v_stride, o, padded, vectors, true);
@@ -165,6 +183,14 @@ void Forward(const ForwardCall& call, const Task& task) {
                       o + (i - r) * padded, padded, vectors, true);
         }
         r = last;
+      }
+      for (int64_t r = whole; r < end; ++r) {
+        const int64_t unseen = Unseen(start + r, j, window);
+        const int64_t sees = std::min(seen(r) - j, present);
+        isa.product(scores + r * kBlock + unseen, kBlock, 1, 1, sees - unseen,
+                    rows_v + unseen * v_stride, v_stride,
+                    out + (g * kQueryChunk + r) * padded, padded, vectors,
+                    true);
       }
     }
   }
@@ -256,9 +282,11 @@ void Backward(const BackwardCall& call, const Segment& s, int64_t kv_head) {
     for (int64_t j = 0; j < rows; j += kBlock) {
       const int64_t present = std::min(kBlock, rows - j);
       const int64_t width = Pad(present) / kLanes;
-      for (int64_t i = call.shape.causal ? j : 0; i < rows;
-           i += kQueryBlock) {
-        const int64_t count = std::min(kQueryBlock, rows - i);
+      const int64_t window = call.shape.window;
+      const int64_t end =
+          window == 0 ? rows : std::min(rows, j + kBlock + window - 1);
+      for (int64_t i = call.shape.causal ? j : 0; i < end; i += kQueryBlock) {
+        const int64_t count = std::min(kQueryBlock, end - i);
         isa.product(q + i * padded, padded, 1, count, dim, turned_k + j * dim,
                     kBlock, p, kBlock, width, false);
         isa.product(d + i * padded, padded, 1, count, dim, turned_v + j * dim,
@@ -270,6 +298,9 @@ void Backward(const BackwardCall& call, const Segment& s, int64_t kv_head) {
               call.shape.causal ? std::min(i + r + 1 - j, present) : present,
               scale,
               call.lse.f32()[row * call.shape.heads + head], inner[i + r]);
+          const int64_t unseen = Unseen(i + r, j, window);
+          std::fill_n(p + r * kBlock, unseen, 0.0f);
+          std::fill_n(ds + r * kBlock, unseen, 0.0f);
         }
         isa.product(p, 1, kBlock, present, count, d + i * padded, padded,
                     dv + j * padded, padded, vectors, true);

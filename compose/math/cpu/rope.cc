@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Formula: reference/rope.cc. Angles are a function of position, head
-// dimension and theta alone, so their cosines and sines are remembered
-// between calls; what is remembered never changes a result.
+// Formula: reference/rope.cc. Angles are a function of position and
+// frequencies alone, so their cosines and sines are remembered between calls;
+// what is remembered never changes a result.
+#include <algorithm>
 #include <cmath>
 #include <list>
 #include <memory>
@@ -18,11 +19,12 @@ namespace {
 constexpr int64_t kMaxRemembered = 1 << 22;  // floats of one table
 constexpr size_t kMaxTables = 8;
 
-void Angles(int64_t position, int64_t head_dim, double theta, float* cosine,
+using Frequencies = std::span<const double>;
+
+void Angles(int64_t position, Frequencies frequencies, float* cosine,
             float* sine) {
-  for (int64_t i = 0; i < head_dim / 2; ++i) {
-    const double angle =
-        position * std::pow(theta, -2.0 * static_cast<double>(i) / head_dim);
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    const double angle = position * frequencies[i];
     cosine[i] = static_cast<float>(std::cos(angle));
     sine[i] = static_cast<float>(std::sin(angle));
   }
@@ -30,33 +32,32 @@ void Angles(int64_t position, int64_t head_dim, double theta, float* cosine,
 
 // Rows of head_dim floats, cosines then sines, for positions from 0 on.
 struct AngleTable {
-  int64_t head_dim;
-  double theta;
+  std::vector<double> frequencies;
   int64_t positions;
   std::vector<float> values;
 };
 
 std::shared_ptr<const AngleTable> Remembered(int64_t positions,
-                                             int64_t head_dim, double theta) {
+                                             Frequencies frequencies) {
+  const int64_t half = static_cast<int64_t>(frequencies.size());
   static std::mutex mutex;
   static std::list<std::shared_ptr<const AngleTable>> tables;
   std::lock_guard<std::mutex> lock(mutex);
   for (auto it = tables.begin(); it != tables.end(); ++it) {
-    if ((*it)->head_dim != head_dim || (*it)->theta != theta) continue;
+    if (!std::ranges::equal((*it)->frequencies, frequencies)) continue;
     if ((*it)->positions >= positions) return *it;
     tables.erase(it);
     break;
   }
   auto table = std::make_shared<AngleTable>();
-  table->head_dim = head_dim;
-  table->theta = theta;
+  table->frequencies.assign(frequencies.begin(), frequencies.end());
   table->positions = 128;
   while (table->positions < positions) table->positions *= 2;
-  table->values.resize(table->positions * head_dim);
+  table->values.resize(table->positions * 2 * half);
   ForPieces(table->positions, 64, [&](int64_t b, int64_t e) {
     for (int64_t p = b; p < e; ++p) {
-      float* row = table->values.data() + p * head_dim;
-      Angles(p, head_dim, theta, row, row + head_dim / 2);
+      float* row = table->values.data() + p * 2 * half;
+      Angles(p, frequencies, row, row + half);
     }
   });
   tables.push_front(table);
@@ -65,14 +66,15 @@ std::shared_ptr<const AngleTable> Remembered(int64_t positions,
 }
 
 void Rotate(const Tensor& x, std::span<const int32_t> positions,
-            int64_t head_dim, double theta, float sign, bool accumulate,
-            Tensor y) {
-  const int64_t cols = x.cols(), half = head_dim / 2;
+            Frequencies frequencies, float sign, bool accumulate, Tensor y) {
+  const int64_t cols = x.cols();
+  const int64_t half = static_cast<int64_t>(frequencies.size());
+  const int64_t head_dim = 2 * half;
   int64_t last = 0;
   for (int32_t p : positions) last = std::max<int64_t>(last, p);
   std::shared_ptr<const AngleTable> table;
   if ((last + 1) * head_dim <= kMaxRemembered) {
-    table = Remembered(last + 1, head_dim, theta);
+    table = Remembered(last + 1, frequencies);
   }
   ForPieces(x.rows(), RowsPerPiece(cols), [&](int64_t b, int64_t e) {
     std::vector<float> own(table == nullptr ? head_dim : 0);
@@ -81,7 +83,7 @@ void Rotate(const Tensor& x, std::span<const int32_t> positions,
       if (table != nullptr) {
         angles = table->values.data() + positions[m] * head_dim;
       } else {
-        Angles(positions[m], head_dim, theta, own.data(), own.data() + half);
+        Angles(positions[m], frequencies, own.data(), own.data() + half);
       }
       Active().rope(x.f32() + m * cols, cols, head_dim, angles,
                     angles + half, sign, accumulate, y.f32() + m * cols);
@@ -92,14 +94,14 @@ void Rotate(const Tensor& x, std::span<const int32_t> positions,
 }  // namespace
 
 void Rope(const Tensor& x, std::span<const int32_t> positions,
-          int64_t head_dim, double theta, Tensor y) {
-  Rotate(x, positions, head_dim, theta, 1.0f, false, y);
+          std::span<const double> frequencies, Tensor y) {
+  Rotate(x, positions, frequencies, 1.0f, false, y);
 }
 
 void RopeBackward(const Tensor& dy, std::span<const int32_t> positions,
-                  int64_t head_dim, double theta, Tensor dx) {
+                  std::span<const double> frequencies, Tensor dx) {
   if (dx.empty()) return;
-  Rotate(dy, positions, head_dim, theta, -1.0f, true, dx);
+  Rotate(dy, positions, frequencies, -1.0f, true, dx);
 }
 
 }  // namespace motet::math::cpu

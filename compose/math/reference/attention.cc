@@ -8,6 +8,12 @@
 namespace motet::math::reference {
 namespace {
 
+// The first key that the row at a position sees.
+int64_t FirstSeen(int64_t position, const HeadShape& shape) {
+  return shape.window == 0 ? 0
+                           : std::max<int64_t>(0, position - shape.window + 1);
+}
+
 double Dot(const float* a, const float* b, int64_t n) {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += double{a[i]} * b[i];
@@ -17,7 +23,8 @@ double Dot(const float* a, const float* b, int64_t n) {
 }  // namespace
 
 // Attention with grouped key-value heads, fresh rows or a cache.
-//   s[i,j] = q_i.k_j / sqrt D, j <= past + i;   y_i = sum_j softmax(s)_j v_j
+//   s[i,j] = q_i.k_j / sqrt D, j <= past + i, with a window W also
+//   j > past + i - W;   y_i = sum_j softmax(s)_j v_j
 // Without the causal rule j runs over the whole segment, which has no cache.
 // q: [M,H*D] in.   k, v: [M,G*D] in, unused by segments with a cache.
 // y: [M,H*D] out.   lse: [M,H] out, log sum_j exp s[i,j]; may be empty.
@@ -35,6 +42,7 @@ void Attention(const Tensor& q, const Tensor& k, const Tensor& v,
     const int64_t stride = cached ? s.row_stride : kv_cols;
     for (int64_t i = 0; i < s.rows; ++i) {
       const int64_t visible = shape.causal ? s.past + i + 1 : s.rows;
+      const int64_t begin = FirstSeen(s.past + i, shape);
       for (int64_t h = 0; h < shape.heads; ++h) {
         const int64_t kv = h / group * dim;
         const float* keys = (cached ? s.keys : k.f32() + s.row * kv_cols) + kv;
@@ -43,14 +51,16 @@ void Attention(const Tensor& q, const Tensor& k, const Tensor& v,
         const float* query = q.f32() + (s.row + i) * q_cols + h * dim;
         p.assign(visible, 0);
         double top = -INFINITY, total = 0;
-        for (int64_t j = 0; j < visible; ++j) {
+        for (int64_t j = begin; j < visible; ++j) {
           p[j] = Dot(query, keys + j * stride, dim) * scale;
           top = std::max(top, p[j]);
         }
-        for (double& value : p) total += value = std::exp(value - top);
+        for (int64_t j = begin; j < visible; ++j) {
+          total += p[j] = std::exp(p[j] - top);
+        }
         for (int64_t d = 0; d < dim; ++d) {
           double sum = 0;
-          for (int64_t j = 0; j < visible; ++j) {
+          for (int64_t j = begin; j < visible; ++j) {
             sum += p[j] * values[j * stride + d];
           }
           y.f32()[(s.row + i) * q_cols + h * dim + d] =
@@ -89,7 +99,8 @@ void AttentionBackward(const Tensor& q, const Tensor& k, const Tensor& v,
         const double inner = Dot(d, y.f32() + at, dim);
         const double log_sum = lse.f32()[(s.row + i) * shape.heads + h];
         std::vector<double> sum_q(dim);
-        for (int64_t j = 0; j < (shape.causal ? i + 1 : s.rows); ++j) {
+        for (int64_t j = FirstSeen(i, shape);
+             j < (shape.causal ? i + 1 : s.rows); ++j) {
           const float* key = k.f32() + (s.row + j) * kv_cols + kv;
           const float* value = v.f32() + (s.row + j) * kv_cols + kv;
           const double p =

@@ -7,12 +7,13 @@ namespace motet::math::reference {
 namespace {
 
 // Rotates every head of a row by sign * its angles; out = (or +=) the result.
-void Rotate(const float* x, int64_t cols, int32_t position, int64_t head_dim,
-            double theta, double sign, bool accumulate, float* out) {
-  const int64_t half = head_dim / 2;
+void Rotate(const float* x, int64_t cols, int32_t position,
+            std::span<const double> frequencies, double sign, bool accumulate,
+            float* out) {
+  const int64_t half = static_cast<int64_t>(frequencies.size());
+  const int64_t head_dim = 2 * half;
   for (int64_t i = 0; i < half; ++i) {
-    const double angle =
-        position * std::pow(theta, -2.0 * static_cast<double>(i) / head_dim);
+    const double angle = position * frequencies[i];
     const float cosine = static_cast<float>(std::cos(angle));
     const float sine = static_cast<float>(sign * std::sin(angle));
     for (int64_t h = 0; h < cols; h += head_dim) {
@@ -28,27 +29,28 @@ void Rotate(const float* x, int64_t cols, int32_t position, int64_t head_dim,
 }  // namespace
 
 // Rotary position embedding, halves of each head as pairs (NeoX).
-//   phi = position theta^(-2i/D)                         [arXiv 2104.09864]
+//   phi = position f_i                                   [arXiv 2104.09864]
 //   y[i] = x[i] cos phi - x[i+D/2] sin phi
 //   y[i+D/2] = x[i+D/2] cos phi + x[i] sin phi
-// x: [M,H*D] in.   positions: [M].   y: [M,H*D] out, may alias x.
+// x: [M,H*D] in.   positions: [M].   frequencies f: [D/2], theta^(-2i/D) where
+// the model does not scale them.   y: [M,H*D] out, may alias x.
 // cos and sin are computed in double and rounded to f32.
 void Rope(const Tensor& x, std::span<const int32_t> positions,
-          int64_t head_dim, double theta, Tensor y) {
+          std::span<const double> frequencies, Tensor y) {
   const int64_t cols = x.cols();
   for (int64_t m = 0; m < x.rows(); ++m) {
-    Rotate(x.f32() + m * cols, cols, positions[m], head_dim, theta, 1, false,
+    Rotate(x.f32() + m * cols, cols, positions[m], frequencies, 1, false,
            y.f32() + m * cols);
   }
 }
 
 // The rotation's inverse: dx += R(-phi) dy.
 void RopeBackward(const Tensor& dy, std::span<const int32_t> positions,
-                  int64_t head_dim, double theta, Tensor dx) {
+                  std::span<const double> frequencies, Tensor dx) {
   if (dx.empty()) return;
   const int64_t cols = dy.cols();
   for (int64_t m = 0; m < dy.rows(); ++m) {
-    Rotate(dy.f32() + m * cols, cols, positions[m], head_dim, theta, -1, true,
+    Rotate(dy.f32() + m * cols, cols, positions[m], frequencies, -1, true,
            dx.f32() + m * cols);
   }
 }

@@ -46,7 +46,9 @@ bool SameBits(const Tensor& a, const Tensor& b) {
 }
 
 constexpr HeadShape kShapes[] = {
-    {4, 2, 32}, {3, 3, 64}, {6, 2, 20}, {2, 1, 7}};
+    {4, 2, 32}, {3, 3, 64}, {6, 2, 20}, {2, 1, 7},
+    {4, 2, 32, true, 64}, {3, 3, 64, true, 1},
+    {6, 2, 20, true, 97}, {2, 1, 7, true, 7}};
 
 TEST_P(AttentionTest, ChunksOverACacheGiveTheBitsOfTheWhole) {
   Random random(1);
@@ -148,6 +150,39 @@ TEST_P(AttentionTest, LaterKeysAreNotSeen) {
   const Tensor after = Whole(s, shape);
   EXPECT_TRUE(SameBits(before.RowSlice(0, 50), after.RowSlice(0, 50)));
   EXPECT_TRUE(std::isnan(after.f32()[50 * 32]));
+}
+
+TEST_P(AttentionTest, KeysBeforeTheWindowAreNotSeen) {
+  Random random(6);
+  for (const int64_t window : {1, 5, 64, 65, 90}) {
+    const HeadShape shape{2, 2, 16, true, window};
+    Sequence s = Make(200, shape, random);
+    const Tensor before = Whole(s, shape);
+    const Tensor wide = Whole(s, {2, 2, 16});
+    EXPECT_TRUE(SameBits(before.RowSlice(0, 1), wide.RowSlice(0, 1)));
+    for (int64_t i = 0; i < 100 * 32; ++i) {
+      s.k.f32()[i] = -7;
+      s.v.f32()[i] = 1e30f;
+    }
+    const Tensor after = Whole(s, shape);
+    const int64_t first = 100 + window - 1;  // sees keys 100 on
+    EXPECT_TRUE(SameBits(before.RowSlice(first, 200 - first),
+                         after.RowSlice(first, 200 - first)))
+        << "window " << window;
+    EXPECT_FALSE(window > 1 && SameBits(before.RowSlice(first - 1, 1),
+                                        after.RowSlice(first - 1, 1)))
+        << "window " << window;
+  }
+}
+
+// A window that reaches back to the first position changes no bit.
+TEST_P(AttentionTest, AWindowAsLongAsTheTextChangesNothing) {
+  Random random(7);
+  const HeadShape shape{4, 2, 32};
+  const Sequence s = Make(150, shape, random);
+  for (const int64_t window : {150, 151, 100000}) {
+    EXPECT_TRUE(SameBits(Whole(s, shape), Whole(s, {4, 2, 32, true, window})));
+  }
 }
 
 TEST_P(AttentionTest, LargeScoresDoNotOverflow) {

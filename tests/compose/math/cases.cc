@@ -161,15 +161,17 @@ struct OpCase<OpId::kRope> {
     const int64_t rows = random.Int(0, 20);
     c.inputs = {c.pool.Normal({rows, head_dim * random.Int(1, 4)}, random)};
     auto positions = Keep(RandomRows(random, rows, 500));
+    auto frequencies = Keep(std::vector<double>(head_dim / 2));
+    for (double& f : *frequencies) f = std::exp(-std::abs(random.Normal()));
     c.forward = [=](const Kernels& k, Case& c) {
       Tensor y = c.pool.Zeros(c.inputs[0].shape);
-      k.rope(c.inputs[0], *positions, head_dim, 1e4, y);
+      k.rope(c.inputs[0], *positions, *frequencies, y);
       return Values(y);
     };
     c.backward = [=](const Kernels& k, Case& c, const Numbers& g,
                      std::vector<Tensor>& d) {
       const Tensor dy = FromNumbers(g, 0, c.inputs[0].shape, c.pool);
-      k.rope_backward(dy, *positions, head_dim, 1e4, d[0]);
+      k.rope_backward(dy, *positions, *frequencies, d[0]);
     };
   }
 };
@@ -182,6 +184,7 @@ struct OpCase<OpId::kAttention> {
     shape.heads = shape.kv_heads * random.Int(1, 3);
     shape.head_dim = random.Int(1, 40);
     shape.causal = random.Flip();
+    if (shape.causal && random.Flip()) shape.window = random.Int(1, 100);
     auto segments = Keep(std::vector<Segment>());
     int64_t rows = 0;
     for (int64_t i = random.Int(1, 3); i > 0; --i) {

@@ -54,6 +54,7 @@ struct Network {
     query = add({8, 8});
     key = add({4, 8});
     value = add({4, 8});
+    value_bias = add({4});
     router = add({2, 8});
     bias = add({1});
     for (int e = 0; e < 2; ++e) {
@@ -68,9 +69,9 @@ struct Network {
   double Loss(Exec& exec) {
     Tensor x = exec.Embed(ids, table);
     Tensor n = exec.RmsNorm(x, norm, 1e-5f);
-    Tensor q = exec.Rope(exec.Linear(n, query), positions, 4, 1e4);
-    Tensor k = exec.Rope(exec.Linear(n, key), positions, 4, 1e4);
-    Tensor v = exec.Linear(n, value);
+    Tensor q = exec.Rope(exec.Linear(n, query), positions, frequencies);
+    Tensor k = exec.Rope(exec.Linear(n, key), positions, frequencies);
+    Tensor v = exec.AddBias(exec.Linear(n, value), value_bias);
     x = exec.Add(x, exec.Attention(q, k, v, {2, 1, 4}, segments));
     Tensor logits = exec.OwnerBias(exec.Linear(x, router), bias);
     const double z = exec.RouterZ(logits, 0.1);
@@ -98,12 +99,13 @@ struct Network {
 
   Pool pool;
   std::vector<Tensor> parameters;
-  Tensor table, norm, query, key, value, router, bias, head;
+  Tensor table, norm, query, key, value, value_bias, router, bias, head;
   Tensor gate[2], up[2], down[2];
   std::vector<int32_t> rows[2], slots[2];
   const std::vector<int32_t> ids = {3, 1, 4, 1, 5, 9};
   const std::vector<int32_t> targets = {1, 4, 1, 5, -1, 2};
   const std::vector<int32_t> positions = {0, 1, 2, 0, 1, 2};
+  const std::vector<double> frequencies = {1, 0.01};
   const std::vector<Segment> segments = {{0, 3, 0}, {3, 3, 0}};
 };
 
