@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/model/encoder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/error.h"
+
+namespace motet::model {
+namespace {
+
+using math::Exec;
+using math::Tensor;
+
+// Rows of a batch in Encode: a layer's widest result should stay in the
+// second-level caches, and products want some hundred rows.
+constexpr int64_t kBatchRows = 1024;
+
+// y = W x + b, and with an adapter + scale B (A x).   x: [M,C].   y: [M,N].
+Tensor Apply(Exec& exec, const Affine& map, const LoraPair* lora, float scale,
+             const Tensor& x) {
+  const Tensor y = exec.AddBias(exec.Linear(x, map.weight), map.bias);
+  if (lora == nullptr || lora->a.empty()) return y;
+  const Tensor low = exec.Linear(x, lora->a);
+  return exec.AddScaled(y, scale, exec.Linear(low, lora->b));
+}
+
+}  // namespace
+
+EncoderBatch::EncoderBatch(std::span<const EncoderInput> sequences) {
+  size_t rows = 0;
+  for (const EncoderInput& s : sequences) rows += s.ids.size();
+  ids_.reserve(rows);
+  types_.reserve(rows);
+  positions_.reserve(rows);
+  for (const EncoderInput& s : sequences) {
+    math::Segment segment;
+    segment.row = this->rows();
+    segment.rows = static_cast<int64_t>(s.ids.size());
+    segments_.push_back(segment);
+    ids_.insert(ids_.end(), s.ids.begin(), s.ids.end());
+    if (s.types.empty()) {
+      types_.insert(types_.end(), s.ids.size(), 0);
+    } else {
+      types_.insert(types_.end(), s.types.begin(), s.types.end());
+    }
+    for (int32_t p = 0; p < segment.rows; ++p) positions_.push_back(p);
+  }
+}
+
+Encoder::Encoder(EncoderConfig config, EncoderWeights weights, bool normalise)
+    : config_(config), weights_(std::move(weights)), normalise_(normalise) {}
+
+absl::StatusOr<Encoder> Encoder::Create(const EncoderConfig& config,
+                                        EncoderWeights weights,
+                                        bool normalise) {
+  MOTET_RETURN_IF_ERROR(CheckEncoderConfig(config));
+  MOTET_RETURN_IF_ERROR(CheckEncoderWeights(config, weights));
+  return Encoder(config, std::move(weights), normalise);
+}
+
+absl::Status Encoder::CheckInput(const EncoderInput& input) const {
+  const auto refuse = [](const std::string& got, const std::string& want) {
+    return proto::Invalid("encoder input", got, want,
+                          "tokenize with this encoder's own tokenizer");
+  };
+  const auto length = static_cast<int64_t>(input.ids.size());
+  if (length < 1 || length > config_.max_positions) {
+    return refuse(absl::StrCat(length, " tokens"),
+                  absl::StrCat("1 to ", config_.max_positions));
+  }
+  if (!input.types.empty() && input.types.size() != input.ids.size()) {
+    return refuse(absl::StrCat(input.types.size(), " token types"),
+                  absl::StrCat("none or ", length));
+  }
+  for (int32_t id : input.ids) {
+    if (id < 0 || id >= config_.vocabulary) {
+      return refuse(absl::StrCat("token id ", id),
+                    absl::StrCat("0 to ", config_.vocabulary - 1));
+    }
+  }
+  for (int32_t type : input.types) {
+    if (type < 0 || type >= config_.token_types) {
+      return refuse(absl::StrCat("token type ", type),
+                    absl::StrCat("0 to ", config_.token_types - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// From ids to hidden states.
+//   x = norm(words[id] + types[type] + positions[p]);   x = layer_l(x)
+// x: [M,C].
+Tensor Encoder::Forward(Exec& exec, const EncoderBatch& batch,
+                        const Lora* lora) const {
+  const EncoderWeights& w = weights_;
+  Tensor x = exec.Add(exec.Embed(batch.ids(), w.words),
+                      exec.Embed(batch.types(), w.types));
+  x = exec.Add(x, exec.Embed(batch.positions(), w.positions));
+  x = exec.LayerNorm(x, w.embedding_norm.weight, w.embedding_norm.bias,
+                     config_.norm_eps);
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    const math::Arena::Mark mark = exec.arena().mark();
+    const Tensor y = Layer(exec, batch, layer, lora, x);
+    if (exec.recorder() != nullptr) {
+      x = y;
+    } else {
+      std::memcpy(x.data, y.data, y.bytes());
+      exec.arena().Release(mark);
+    }
+  }
+  return x;
+}
+
+// One layer, the norms behind the residual sums.
+//   h = norm(x + O attention(Q x, K x, V x))   y = norm(h + D gelu(U h))
+// x, h, y: [M,C].   U h: [M,F].
+Tensor Encoder::Layer(Exec& exec, const EncoderBatch& batch, int64_t layer,
+                      const Lora* lora, const Tensor& x) const {
+  const EncoderLayerWeights& w = weights_.layers[layer];
+  const auto map = [&](EncoderMap which, const Tensor& in) {
+    return Apply(exec, w[which],
+                 lora == nullptr ? nullptr : &lora->At(layer, which),
+                 lora == nullptr ? 0 : lora->scale(), in);
+  };
+  const auto norm = [&](const NormWeights& weights, const Tensor& a,
+                        const Tensor& b) {
+    return exec.LayerNorm(exec.Add(a, b), weights.weight, weights.bias,
+                          config_.norm_eps);
+  };
+  const math::HeadShape heads = {config_.heads, config_.heads,
+                                 config_.head_dim(), /*causal=*/false};
+  const Tensor q = map(EncoderMap::kQuery, x);
+  const Tensor k = map(EncoderMap::kKey, x);
+  const Tensor v = map(EncoderMap::kValue, x);
+  const Tensor a = exec.Attention(q, k, v, heads, batch.segments());
+  const Tensor h =
+      norm(w.attention_norm, x, map(EncoderMap::kAttentionOutput, a));
+  const Tensor wide = exec.Gelu(map(EncoderMap::kIntermediate, h));
+  return norm(w.output_norm, h, map(EncoderMap::kOutput, wide));
+}
+
+Tensor Encoder::Pool(Exec& exec, const EncoderBatch& batch,
+                     const Tensor& hidden) const {
+  const Tensor mean = exec.MeanPool(hidden, batch.segments());
+  return normalise_ ? exec.Normalise(mean) : mean;
+}
+
+absl::Status Encoder::Encode(const math::Kernels& kernels,
+                             math::Product product,
+                             std::span<const EncoderInput> sequences,
+                             const Lora* lora, float* out) const {
+  for (const EncoderInput& s : sequences) MOTET_RETURN_IF_ERROR(CheckInput(s));
+  if (lora != nullptr) MOTET_RETURN_IF_ERROR(CheckLora(config_, *lora));
+  math::Arena arena;
+  for (size_t first = 0; first < sequences.size();) {
+    size_t last = first;
+    for (int64_t rows = 0; last < sequences.size(); ++last) {
+      rows += static_cast<int64_t>(sequences[last].ids.size());
+      if (last > first && rows > kBatchRows) break;
+    }
+    const EncoderBatch batch(sequences.subspan(first, last - first));
+    Exec exec(kernels, arena, product);
+    const Tensor y = Pool(exec, batch, Forward(exec, batch, lora));
+    std::memcpy(out + static_cast<int64_t>(first) * config_.width, y.data,
+                y.bytes());
+    arena.Reset();
+    first = last;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace motet::model
