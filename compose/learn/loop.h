@@ -23,6 +23,13 @@ struct Run {
   Description description;            // beyond options and data
 };
 
+// The options with every default that depends on others filled in.
+TrainOptions Resolved(TrainOptions options);
+
+// Everything that the weights after the run depend on, but the thread count
+// and what moves no bit.
+Description Describe(const Run& run, const TrainOptions& options);
+
 // What is wrong with options and data, all of it in one error.
 absl::Status CheckRun(const std::string& name, const TrainOptions& options,
                       const model::ModelConfig& config,

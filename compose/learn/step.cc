@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/learn/step.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 namespace motet::learn {
@@ -33,32 +35,72 @@ std::vector<int32_t> NextTokens(Sequences sequences) {
   return targets;
 }
 
-// loss = CE + lm_z * mean lse(logits)^2
-//           + router_z * sum_l mean lse(router logits)^2      [METHODS 1]
-StepResult Forward(const model::Decoder& decoder, math::Exec& exec,
-                   const model::Batch& batch,
-                   std::span<const int32_t> targets,
-                   const StepOptions& options) {
-  StepResult result;
+int64_t Rows(Sequences sequences) {
+  int64_t rows = 0;
+  for (std::span<const int32_t> ids : sequences) {
+    rows += static_cast<int64_t>(ids.size());
+  }
+  return rows;
+}
+
+// Of a whole batch: what its means divide by.
+struct Counts {
+  int64_t rows = 0, targets = 0;
+};
+
+Counts CountsOf(Sequences sequences) {
+  Counts counts;
+  counts.rows = Rows(sequences);
+  for (std::span<const int32_t> ids : sequences) {
+    counts.targets += std::max<int64_t>(0, std::ssize(ids) - 1);
+  }
+  return counts;
+}
+
+// One piece's share of the batch's loss [METHODS 1], added to `result`. The
+// means of all pieces add up to those of the batch.
+void Forward(const model::Decoder& decoder, math::Exec& exec,
+             const model::Batch& batch, std::span<const int32_t> targets,
+             const Counts& counts, const StepOptions& options,
+             StepResult& result) {
   model::Trace trace;
   const bool routed =
       decoder.config().experts > 0 && options.router_z_weight != 0;
   const math::Tensor hidden =
       decoder.Forward(exec, batch, routed ? &trace : nullptr);
-  const math::Tensor logits = decoder.Logits(exec, hidden);
   double parts[2] = {};
-  result.loss = exec.CrossEntropy(logits, targets, options.lm_z_weight,
-                                  nullptr, parts);
-  result.cross_entropy = parts[0];
-  result.lm_z = parts[1];
+  result.loss += exec.HeadLoss(hidden, decoder.weights().head, targets,
+                               counts.targets, options.lm_z_weight, parts);
+  result.cross_entropy += parts[0];
+  result.lm_z += parts[1];
+  const double share = counts.rows == 0
+                           ? 0
+                           : static_cast<double>(batch.rows()) /
+                                 static_cast<double>(counts.rows);
+  const double weight = options.router_z_weight * share;
   for (const math::Tensor& router_logits : trace.router_logits) {
-    result.router_z += exec.RouterZ(router_logits, options.router_z_weight);
+    const double mean = exec.RouterZ(router_logits, weight);
+    result.router_z += share * mean;
+    result.loss += weight * mean;
   }
-  result.loss += options.router_z_weight * result.router_z;
-  return result;
 }
 
 }  // namespace
+
+std::vector<Sequences> Pieces(Sequences sequences, int64_t pieces) {
+  std::vector<Sequences> result;
+  const int64_t rows = Rows(sequences);
+  int64_t before = 0;
+  size_t first = 0;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    before += std::ssize(sequences[i]);
+    const int64_t due = std::ssize(result) + 1;
+    if (before * pieces < due * rows && i + 1 < sequences.size()) continue;
+    result.push_back(sequences.subspan(first, i + 1 - first));
+    first = i + 1;
+  }
+  return result;
+}
 
 Stepper::Stepper(const model::Decoder& decoder,
                  std::vector<Parameter> parameters,
@@ -67,40 +109,63 @@ Stepper::Stepper(const model::Decoder& decoder,
       kernels_(kernels),
       options_(options),
       arena_(kArenaBlock),
-      tape_(arena_),
+      gradients_(kArenaBlock),
+      tape_(gradients_),
       optimizer_(std::move(parameters), tape_) {}
 
 StepResult Stepper::Gradients(Sequences sequences) {
   tape_.Reset();
-  arena_.Reset();
-  const std::vector<model::SequenceInput> inputs = Inputs(sequences);
-  const model::Batch batch(inputs);
-  const std::vector<int32_t> targets = NextTokens(sequences);
-  math::Exec exec(kernels_, arena_, options_.product, &tape_);
-  StepResult result = Forward(decoder_, exec, batch, targets, options_);
-  tape_.Backward();
+  const Counts counts = CountsOf(sequences);
+  StepResult result;
+  for (Sequences piece : Pieces(sequences, options_.accumulation)) {
+    tape_.Forget();
+    arena_.Reset();
+    gradients_.Reset();
+    tape_.RecomputeNext(options_.recompute_layers < 0
+                            ? decoder_.config().layers
+                            : options_.recompute_layers);
+    const std::vector<model::SequenceInput> inputs = Inputs(piece);
+    const model::Batch batch(inputs);
+    const std::vector<int32_t> targets = NextTokens(piece);
+    math::Exec exec(kernels_, arena_, options_.product, &tape_);
+    Forward(decoder_, exec, batch, targets, counts, options_, result);
+    tape_.Backward();
+  }
   result.gradient_norm = optimizer_.GradientNorm();
   return result;
 }
 
 StepResult Stepper::Step(Sequences sequences, double learning_rate) {
   StepResult result = Gradients(sequences);
-  if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm)) {
-    return result;
+  if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) {
+    Apply(result, learning_rate);
   }
+  return result;
+}
+
+void Stepper::Apply(StepResult& result, double learning_rate) {
   optimizer_.Step(kernels_, learning_rate, options_.weight_decay,
                   result.gradient_norm, options_.clip_norm);
   result.applied = true;
+}
+
+StepResult Stepper::Evaluate(Sequences sequences) {
+  const Counts counts = CountsOf(sequences);
+  StepResult result;
+  for (Sequences piece : Pieces(sequences, options_.accumulation)) {
+    arena_.Reset();
+    const std::vector<model::SequenceInput> inputs = Inputs(piece);
+    const model::Batch batch(inputs);
+    math::Exec exec(kernels_, arena_, options_.product);
+    Forward(decoder_, exec, batch, NextTokens(piece), counts, options_,
+            result);
+  }
   return result;
 }
 
 StepResult Evaluate(const model::Decoder& decoder, Sequences sequences,
                     const StepOptions& options, const math::Kernels& kernels) {
-  math::Arena arena(kArenaBlock);
-  math::Exec exec(kernels, arena, options.product);
-  const std::vector<model::SequenceInput> inputs = Inputs(sequences);
-  const model::Batch batch(inputs);
-  return Forward(decoder, exec, batch, NextTokens(sequences), options);
+  return Stepper(decoder, {}, options, kernels).Evaluate(sequences);
 }
 
 }  // namespace motet::learn

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // One training step of any decoder: token sequences in; loss, gradients and,
 // when asked for, moved weights out. Knows nothing of files, schedules or
-// where sequences come from.
+// where sequences come from. The loss:
+//   CE + lm_z * mean lse(logits)^2 + router_z * sum_l mean lse(router)^2
+// with means over all of the batch, whatever pieces it is computed in.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +22,12 @@ struct StepOptions {
   double lm_z_weight = 0;
   double clip_norm = 1.0;     // <= 0: no clipping
   double weight_decay = 0;
+  // A batch is computed in that many pieces, one after another, whose
+  // gradients add up: the same step but for rounding, in less memory.
+  int64_t accumulation = 1;
+  // So many layers (from the first) keep only their result and run again in
+  // the backward pass: the same bits, in less memory. -1: all of them.
+  int64_t recompute_layers = 0;
   math::Product product = math::Product::kLibrary;
 };
 
@@ -34,6 +42,9 @@ struct StepResult {
 
 using Sequences = std::span<const std::span<const int32_t>>;
 
+// Consecutive parts of a batch of about equal rows.
+std::vector<Sequences> Pieces(Sequences sequences, int64_t pieces);
+
 class Stepper {
  public:
   // The decoder and the kernels must outlive the stepper; the parameters'
@@ -47,15 +58,22 @@ class Stepper {
   StepResult Gradients(Sequences sequences);
   // The same, then AdamW, unless loss or gradient norm is not finite.
   StepResult Step(Sequences sequences, double learning_rate);
+  // AdamW by the gradients that are there; sets `applied`.
+  void Apply(StepResult& result, double learning_rate);
+  // The loss alone, forward only, in pieces no larger than a step's.
+  StepResult Evaluate(Sequences sequences);
 
   Optimizer& optimizer() { return optimizer_; }
-  int64_t peak_bytes() const { return arena_.peak_bytes(); }
+  // Of activations and their gradients.
+  int64_t peak_bytes() const {
+    return arena_.peak_bytes() + gradients_.peak_bytes();
+  }
 
  private:
   const model::Decoder& decoder_;
   const math::Kernels& kernels_;
   StepOptions options_;
-  math::Arena arena_;
+  math::Arena arena_, gradients_;
   Tape tape_;
   Optimizer optimizer_;
 };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace motet::learn {
 namespace {
@@ -18,9 +19,12 @@ math::Tensor Flat(void* data, int64_t bytes) {
   return t;
 }
 
+}  // namespace
+
 // Gradients add up from zero; in all that is some hundred megabytes a step,
 // so every thread clears its part.
-void Clear(const math::Tensor& t) {
+void Tape::Clear(const math::Tensor& t) const {
+  if (mode_ == Mode::kCounts) return;
   constexpr int64_t kPiece = 1 << 18;
   char* data = static_cast<char*>(t.data);
   const int64_t bytes = t.bytes();
@@ -30,8 +34,6 @@ void Clear(const math::Tensor& t) {
                 static_cast<size_t>(std::min(kPiece, bytes - begin)));
   }
 }
-
-}  // namespace
 
 const Tape::Node* Tape::Find(const math::Tensor& t, int64_t* offset) const {
   if (t.empty()) return nullptr;
@@ -48,12 +50,16 @@ void Tape::Watch(const math::Tensor& parameter) {
   MOTET_CHECK(parameter.dtype == math::DType::kF32 && !parameter.empty());
   int64_t offset = 0;
   if (Find(parameter, &offset) != nullptr) return;
-  const int64_t n = parameter.size();
-  kept_.push_back(std::make_unique<float[]>(static_cast<size_t>(n)));
   Node node;
   node.bytes = parameter.bytes();
   node.watched = true;
-  node.gradient = Flat(kept_.back().get(), node.bytes);
+  void* gradient = parameter.data;
+  if (mode_ == Mode::kRecords) {
+    kept_.push_back(std::make_unique<float[]>(
+        static_cast<size_t>(parameter.size())));
+    gradient = kept_.back().get();
+  }
+  node.gradient = Flat(gradient, node.bytes);
   nodes_.emplace(Address(parameter), node);
 }
 
@@ -68,9 +74,7 @@ void Tape::MarkNeeded(const math::Tensor& t) {
   Node node;
   node.bytes = t.bytes();
   nodes_.emplace(Address(t), node);
-  // The record that makes t is the last one or the one to come; after the
-  // last one has run backward nobody asks for t's gradient any more.
-  if (!records_.empty()) records_.back().outputs.push_back(Address(t));
+  outputs_.push_back(Address(t));  // of the record to come
 }
 
 math::Tensor Tape::Gradient(const math::Tensor& t) {
@@ -78,49 +82,102 @@ math::Tensor Tape::Gradient(const math::Tensor& t) {
   Node* node = const_cast<Node*>(Find(t, &offset));
   if (node == nullptr) return {};
   if (node->gradient.empty()) {
-    if (auto it = free_.find(node->bytes); it != free_.end()) {
+    // Sizes differ where rows choose experts: a buffer a little too large
+    // will do.
+    if (auto it = free_.lower_bound(node->bytes);
+        it != free_.end() && it->first <= node->bytes + node->bytes / 4) {
       node->gradient = it->second;
       free_.erase(it);
     } else {
       node->gradient = Flat(arena_.Allocate(node->bytes), node->bytes);
     }
-    Clear(node->gradient);
+    Clear(Flat(node->gradient.data, node->bytes));
   }
   math::Tensor view = t;
   view.data = static_cast<char*>(node->gradient.data) + offset;
   return view;
 }
 
-void Tape::Record(math::OpId op, std::function<void()> backward) {
-  records_.push_back({std::move(backward), {}});
+void Tape::Record(math::OpId, std::function<void()> backward) {
+  if (paused_) return;
+  records_.push_back({std::move(backward), std::move(outputs_)});
+  outputs_.clear();
 }
 
-void Tape::Backward() {
-  while (!records_.empty()) {
-    records_.back().backward();
-    for (uintptr_t address : records_.back().outputs) {
-      auto it = nodes_.find(address);
-      if (it == nodes_.end()) continue;
-      if (!it->second.gradient.empty()) {
-        free_.emplace(it->second.bytes, it->second.gradient);
-      }
-      nodes_.erase(it);
-    }
-    records_.pop_back();
+std::vector<math::Tensor> Tape::Recompute(
+    math::Arena& arena, std::function<std::vector<math::Tensor>()> forward) {
+  MOTET_CHECK(&arena != &arena_ && outputs_.empty());
+  --recompute_;
+  const math::Arena::Mark mark = arena.mark();
+  paused_ = true;
+  const std::vector<math::Tensor> results = forward();
+  paused_ = false;
+  std::vector<bool> needed;
+  for (const math::Tensor& t : results) needed.push_back(Needs(t));
+  for (uintptr_t address : std::exchange(outputs_, {})) Drop(address);
+
+  // The results move to where their making began.
+  std::vector<std::vector<char>> bytes;
+  for (const math::Tensor& t : results) {
+    const char* data = static_cast<const char*>(t.data);
+    const bool copies = !t.empty() && mode_ == Mode::kRecords;
+    bytes.emplace_back(data, data + (copies ? t.bytes() : 0));
   }
+  arena.Release(mark);
+  std::vector<math::Tensor> kept = results;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    if (kept[i].empty()) continue;
+    kept[i].data = arena.Allocate(kept[i].bytes());
+    std::copy(bytes[i].begin(), bytes[i].end(),
+              static_cast<char*>(kept[i].data));
+    if (needed[i]) MarkNeeded(kept[i]);
+  }
+  if (outputs_.empty()) return kept;  // nothing in it is trained
+  Record({}, [this, &arena, forward = std::move(forward), kept] {
+    const math::Arena::Mark before = arena.mark();
+    const size_t below = records_.size();
+    const std::vector<math::Tensor> again = forward();
+    for (size_t i = 0; i < kept.size(); ++i) {
+      int64_t offset = 0;
+      Node* from = const_cast<Node*>(Find(kept[i], &offset));
+      Node* to = const_cast<Node*>(Find(again[i], &offset));
+      if (from == nullptr || to == nullptr) continue;
+      to->gradient = std::exchange(from->gradient, {});
+    }
+    BackwardTo(below);
+    arena.Release(before);
+  });
+  return kept;
+}
+
+void Tape::Drop(uintptr_t address) {
+  const auto it = nodes_.find(address);
+  if (it == nodes_.end()) return;
+  const math::Tensor& gradient = it->second.gradient;
+  if (!gradient.empty()) free_.emplace(gradient.bytes(), gradient);
+  nodes_.erase(it);
+}
+
+void Tape::BackwardTo(size_t records) {
+  while (records_.size() > records) {
+    // Out of the list first: running it may add records of its own.
+    const Entry entry = std::move(records_.back());
+    records_.pop_back();
+    entry.backward();
+    for (uintptr_t address : entry.outputs) Drop(address);
+  }
+}
+
+void Tape::Forget() {
+  records_.clear();
+  outputs_.clear();
+  free_.clear();
+  std::erase_if(nodes_, [](const auto& n) { return !n.second.watched; });
 }
 
 void Tape::Reset() {
-  records_.clear();
-  free_.clear();
-  for (auto it = nodes_.begin(); it != nodes_.end();) {
-    if (!it->second.watched) {
-      it = nodes_.erase(it);
-      continue;
-    }
-    Clear(it->second.gradient);
-    ++it;
-  }
+  Forget();
+  for (const auto& [address, node] : nodes_) Clear(node.gradient);
 }
 
 }  // namespace motet::learn

@@ -3,7 +3,9 @@
 // watched and keep their gradient buffers for good; results that depend on
 // them get gradients from the arena, which are used again as soon as the
 // operator that made the result has run backward. What depends on no watched
-// tensor costs nothing: it is not recorded and has no gradient.
+// tensor costs nothing: it is not recorded and has no gradient. A part that
+// recomputes (Exec::Recompute) is one record: it leaves its results alone and
+// runs forward again, recorded this time, when its gradients are due.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +21,13 @@ namespace motet::learn {
 
 class Tape final : public math::Recorder {
  public:
-  // The arena that the step's results lie in too; it must outlive the tape
-  // and may be reset only together with it.
-  explicit Tape(math::Arena& arena) : arena_(arena) {}
+  // Gradients of results lie in `arena`, which must outlive the tape and may
+  // be reset only together with it. With parts that recompute, no results may
+  // lie there. kCounts: to learn how much memory a step takes; no gradient
+  // has memory of its own, no number is touched.
+  enum class Mode { kRecords, kCounts };
+  explicit Tape(math::Arena& arena, Mode mode = Mode::kRecords)
+      : arena_(arena), mode_(mode) {}
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
@@ -35,11 +41,20 @@ class Tape final : public math::Recorder {
   void MarkNeeded(const math::Tensor& t) override;
   math::Tensor Gradient(const math::Tensor& t) override;
   void Record(math::OpId op, std::function<void()> backward) override;
+  bool Recomputes() const override { return recompute_ > 0 && !paused_; }
+  std::vector<math::Tensor> Recompute(
+      math::Arena& arena,
+      std::function<std::vector<math::Tensor>()> forward) override;
+
+  // The next n parts that can recompute do.
+  void RecomputeNext(int64_t n) { recompute_ = n; }
 
   // Every record in reverse order. Watched gradients accumulate.
-  void Backward();
-  // Ready for the next step: records and results forgotten, watched
-  // gradients zero. Resets nothing in the arena.
+  void Backward() { BackwardTo(0); }
+  // Ready for the next piece of a batch: records and results forgotten; the
+  // watched gradients stay and go on adding up. Resets nothing in the arena.
+  void Forget();
+  // Ready for the next step: watched gradients are zero as well.
   void Reset();
 
   size_t records() const { return records_.size(); }
@@ -48,7 +63,7 @@ class Tape final : public math::Recorder {
   struct Node {
     int64_t bytes = 0;
     bool watched = false;
-    math::Tensor gradient;  // flat; empty until first asked for
+    math::Tensor gradient;  // flat, >= bytes; empty until first asked for
   };
   struct Entry {
     std::function<void()> backward;
@@ -56,8 +71,16 @@ class Tape final : public math::Recorder {
   };
   // The node that t lies in; null when there is none.
   const Node* Find(const math::Tensor& t, int64_t* offset) const;
+  void BackwardTo(size_t records);
+  // The result is done with: its gradient's memory is free again.
+  void Drop(uintptr_t address);
+  void Clear(const math::Tensor& gradient) const;
 
   math::Arena& arena_;
+  const Mode mode_;
+  int64_t recompute_ = 0;
+  bool paused_ = false;              // results are marked, nothing recorded
+  std::vector<uintptr_t> outputs_;   // marked since the last record
   std::map<uintptr_t, Node> nodes_;  // by address of the first byte
   std::vector<Entry> records_;
   std::vector<std::unique_ptr<float[]>> kept_;       // watched gradients

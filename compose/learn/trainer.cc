@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The step loop. What a run is made of stands in dense_run.cc and
-// owner_run.cc; what one step does in step.cc.
+// owner_run.cc; what it may be made of in run_check.cc; what one step does
+// in step.cc.
 #include "compose/learn/trainer.h"
 
 #include <algorithm>
@@ -9,9 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "compose/learn/hash.h"
+#include "compose/learn/freeze.h"
 #include "compose/learn/loop.h"
 #include "compose/learn/schedule.h"
 #include "compose/learn/step.h"
@@ -29,54 +28,6 @@ constexpr int64_t kCurvePoints = 200;
 using Clock = std::chrono::steady_clock;
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-std::string WindowsLine(const std::string& name, const TokenWindows* windows) {
-  if (windows == nullptr) return absl::StrCat(name, " = none");
-  Fingerprint sum;
-  for (int64_t i = 0; i < windows->count(); ++i) {
-    const std::span<const int32_t> ids = windows->at(i);
-    sum.Add(ids.data(), static_cast<int64_t>(ids.size_bytes()));
-  }
-  return absl::StrCat(name, " = ", windows->count(), " windows ", sum.Hex());
-}
-
-// Everything that the weights after the run depend on, but the thread count.
-Description Describe(const Run& run, const TrainOptions& options) {
-  const auto exact = [](double value) {
-    return absl::StrFormat("%.17g", value);
-  };
-  Description lines = {
-      absl::StrCat("run = ", run.name),
-      absl::StrCat("steps = ", options.steps),
-      absl::StrCat("batch_sequences = ", options.batch_sequences),
-      absl::StrCat("sequence_tokens = ", options.sequence_tokens),
-      absl::StrCat("learning_rate = ", exact(options.learning_rate)),
-      absl::StrCat("warmup_steps = ", options.warmup_steps),
-      absl::StrCat("final_lr_fraction = ", exact(options.final_lr_fraction)),
-      absl::StrCat("clip_norm = ", exact(options.clip_norm)),
-      absl::StrCat("weight_decay = ", exact(options.weight_decay)),
-      absl::StrCat("router_z_weight = ", exact(options.router_z_weight)),
-      absl::StrCat("lm_z_weight = ", exact(options.lm_z_weight)),
-      absl::StrCat("public_fraction = ", exact(options.public_fraction)),
-      absl::StrCat("seed = ", options.seed),
-      WindowsLine("text", run.own),
-      WindowsLine("public_text", run.public_text),
-  };
-  std::vector<math::Tensor> start;
-  for (const Parameter& p : run.parameters) start.push_back(p.value);
-  lines.push_back(DigestLine("start", start));
-  lines.insert(lines.end(), run.description.begin(), run.description.end());
-  return lines;
-}
-
-bool AllBelow(const TokenWindows& windows, int64_t vocabulary) {
-  for (int64_t i = 0; i < windows.count(); ++i) {
-    for (int32_t id : windows.at(i)) {
-      if (id < 0 || id >= vocabulary) return false;
-    }
-  }
-  return true;
 }
 
 // Reads one step's windows.
@@ -109,73 +60,20 @@ void AddLoss(double loss, int64_t loss_every, int64_t steps, RunState& state) {
 
 }  // namespace
 
-std::string DigestLine(const std::string& name,
-                       const std::vector<math::Tensor>& tensors) {
-  Fingerprint sum;
-  for (const math::Tensor& t : tensors) sum.Add(t.data, t.bytes());
-  return absl::StrCat(name, " = ", sum.Hex());
-}
-
-absl::Status CheckRun(const std::string& name, const TrainOptions& options,
-                      const model::ModelConfig& config,
-                      const TokenWindows& own,
-                      const TokenWindows* public_text) {
-  std::vector<std::string> reasons;
-  const auto want = [&](bool fine, const auto&... reason) {
-    if (!fine) reasons.push_back(absl::StrCat(reason...));
-  };
-  const auto fraction = [](double f) { return f >= 0 && f <= 1; };
-  const int64_t length = options.sequence_tokens;
-  want(options.steps >= 1, options.steps, " steps (want at least 1)");
-  want(options.batch_sequences >= 1, "batches of ", options.batch_sequences,
-       " sequences (want at least 1)");
-  want(length >= 2, "sequences of ", length, " tokens (want at least 2)");
-  want(config.max_positions <= 0 || length <= config.max_positions,
-       "sequences of ", length, " tokens (the model takes at most ",
-       config.max_positions, ")");
-  want(std::isfinite(options.learning_rate) && options.learning_rate > 0,
-       "learning rate ", options.learning_rate, " (want above 0)");
-  want(options.warmup_steps >= 0, options.warmup_steps, " warm-up steps");
-  want(fraction(options.final_lr_fraction), "final_lr_fraction ",
-       options.final_lr_fraction, " (want 0 to 1)");
-  want(options.weight_decay >= 0, "weight decay ", options.weight_decay);
-  want(fraction(options.public_fraction), "public_fraction ",
-       options.public_fraction, " (want 0 to 1)");
-  want(options.checkpoint_every <= 0 || !options.checkpoint_path.empty(),
-       "checkpoint_every without a checkpoint_path");
-  want(own.count() > 0, "text of ", own.tokens(), " tokens, fewer than one ",
-       "window of ", own.window());
-  want(own.window() == length, "windows of ", own.window(),
-       " tokens for sequences of ", length);
-  want(AllBelow(own, config.vocabulary),
-       "token ids beyond the model's vocabulary of ", config.vocabulary);
-  const bool mixes = options.public_fraction > 0;
-  want(!mixes || (public_text != nullptr && public_text->count() > 0),
-       "public_fraction ", options.public_fraction,
-       " but not one window of public text");
-  if (public_text != nullptr && public_text->count() > 0) {
-    want(public_text->window() == length, "public windows of ",
-         public_text->window(), " tokens for sequences of ", length);
-    want(AllBelow(*public_text, config.vocabulary),
-         "public token ids beyond the model's vocabulary of ",
-         config.vocabulary);
-  }
-  if (reasons.empty()) return absl::OkStatus();
-  return proto::Invalid(absl::StrCat("training of ", name),
-                        absl::StrJoin(reasons, "; "),
-                        "options and text that fit the model",
-                        "correct the training plan");
-}
-
-absl::StatusOr<TrainResult> RunTraining(Run run, const TrainOptions& options,
+absl::StatusOr<TrainResult> RunTraining(Run run, const TrainOptions& asked,
                                         const OnProgress& progress) {
   const Clock::time_point start = Clock::now();
+  const TrainOptions options = Resolved(asked);
   const Description description = Describe(run, options);
+  MOTET_ASSIGN_OR_RETURN(
+      run.parameters, WithoutFrozen(std::move(run.parameters), options.freeze));
   StepOptions step_options;
   step_options.router_z_weight = options.router_z_weight;
   step_options.lm_z_weight = options.lm_z_weight;
   step_options.clip_norm = options.clip_norm;
   step_options.weight_decay = options.weight_decay;
+  step_options.accumulation = options.accumulation;
+  step_options.recompute_layers = options.recompute_layers;
   Stepper stepper(*run.decoder, run.parameters, step_options);
 
   RunState state;
@@ -195,8 +93,9 @@ absl::StatusOr<TrainResult> RunTraining(Run run, const TrainOptions& options,
   const BatchPlan plan(
       run.own->count(), run.public_text ? run.public_text->count() : 0,
       options.batch_sequences, options.public_fraction, options.seed);
-  const Schedule schedule = {options.steps, options.warmup_steps,
-                             options.learning_rate, options.final_lr_fraction};
+  const Schedule schedule = {
+      options.steps,         options.warmup_steps, options.learning_rate,
+      options.final_lr_fraction, options.schedule, options.decay_fraction};
   const int64_t step_tokens =
       options.batch_sequences * options.sequence_tokens;
   const int64_t loss_every =

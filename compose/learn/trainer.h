@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "compose/learn/corpus.h"
 #include "compose/learn/optimizer.h"
+#include "compose/learn/schedule.h"
 #include "compose/model/decoder.h"
 #include "compose/package/huggingface.h"
 
@@ -25,8 +26,15 @@ struct TrainOptions {
   int64_t batch_sequences = 8;   // B
   int64_t sequence_tokens = 128; // T
   double learning_rate = 1e-3;
-  int64_t warmup_steps = 10;     // linear from lr / warmup
-  double final_lr_fraction = 0.1;  // cosine to this share at the last step
+  int64_t warmup_steps = -1;     // linear from lr / warmup; -1: a tenth of
+                                 // the steps, at most 20
+  ScheduleShape schedule = ScheduleShape::kCosine;  // after the warm-up
+  double final_lr_fraction = 0.1;  // share of the rate at the last step
+  double decay_fraction = 0.2;   // of "warmup-stable-decay"
+  int64_t accumulation = 1;      // pieces that a batch is computed in
+  int64_t recompute_layers = 0;  // that run again in the backward pass to
+                                 // save memory; -1: all
+  std::vector<std::string> freeze;  // patterns of names (freeze.h)
   double clip_norm = 1.0;
   double weight_decay = 0.0;     // on tensors of two or more dimensions
   double router_z_weight = 0.0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/math/exec.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace motet::math {
@@ -301,6 +302,37 @@ double Exec::CrossEntropy(const Tensor& logits,
                                 r->Gradient(logits));
     });
   }
+  return loss;
+}
+
+std::vector<Tensor> Exec::Recompute(
+    std::function<std::vector<Tensor>(Exec&)> forward) {
+  if (!recomputes()) return forward(*this);
+  return recorder_->Recompute(
+      arena_, [exec = *this, forward = std::move(forward)]() mutable {
+        return forward(exec);
+      });
+}
+
+double Exec::HeadLoss(const Tensor& h, const Tensor& head,
+                      std::span<const int32_t> targets, int64_t count,
+                      double z_weight, double* parts) {
+  // Pieces of equal size, as few as keep the logits within kBytes.
+  constexpr int64_t kBytes = int64_t{64} << 20;
+  const int64_t fit = std::max<int64_t>(
+      1, kBytes / (head.rows() * ByteSize(DType::kF32)));
+  const int64_t pieces = std::max<int64_t>(1, (h.rows() + fit - 1) / fit);
+  const auto gradient = [this](const Tensor& t) {
+    return Needs(t) ? recorder_->Gradient(t) : Tensor{};
+  };
+  const Tensor dh = gradient(h), dhead = gradient(head);
+  const Arena::Mark mark = arena_.mark();
+  const Tensor logits =
+      arena_.New({(h.rows() + pieces - 1) / pieces, head.rows()});
+  const double loss =
+      kernels_.head_loss(h, head, targets, count, z_weight, 1.0, product_,
+                         logits, dh, dhead, parts);
+  arena_.Release(mark);
   return loss;
 }
 

@@ -29,6 +29,14 @@ class Recorder {
   virtual Tensor Gradient(const Tensor& t) = 0;
   // Runs in reverse order of recording.
   virtual void Record(OpId op, std::function<void()> backward) = 0;
+  // Whether the next Exec::Recompute shall keep its results alone.
+  virtual bool Recomputes() const { return false; }
+  // Asked when it does: runs `forward`, records that it has to run again, and
+  // gives back everything in the arena but the results.
+  virtual std::vector<Tensor> Recompute(
+      Arena& arena, std::function<std::vector<Tensor>()> forward) {
+    return forward();
+  }
 };
 
 struct Routing {
@@ -47,7 +55,18 @@ class Exec {
   Arena& arena() { return arena_; }
   Recorder* recorder() { return recorder_; }
 
-  // Spans (ids, rows, segments, masks, frequencies) must live until the backward ran;
+  // A part of a model that a recorder may run again in the backward pass
+  // instead of keeping what lies between its inputs and its results (some
+  // may be empty). What `forward` reads must outlive the backward pass; it
+  // may run twice.
+  bool recomputes() const {
+    return recorder_ != nullptr && recorder_->Recomputes();
+  }
+  std::vector<Tensor> Recompute(
+      std::function<std::vector<Tensor>(Exec&)> forward);
+
+  // Spans (ids, rows, segments, masks, frequencies) must live until the
+  // backward ran;
   // Exec does not copy them. Keep them in the arena or with the caller.
   Tensor Embed(std::span<const int32_t> ids, const Tensor& table);
   Tensor Linear(const Tensor& x, const Tensor& w);
@@ -79,6 +98,12 @@ class Exec {
   double CrossEntropy(const Tensor& logits, std::span<const int32_t> targets,
                       double z_weight, Tensor* nll = nullptr,
                       double* parts = nullptr);
+  // The loss of logits = h head^T, in pieces of rows so that [M,V] is never
+  // held. count: rows with a target in the whole batch, of which this may be
+  // a piece. Gradients are added at once: nothing is recorded.
+  double HeadLoss(const Tensor& h, const Tensor& head,
+                  std::span<const int32_t> targets, int64_t count,
+                  double z_weight, double* parts = nullptr);
   // Returns mean lse^2; its gradient is recorded times `weight`.
   double RouterZ(const Tensor& x, double weight);
 

@@ -44,6 +44,7 @@
   X(combine_backward, CombineBackward)             \
   X(cross_entropy, CrossEntropy)                   \
   X(cross_entropy_backward, CrossEntropyBackward)  \
+  X(head_loss, HeadLoss)                           \
   X(router_z, RouterZ)                             \
   X(router_z_backward, RouterZBackward)            \
   X(anchored_route, AnchoredRoute)                 \

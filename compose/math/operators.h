@@ -51,6 +51,8 @@
     "w [M,K], f_e [m_e,C] -> [M,C]", "MoE combine")                           \
   X(CrossEntropy, true, "mean nll + z mean(lse^2) over targets >= 0",         \
     "logits [M,V], targets [M] -> loss, nll [M]", "METHODS 1")                \
+  X(HeadLoss, true, "the same of logits = h W^T, which are never held whole",  \
+    "h [M,C], W [V,C], targets [M] -> loss", "METHODS 1; arXiv 2410.10989")   \
   X(RouterZ, true, "z mean_m logsumexp(x[m])^2", "x [M,E] -> loss",           \
     "METHODS 1; arXiv 2202.08906")                                            \
   X(AnchoredRoute, false,                                                     \
@@ -254,6 +256,16 @@ struct Kernels {
                                  std::span<const int32_t> targets,
                                  double z_weight, const Tensor& lse,
                                  double scale, Tensor dlogits);
+
+  // The loss of logits = h W^T. logits [R,V] is room for R rows of them at a
+  // time. count: the rows that the means divide by (all rows with a target
+  // when they are one batch; more when they are a piece of one). dh and dw,
+  // where not empty, get scale * gradient while the logits are there: there
+  // is no second visit.
+  double (*head_loss)(const Tensor& h, const Tensor& w,
+                      std::span<const int32_t> targets, int64_t count,
+                      double z_weight, double scale, Product product,
+                      Tensor logits, Tensor dh, Tensor dw, double* parts);
 
   // Returns mean lse^2 (not weighted).
   double (*router_z)(const Tensor& x);

@@ -8,6 +8,7 @@
 #include "compose/model/decoder.h"
 
 #include <cstring>
+#include <utility>
 
 namespace motet::model {
 
@@ -81,13 +82,24 @@ std::span<const Segment> Remember(Exec& exec, const Batch& batch, int64_t layer,
 // y: [M,C].
 Tensor Decoder::Forward(Exec& exec, const Batch& batch, Trace* trace) const {
   CheckBatch(config_, batch);
-  if (trace != nullptr) *trace = Trace{};
-  const bool keep = trace != nullptr || exec.recorder() != nullptr;
+  const bool visits = trace != nullptr && trace->visit;
+  const auto clear = [trace] {
+    if (trace != nullptr) *trace = Trace{std::move(trace->visit), {}, {}, {}, {}};
+  };
+  clear();
+  const bool keep =
+      (trace != nullptr && !visits) || exec.recorder() != nullptr;
   Tensor x = exec.Embed(batch.ids(), weights_.embed);
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     if (trace != nullptr) trace->hidden.push_back(x);
     const math::Arena::Mark mark = exec.arena().mark();
-    const Tensor y = Layer(exec, batch, layer, x, trace);
+    const Tensor y = exec.recomputes()
+                         ? RecomputedLayer(exec, batch, layer, x, trace)
+                         : Layer(exec, batch, layer, x, trace);
+    if (visits) {
+      trace->visit(layer);
+      clear();
+    }
     if (keep) {
       x = y;
     } else {
@@ -129,6 +141,24 @@ Tensor Decoder::Layer(Exec& exec, const Batch& batch, int64_t layer,
   const Tensor h = exec.Add(x, norm(a, w.attention_norm));
   const Tensor f = FeedForward(exec, batch, layer, h, trace);
   return exec.Add(h, norm(f, w.ffn_norm));
+}
+
+// Layer, for a recorder that runs it again when its gradients are due and
+// keeps no more than what it gives: y and the router's logits.
+Tensor Decoder::RecomputedLayer(Exec& exec, const Batch& batch, int64_t layer,
+                                const Tensor& x, Trace* trace) const {
+  const std::vector<Tensor> results =
+      exec.Recompute([this, &batch, layer, x](Exec& inner) {
+        Trace own;
+        const Tensor y = Layer(inner, batch, layer, x, &own);
+        return std::vector<Tensor>{y, own.router_logits[0]};
+      });
+  if (trace != nullptr) {
+    trace->router_input.emplace_back();
+    trace->router_logits.push_back(results[1]);
+    trace->routing.emplace_back();
+  }
+  return results[0];
 }
 
 // Causal self-attention, with grouped heads and, in post-norm blocks, RMSNorm

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -55,7 +56,11 @@ class Batch {
 // What a caller may watch, by layer; filled when given to Forward. Views into
 // the Exec's arena. Router logits are empty where there are none: in a dense
 // FFN (whose input is still called router input) and in an anchored one.
+// Where a recorder recomputes a layer, nothing but its logits is left.
 struct Trace {
+  // When set: called after each layer with what is below, of that layer alone
+  // (hidden is its input); its memory is given back afterwards.
+  std::function<void(int64_t layer)> visit;
   std::vector<math::Tensor> hidden;         // L + 1: embedding, blocks;
                                             // the last after the final norm
   std::vector<math::Tensor> router_input;   // [M,C]
@@ -87,6 +92,9 @@ class Decoder {
   Decoder(ModelConfig config, ModelWeights weights, Router router);
   math::Tensor Layer(math::Exec& exec, const Batch& batch, int64_t layer,
                      const math::Tensor& x, Trace* trace) const;
+  math::Tensor RecomputedLayer(math::Exec& exec, const Batch& batch,
+                               int64_t layer, const math::Tensor& x,
+                               Trace* trace) const;
   math::Tensor Attend(math::Exec& exec, const Batch& batch, int64_t layer,
                       const math::Tensor& x) const;
   math::Tensor FeedForward(math::Exec& exec, const Batch& batch, int64_t layer,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "compose/math/kernels.h"
 
@@ -71,6 +72,63 @@ void CrossEntropyBackward(const Tensor& logits,
       out[v] += static_cast<float>(d);
     }
   }
+}
+
+// The same loss of logits = h W^T, a row at a time.
+//   x = W h[m]        loss = (sum nll + z sum lse^2) / count
+//   g = scale / count (p (1 + 2 z lse) - onehot(target))     p = exp(x - lse)
+//   dh[m] += g W      dW += g h[m]^T
+// h: [M,C], w: [V,C] f32 or bf16 in.   logits: [R,V], scratch, not used here.
+double HeadLoss(const Tensor& h, const Tensor& w,
+                std::span<const int32_t> targets, int64_t count,
+                double z_weight, double scale, Product, Tensor, Tensor dh,
+                Tensor dw, double* parts) {
+  const int64_t cols = h.cols(), vocabulary = w.rows();
+  std::vector<double> x(vocabulary), sum_h(cols);
+  const auto weight = [&](int64_t v, int64_t c) {
+    return w.dtype == DType::kBF16 ? WidenBf16(w.bf16()[v * cols + c])
+                                   : w.f32()[v * cols + c];
+  };
+  double sum = 0, squares = 0;
+  for (int64_t m = 0; m < h.rows(); ++m) {
+    if (targets[m] < 0) continue;
+    const float* row = h.f32() + m * cols;
+    double top = -INFINITY, total = 0;
+    for (int64_t v = 0; v < vocabulary; ++v) {
+      x[v] = 0;
+      for (int64_t c = 0; c < cols; ++c) x[v] += double{row[c]} * weight(v, c);
+      top = std::max(top, x[v]);
+    }
+    for (int64_t v = 0; v < vocabulary; ++v) total += std::exp(x[v] - top);
+    const double lse = top + std::log(total);
+    sum += lse - x[targets[m]];
+    squares += lse * lse;
+    if (dh.empty() && dw.empty()) continue;
+    std::fill(sum_h.begin(), sum_h.end(), 0);
+    for (int64_t v = 0; v < vocabulary; ++v) {
+      const double g =
+          scale / count * (std::exp(x[v] - lse) * (1 + 2 * z_weight * lse) -
+                           (v == targets[m] ? 1 : 0));
+      for (int64_t c = 0; c < cols; ++c) {
+        sum_h[c] += g * weight(v, c);
+        if (!dw.empty()) {
+          dw.f32()[v * cols + c] += static_cast<float>(g * row[c]);
+        }
+      }
+    }
+    for (int64_t c = 0; c < cols && !dh.empty(); ++c) {
+      dh.f32()[m * cols + c] += static_cast<float>(sum_h[c]);
+    }
+  }
+  if (count > 0) {
+    sum /= count;
+    squares /= count;
+  }
+  if (parts != nullptr) {
+    parts[0] = sum;
+    parts[1] = squares;
+  }
+  return sum + z_weight * squares;
 }
 
 // The router's z-loss, before its weight.

@@ -389,6 +389,43 @@ struct OpCase<OpId::kCrossEntropy> {
 };
 
 template <>
+struct OpCase<OpId::kHeadLoss> {
+  static void Make(Random& random, Case& c) {
+    const int64_t rows = random.Int(0, 30), vocabulary = random.Int(2, 90);
+    const int64_t cols = random.Int(1, 20), room = random.Int(1, 12);
+    const Tensor w = c.pool.Normal({vocabulary, cols}, random, 0.5);
+    const bool frozen = random.Flip();
+    c.inputs = {c.pool.Normal({rows, cols}, random)};
+    if (!frozen) c.inputs.push_back(w);
+    auto targets = Keep(RandomRows(random, rows, vocabulary + 3));
+    for (int32_t& t : *targets) t = t >= vocabulary ? -1 : t;
+    // As a piece of a larger batch too.
+    const int64_t count = std::max<int64_t>(
+        1, std::count_if(targets->begin(), targets->end(),
+                         [](int32_t t) { return t >= 0; }) +
+               random.Int(0, 5));
+    const double z = random.Flip() ? 0.0 : 1e-2;
+    const Product product =
+        random.Flip() ? Product::kExact : Product::kLibrary;
+    const auto run = [=](const Kernels& k, Case& c, double scale,
+                         const Tensor& dh, const Tensor& dw) {
+      double parts[2];
+      const double loss = k.head_loss(
+          c.inputs[0], w, *targets, count, z, scale, product,
+          c.pool.Zeros({room, vocabulary}), dh, dw, parts);
+      return Numbers{loss, parts[0], parts[1]};
+    };
+    c.forward = [run](const Kernels& k, Case& c) {
+      return run(k, c, 1, {}, {});
+    };
+    c.backward = [run](const Kernels& k, Case& c, const Numbers& g,
+                       std::vector<Tensor>& d) {
+      run(k, c, g[0], d[0], d.size() > 1 ? d[1] : Tensor{});
+    };
+  }
+};
+
+template <>
 struct OpCase<OpId::kRouterZ> {
   static void Make(Random& random, Case& c) {
     c.inputs = {c.pool.Normal({random.Int(0, 40), random.Int(1, 9)}, random)};
