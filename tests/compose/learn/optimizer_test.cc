@@ -37,6 +37,42 @@ TEST(ScheduleTest, EdgesStayFinite) {
   EXPECT_EQ(LearningRate({4, 4, 1.0, 0.1}, 4), 1.0);     // no rest
 }
 
+TEST(ScheduleTest, EveryShapeByHand) {
+  // 2 steps of warm-up, then u = 0.1, 0.2, ... 1.
+  const auto rate = [](ScheduleShape shape, int64_t step) {
+    return LearningRate({12, 2, 2.0, 0.25, shape, 0.4}, step);
+  };
+  for (const std::string& name : ScheduleNames()) {
+    ScheduleShape shape = ScheduleShape::kCosine;
+    ASSERT_TRUE(FindSchedule(name, &shape)) << name;
+    EXPECT_EQ(Name(shape), name);
+    EXPECT_EQ(rate(shape, 1), 1.0) << name;
+    EXPECT_EQ(rate(shape, 2), 2.0) << name;
+    // Nothing rises after the warm-up, nothing falls below the end.
+    for (int64_t step = 3; step <= 12; ++step) {
+      EXPECT_LE(rate(shape, step), rate(shape, step - 1) + 1e-15) << name;
+      EXPECT_GE(rate(shape, step), 0.5 - 1e-15) << name;
+    }
+    EXPECT_NEAR(rate(shape, 12), name == "constant" ? 2.0 : 0.5, 1e-15);
+  }
+  EXPECT_NEAR(rate(ScheduleShape::kLinear, 7), 2 * (0.25 + 0.75 * 0.5), 1e-15);
+  EXPECT_NEAR(rate(ScheduleShape::kCosine, 7), 2 * (0.25 + 0.75 * 0.5), 1e-15);
+  EXPECT_EQ(rate(ScheduleShape::kWarmupStableDecay, 8), 2.0);  // u = 0.6
+  EXPECT_NEAR(rate(ScheduleShape::kWarmupStableDecay, 10),
+              2 * (0.25 + 0.75 * 0.5), 1e-15);
+  ScheduleShape kept = ScheduleShape::kLinear;
+  EXPECT_FALSE(FindSchedule("cosine ", &kept));
+  EXPECT_EQ(kept, ScheduleShape::kLinear);
+}
+
+TEST(ScheduleTest, DefaultWarmupIsATenthAndAtMostTwenty) {
+  EXPECT_EQ(DefaultWarmupSteps(1), 0);
+  EXPECT_EQ(DefaultWarmupSteps(10), 1);
+  EXPECT_EQ(DefaultWarmupSteps(100), 10);
+  EXPECT_EQ(DefaultWarmupSteps(200), 20);
+  EXPECT_EQ(DefaultWarmupSteps(100000), 20);
+}
+
 TEST(OptimizerTest, MovesOneRowAndNothingElse) {
   std::vector<float> router = {1, 2, 3, 4};
   const Tensor whole = View(router, {2, 2});
