@@ -87,14 +87,17 @@ std::string AlignedTable(const std::vector<std::string>& head,
   return out;
 }
 
-ProgressLine::ProgressLine(std::string title)
-    : title_(std::move(title)), terminal_(isatty(STDERR_FILENO) == 1) {}
+ProgressLine::ProgressLine(std::string title, Where where)
+    : title_(std::move(title)),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      quiet_(where == kTerminal && !terminal_) {}
 
 ProgressLine::~ProgressLine() {
   if (terminal_ && !finished_ && last_ > 0) fputs("\n", stderr);
 }
 
 void ProgressLine::Update(double fraction, const std::string& detail) {
+  if (quiet_) return;
   const double now = Now();
   if (now - last_ < (terminal_ ? 0.1 : 10.0)) return;
   last_ = now;
@@ -115,6 +118,7 @@ void ProgressLine::Update(double fraction, const std::string& detail) {
 
 void ProgressLine::Finish(const std::string& detail) {
   finished_ = true;
+  if (quiet_) return;
   absl::FPrintF(stderr, "%s%s: %s\n", terminal_ ? "\r\033[K" : "", title_,
                 detail);
 }

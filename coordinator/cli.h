@@ -43,7 +43,8 @@ void AddDaemon(CLI::App& app, Context& context);
 void AddTrain(CLI::App& app, Context& context);
 void AddExpert(CLI::App& app, Context& context);
 void AddCompose(CLI::App& app, Context& context);  // plan, apply, export
-void AddEval(CLI::App& app, Context& context);     // matrix, exclusion
+void AddEval(CLI::App& app, Context& context);     // matrix, exclusion, …
+void AddGenerate(CLI::App& app, Context& context);
 void AddServe(CLI::App& app, Context& context);
 
 // Aligned columns; the first left, the others right. Bold marks only on a
@@ -55,17 +56,19 @@ struct Cell {
 std::string AlignedTable(const std::vector<std::string>& head,
                          const std::vector<std::vector<Cell>>& rows);
 
-// A progress line on stderr: a bar on a terminal, a line each 10 s elsewhere.
+// A progress line on stderr: a bar on a terminal, a line each 10 s elsewhere
+// (nothing elsewhere with kTerminal).
 class ProgressLine {
  public:
-  explicit ProgressLine(std::string title);
+  enum Where { kEverywhere, kTerminal };
+  explicit ProgressLine(std::string title, Where where = kEverywhere);
   ~ProgressLine();
   void Update(double fraction, const std::string& detail);
   void Finish(const std::string& detail);
 
  private:
   std::string title_;
-  bool terminal_;
+  bool terminal_, quiet_;
   bool finished_ = false;
   double last_ = -1e9;
 };

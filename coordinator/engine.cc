@@ -15,7 +15,9 @@ namespace {
 
 using model::Sample;
 
-void FillLogprobs(const assemble::Composition& composition,
+constexpr size_t kLogitFloats = size_t{2} << 20;  // held at once
+
+void FillLogprobs(const model::Tokenizer& tokenizer,
                   std::span<const float> logits, int32_t id, int alternatives,
                   v1::TokenResult* token) {
   token->set_has_logprob(true);
@@ -25,7 +27,7 @@ void FillLogprobs(const assemble::Composition& composition,
        model::TopLogProbabilities(logits, alternatives)) {
     v1::TokenAlternative* top = token->add_top();
     top->set_id(other);
-    top->set_text(ValidUtf8(composition.tokenizer().TokenBytes(other)));
+    top->set_text(ValidUtf8(tokenizer.TokenBytes(other)));
     top->set_logprob(logprob);
   }
 }
@@ -45,16 +47,19 @@ absl::Status CheckSampling(const v1::GenerationRequest& r) {
 
 }  // namespace
 
-Engine::Engine(const assemble::Composition& composition, EngineOptions options)
-    : composition_(composition), options_(options) {}
+Engine::Engine(const assemble::ServedModel& model, EngineOptions options)
+    : model_(model), options_(options) {}
 
 absl::StatusOr<std::vector<int32_t>> Engine::Prepare(
     const v1::GenerationRequest& request) const {
   MOTET_RETURN_IF_ERROR(CheckSampling(request));
-  const model::ModelConfig& config = composition_.config;
+  const model::ModelConfig& config = model_.config;
   std::vector<int32_t> ids(request.prompt_ids().begin(),
                            request.prompt_ids().end());
-  if (ids.empty()) ids = composition_.tokenizer().Encode(request.prompt());
+  if (ValidUtf8(request.prompt()) != request.prompt()) {
+    return proto::Invalid("prompt", "bytes that are not UTF-8", "UTF-8 text");
+  }
+  if (ids.empty()) ids = model_.tokenizer().Encode(request.prompt());
   // A model continues something: the separator stands for "a new document".
   if (ids.empty()) ids.push_back(std::max(config.eos_id, 0));
   for (const int32_t id : ids) {
@@ -112,28 +117,31 @@ absl::Status Engine::Generate(const v1::GenerationRequest& request,
 absl::Status Engine::Run(const v1::GenerationRequest& request,
                          const std::vector<int32_t>& prompt,
                          const Admission& admission, const EventSink& sink) {
-  const model::Decoder& decoder = *composition_.decoder;
-  const model::Tokenizer& tokenizer = composition_.tokenizer();
+  const model::Decoder& decoder = *model_.decoder;
+  const model::Tokenizer& tokenizer = model_.tokenizer();
   const int64_t total =
       static_cast<int64_t>(prompt.size()) + request.max_tokens();
   // Experts' states, the base's included (docs/exclusion.md: the cache
   // belongs to this one expert set).
-  model::SequenceCache cache(composition_.config, total,
-                             composition_.lock.experts_size() + 1);
+  model::SequenceCache cache(model_.config, total,
+                             std::max<int64_t>(1, model_.config.experts));
   math::Arena arena;
+  math::Exec exec(math::Cpu(), arena, options_.product);
   std::vector<float> logits;  // of the last position
   const bool want_prompt = request.echo();
   const bool want_logprobs = request.logprobs() >= 0;
   uint64_t shown_tokens = 0;
 
-  const auto forward = [&](std::span<const int32_t> ids, bool all) {
+  const auto forward = [&](std::span<const int32_t> ids) {
     arena.Reset();
-    math::Exec exec(math::Cpu(), arena, math::Product::kExact);
     const model::SequenceInput input{ids, &cache, admission.mask()};
     const model::Batch batch(std::span(&input, 1));
-    const math::Tensor hidden = decoder.Forward(exec, batch);
-    const int64_t rows = all ? hidden.rows() : 1;
-    return decoder.Logits(exec, hidden.RowSlice(hidden.rows() - rows, rows));
+    return decoder.Forward(exec, batch);
+  };
+  const auto keep = [&](const math::Tensor& hidden) {
+    const math::Tensor row =
+        decoder.Logits(exec, hidden.RowSlice(hidden.rows() - 1, 1));
+    logits.assign(row.f32(), row.f32() + row.cols());
   };
   const auto send = [&](v1::TokenResult token) {
     v1::GenerationEvent event;
@@ -142,37 +150,50 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
   };
   // Characters of the prompt may be split over its tokens, too.
   StreamText prompt_text({});
+  const auto send_prompt = [&](size_t i, std::span<const float> scores) {
+    v1::TokenResult token;
+    token.set_id(prompt[i]);
+    token.set_from_prompt(true);
+    std::string shown = prompt_text.Add(tokenizer.TokenBytes(prompt[i]));
+    if (i + 1 == prompt.size()) shown += prompt_text.Flush();
+    token.set_text(shown);
+    if (!scores.empty()) {
+      FillLogprobs(tokenizer, scores, prompt[i], request.logprobs(), &token);
+    }
+    return send(std::move(token));
+  };
   const absl::Status gone = absl::CancelledError("[generate] client gone");
 
-  // The prompt, in pieces; with echo and logprobs, token i is scored by the
-  // logits at i - 1.
+  // The prompt, in pieces; token i is scored by the logits at i - 1. Those of
+  // a whole piece would take more memory than the model: a few rows at once.
+  if (want_prompt && want_logprobs && !send_prompt(0, {})) return gone;
   for (size_t at = 0; at < prompt.size();) {
     const size_t n =
         std::min<size_t>(options_.prefill_rows, prompt.size() - at);
-    const bool all = want_prompt && want_logprobs;
-    const math::Tensor rows =
-        forward(std::span(prompt).subspan(at, n), all);
-    if (want_prompt) {
-      for (size_t i = at; i < at + n; ++i) {
-        v1::TokenResult token;
-        token.set_id(prompt[i]);
-        token.set_from_prompt(true);
-        std::string shown = prompt_text.Add(tokenizer.TokenBytes(prompt[i]));
-        if (i + 1 == prompt.size()) shown += prompt_text.Flush();
-        token.set_text(shown);
-        if (want_logprobs && i > 0) {
-          const float* row = i == at ? logits.data()
-                                     : rows.f32() + (i - 1 - at) * rows.cols();
-          FillLogprobs(composition_,
-                       std::span(row, static_cast<size_t>(rows.cols())),
-                       prompt[i], request.logprobs(), &token);
+    const math::Tensor hidden = forward(std::span(prompt).subspan(at, n));
+    if (want_prompt && want_logprobs) {
+      const size_t vocabulary = model_.config.vocabulary;
+      const size_t step = std::max<size_t>(1, kLogitFloats / vocabulary);
+      for (size_t row = 0; row < n; row += step) {
+        const math::Arena::Mark mark = arena.mark();
+        const size_t rows = std::min(step, n - row);
+        const math::Tensor all =
+            decoder.Logits(exec, hidden.RowSlice(row, rows));
+        for (size_t r = 0; r < rows; ++r) {
+          const size_t next = at + row + r + 1;
+          if (next == prompt.size()) break;
+          const std::span scores(all.f32() + r * vocabulary, vocabulary);
+          if (!send_prompt(next, scores)) return gone;
         }
-        if (!send(std::move(token))) return gone;
+        arena.Release(mark);
+      }
+    } else if (want_prompt) {
+      for (size_t i = at; i < at + n; ++i) {
+        if (!send_prompt(i, {})) return gone;
       }
     }
-    const float* last = rows.f32() + (rows.rows() - 1) * rows.cols();
-    logits.assign(last, last + rows.cols());
     at += n;
+    if (at == prompt.size() && request.max_tokens() > 0) keep(hidden);
   }
 
   model::SamplerOptions sampling;
@@ -186,7 +207,7 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
   for (uint32_t i = 0; i < request.max_tokens(); ++i) {
     const int32_t id = Sample(logits, sampling, prompt.size() + i);
     ++shown_tokens;
-    if (id == composition_.config.eos_id) {
+    if (id == model_.config.eos_id) {
       finish = "stop";
       break;
     }
@@ -194,7 +215,7 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
     token.set_id(id);
     token.set_text(text.Add(tokenizer.TokenBytes(id)));
     if (want_logprobs) {
-      FillLogprobs(composition_, logits, id, request.logprobs(), &token);
+      FillLogprobs(tokenizer, logits, id, request.logprobs(), &token);
     }
     const bool stopped = text.stopped();
     if (i + 1 == request.max_tokens() && !stopped) {
@@ -206,8 +227,7 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
       break;
     }
     if (i + 1 == request.max_tokens()) break;
-    const math::Tensor rows = forward(std::span(&id, 1), false);
-    logits.assign(rows.f32(), rows.f32() + rows.cols());
+    keep(forward(std::span(&id, 1)));
   }
   if (const std::string rest = text.Flush(); !rest.empty()) {
     v1::TokenResult token;
@@ -222,7 +242,7 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
   end->set_completion_tokens(shown_tokens);
   for (const std::string& id : admission.experts()) end->add_experts(id);
   end->set_expert_set_sha256(admission.set_sha256());
-  end->set_lock_sha256(composition_.lock_sha256);
+  end->set_lock_sha256(model_.lock_sha256);
   sink(event);
   return absl::OkStatus();
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs admitted requests on one composition, one after another, in order of
+// Runs admitted requests on one model, one after another, in order of
 // arrival; the queue is bounded. Tokens go out through a sink as they are
 // made. Never decides who may use what: that is the gate's.
 #pragma once
@@ -13,7 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "compose/assemble/composition.h"
+#include "compose/assemble/served_model.h"
 #include "coordinator/policy.h"
 #include "generation.pb.h"
 
@@ -22,6 +22,7 @@ namespace motet::coordinator {
 struct EngineOptions {
   int max_waiting = 64;         // requests in the queue, beyond: overloaded
   int prefill_rows = 256;       // tokens a forward pass
+  math::Product product = math::Product::kExact;
 };
 
 // false stops the generation (the client went away).
@@ -29,7 +30,7 @@ using EventSink = std::function<bool(const v1::GenerationEvent&)>;
 
 class Engine {
  public:
-  Engine(const assemble::Composition& composition, EngineOptions options);
+  Engine(const assemble::ServedModel& model, EngineOptions options);
 
   // The request's prompt as ids, after every check that needs no expert:
   // empty prompt, ids outside the vocabulary, a prompt longer than the
@@ -47,7 +48,7 @@ class Engine {
                    const std::vector<int32_t>& prompt,
                    const Admission& admission, const EventSink& sink);
 
-  const assemble::Composition& composition_;
+  const assemble::ServedModel& model_;
   const EngineOptions options_;
   absl::Mutex mutex_;
   int waiting_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -29,6 +29,7 @@ constexpr AddCommand kCommands[] = {
     motet::coordinator::AddDaemon,  motet::coordinator::AddTrain,
     motet::coordinator::AddExpert,  motet::coordinator::AddCompose,
     motet::coordinator::AddEval,    motet::coordinator::AddServe,
+    motet::coordinator::AddGenerate,
 };
 
 std::string CommandName(const CLI::App& app) {
@@ -83,7 +84,9 @@ int main(int argc, char** argv) {
       "  base train, base publish  the public model all start from\n"
       "  daemon run, train offer   owners' nodes train behind their doors\n"
       "  compose plan, apply       one model out of signed packages\n"
-      "  eval matrix, serve        measure it, answer with it\n",
+      "  eval matrix, serve        measure it, answer with it\n\n"
+      "One model, no federation: serve, generate and eval perplexity take any "
+      "Hugging Face model directory.\n",
       "motet"};
   app.set_version_flag("--version", "motet " MOTET_VERSION);
   app.failure_message(WrongUsage);

@@ -72,33 +72,36 @@ std::string WithheldByTerms(const v1::LicenceTerms& terms,
   return "";
 }
 
-PolicyGate::PolicyGate(const assemble::Composition& composition,
+PolicyGate::PolicyGate(const assemble::ServedModel& model,
                        std::set<std::string> revoked)
-    : composition_(composition), revoked_(std::move(revoked)) {}
+    : model_(model), revoked_(std::move(revoked)) {}
 
 absl::StatusOr<Admission> PolicyGate::Admit(
     const v1::ExpertSelection& selection, const std::string& purpose,
     const std::string& tenant, absl::Time now) const {
-  const auto& locked = composition_.lock.experts();
-  if (revoked_.contains(composition_.lock.base().manifest_sha256())) {
-    return proto::Error(absl::StatusCode::kPermissionDenied, "policy",
-                        "a composition whose base package is revoked",
-                        "a base that may answer", "compose on another base");
-  }
+  const std::vector<assemble::ServedExpert>& experts = model_.experts;
+  const auto bit = [](size_t i) { return math::ExpertMask{1} << i; };
   Admission admission;
-  math::ExpertMask allowed = composition_.All();
-  for (int i = 0; i < locked.size(); ++i) {
+  math::ExpertMask allowed = model_.All();
+  for (size_t i = 0; i < experts.size(); ++i) {
+    const bool revoked = revoked_.contains(experts[i].manifest_sha256);
     std::string reason =
-        revoked_.contains(locked[i].manifest_sha256())
-            ? "package revoked"
-            : WithheldByTerms(locked[i].licence(), purpose, tenant, now);
+        revoked ? "package revoked"
+                : WithheldByTerms(experts[i].licence, purpose, tenant, now);
     if (reason.empty()) continue;
-    allowed &= ~(math::ExpertMask{1} << (i + 1));
-    admission.withheld_.push_back({locked[i].id(), std::move(reason)});
+    if (experts[i].always) {
+      return proto::Error(
+          absl::StatusCode::kPermissionDenied, "policy",
+          absl::StrCat("a composition whose base ", experts[i].id,
+                       " is withheld (", reason, ")"),
+          "a base that may answer", "compose on another base");
+    }
+    allowed &= ~bit(i);
+    admission.withheld_.push_back({experts[i].id, std::move(reason)});
   }
   // What licence or policy forbids must not have left traces elsewhere in
   // the model (DESIGN 4.6).
-  if (!admission.withheld_.empty() && composition_.lock.exclusion() != "exact") {
+  if (!admission.withheld_.empty() && !model_.exact_exclusion) {
     return proto::Error(
         absl::StatusCode::kPermissionDenied, "policy",
         absl::StrCat("a composition that excludes only by routing, and ",
@@ -110,37 +113,51 @@ absl::StatusOr<Admission> PolicyGate::Admit(
   if (!selection.include().empty()) {
     MOTET_ASSIGN_OR_RETURN(
         const math::ExpertMask include,
-        composition_.Resolve(
+        model_.Resolve(
             {selection.include().begin(), selection.include().end()}));
-    for (int i = 0; i < locked.size(); ++i) {
-      const math::ExpertMask bit = math::ExpertMask{1} << (i + 1);
-      if ((include & bit) == 0 || (allowed & bit) != 0) continue;
+    for (size_t i = 0; i < experts.size(); ++i) {
+      if ((include & bit(i)) == 0 || (allowed & bit(i)) != 0) continue;
       std::string reason;
       for (const Withheld& w : admission.withheld_) {
-        if (w.id == locked[i].id()) reason = w.reason;
+        if (w.id == experts[i].id) reason = w.reason;
       }
       return proto::Error(absl::StatusCode::kPermissionDenied, "policy",
                           absl::StrCat("a request that includes ",
-                                       locked[i].id(), " (", reason, ")"),
+                                       experts[i].id, " (", reason, ")"),
                           "experts that this query may use",
                           "leave it out of experts.include");
     }
     wanted &= include;
   }
+  for (const std::string& name : selection.exclude()) {
+    if (!model_.NamesAlways(name)) continue;
+    return proto::Invalid("experts.exclude",
+                          absl::StrCat("\"", name, "\", the public expert"),
+                          "experts that an answer can do without",
+                          "leave it out of experts.exclude");
+  }
   MOTET_ASSIGN_OR_RETURN(
       const math::ExpertMask exclude,
-      composition_.Resolve(
+      model_.Resolve(
           {selection.exclude().begin(), selection.exclude().end()}));
-  wanted &= ~exclude;
-  admission.mask_ = wanted | 1;  // the base is always there
-  admission.experts_ = composition_.Names(admission.mask_);
-  std::string digests = composition_.lock.base().manifest_sha256();
-  for (int i = 0; i < locked.size(); ++i) {
-    if ((admission.mask_ >> (i + 1)) & 1) {
-      absl::StrAppend(&digests, "\n", locked[i].manifest_sha256());
-    }
+  admission.mask_ = (wanted & ~exclude) | model_.Always();
+  if (admission.mask_ == 0 && !experts.empty()) {
+    return proto::Invalid("experts",
+                          "a selection that leaves no expert",
+                          "at least one that answers",
+                          "exclude fewer or include one");
   }
-  admission.set_sha256_ = proto::Hex(proto::Sha256(digests));
+  admission.experts_ = model_.Names(admission.mask_);
+  std::string digests;
+  for (size_t i = 0; i < experts.size(); ++i) {
+    if ((admission.mask_ & bit(i)) == 0) continue;
+    if (experts[i].manifest_sha256.empty()) return admission;
+    absl::StrAppend(&digests, digests.empty() ? "" : "\n",
+                    experts[i].manifest_sha256);
+  }
+  if (!digests.empty()) {
+    admission.set_sha256_ = proto::Hex(proto::Sha256(digests));
+  }
   return admission;
 }
 

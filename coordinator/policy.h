@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "compose/assemble/composition.h"
+#include "compose/assemble/served_model.h"
 #include "generation.pb.h"
 
 namespace motet::coordinator {
@@ -33,27 +33,29 @@ class Admission {
   friend class PolicyGate;
   Admission() = default;
   math::ExpertMask mask_ = 1;
-  std::vector<std::string> experts_;  // ids, base first
-  std::string set_sha256_;            // of the ids' digests, in order
+  std::vector<std::string> experts_;  // ids, the decoder's order
+  std::string set_sha256_;            // of the manifests' digests, in order;
+                                      // empty without manifests
   std::vector<Withheld> withheld_;
 };
 
 class PolicyGate {
  public:
   // revoked: manifest SHA-256 (hex) of packages that may answer nothing.
-  PolicyGate(const assemble::Composition& composition,
+  PolicyGate(const assemble::ServedModel& model,
              std::set<std::string> revoked);
 
-  // NotFound: a name that is no expert here. PermissionDenied: the request
-  // includes by name an expert that policy withholds, or the composition
-  // cannot exclude exactly what must be excluded.
+  // NotFound: a name that is no expert here. InvalidArgument: the request
+  // excludes the expert that is in every set, or every expert.
+  // PermissionDenied: it includes by name an expert that policy withholds, or
+  // the composition cannot exclude exactly what must be excluded.
   absl::StatusOr<Admission> Admit(const v1::ExpertSelection& selection,
                                   const std::string& purpose,
                                   const std::string& tenant,
                                   absl::Time now) const;
 
  private:
-  const assemble::Composition& composition_;
+  const assemble::ServedModel& model_;
   const std::set<std::string> revoked_;
 };
 

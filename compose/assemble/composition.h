@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "compose/assemble/recipe.h"
+#include "compose/assemble/served_model.h"
 #include "compose/model/decoder.h"
 #include "compose/package/huggingface.h"
 #include "lock.pb.h"
@@ -48,25 +49,10 @@ absl::StatusOr<v1::CompositionLock> ParseLock(const std::string& json,
                                               const std::string& where);
 
 // A composition ready to run: expert 0 is the base, then the lock's order.
-struct Composition {
+struct Composition : ServedModel {
   v1::CompositionLock lock;
-  std::string lock_sha256;
-  model::ModelConfig config;
-  std::unique_ptr<package::LoadedModel> base;
   std::vector<std::shared_ptr<const package::SafetensorsFile>> files;
   std::vector<std::unique_ptr<float[]>> storage;  // router rows, w_e, c_e
-  std::unique_ptr<model::Decoder> decoder;
-  const model::Tokenizer& tokenizer() const { return *base->tokenizer; }
-
-  // Masks by owner ("code.example"), id ("code.example/code@1.0.0"),
-  // owner/name, or domain label ("code"); a name of several means all. Bit 0
-  // is never set: "base" and the base's id are known and add nothing, since
-  // the base is in every set. NotFound names what exists.
-  absl::StatusOr<math::ExpertMask> Resolve(
-      const std::vector<std::string>& names) const;
-  math::ExpertMask All() const;
-  // Ids, the base's first.
-  std::vector<std::string> Names(math::ExpertMask set) const;
 };
 // folder_of: where the package with this manifest SHA-256 lies.
 using PackageFolder =

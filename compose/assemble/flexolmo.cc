@@ -97,6 +97,20 @@ absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
   return selected;
 }
 
+// The lock's experts as the gate sees them, the base first.
+std::vector<ServedExpert> ExpertsOf(const v1::CompositionLock& lock) {
+  ServedExpert base;
+  base.id = lock.base().id();
+  base.manifest_sha256 = lock.base().manifest_sha256();
+  base.always = true;
+  std::vector<ServedExpert> experts = {base};
+  for (const v1::LockedExpert& locked : lock.experts()) {
+    experts.push_back({locked.id(), locked.domain(), locked.licence(),
+                       locked.manifest_sha256(), false});
+  }
+  return experts;
+}
+
 // Expert FFNs by reference and rows by copy, layer by layer. Row 0, the
 // base's, is zeros: a dense base has no router. The train-time bias stays in
 // the package (METHODS 1, step 4).
@@ -179,6 +193,9 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
   composition->lock_sha256 =
       proto::Hex(proto::Sha256(WriteLock(composition->lock)));
   const v1::CompositionLock& chosen = composition->lock;
+  composition->name = chosen.name();
+  composition->exact_exclusion = chosen.exclusion() == "exact";
+  composition->experts = ExpertsOf(chosen);
 
   MOTET_ASSIGN_OR_RETURN(const std::string base_folder,
                          folder_of(chosen.base().manifest_sha256()));

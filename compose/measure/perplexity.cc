@@ -37,6 +37,54 @@ double SumNll(math::Exec& exec, const model::Decoder& decoder,
   return sum;
 }
 
+absl::Status NothingToScore(int64_t tokens, int64_t window) {
+  return proto::Invalid("perplexity",
+                        absl::StrCat(tokens, " tokens in windows of ", window),
+                        "at least one window of 2 tokens",
+                        "give more text or a smaller window");
+}
+
+// Windows of 2 tokens and more, none longer than `longest`.
+absl::StatusOr<Score> ScoreSpans(
+    const model::Decoder& decoder,
+    const std::vector<std::span<const int32_t>>& windows, int64_t longest,
+    const ScoreOptions& options) {
+  if (longest > decoder.config().max_positions) {
+    return proto::Invalid("perplexity", absl::StrCat("a window of ", longest),
+                          absl::StrCat("at most the model's context of ",
+                                       decoder.config().max_positions));
+  }
+  math::Arena arena;
+  math::Exec exec(math::Cpu(), arena, options.product);
+  Score score;
+  for (size_t next = 0; next < windows.size();) {
+    std::vector<model::SequenceInput> inputs;
+    std::vector<int32_t> targets;
+    do {
+      const std::span<const int32_t> ids = windows[next++];
+      inputs.push_back({ids, nullptr, options.allowed});
+      targets.insert(targets.end(), ids.begin() + 1, ids.end());
+      targets.push_back(-1);
+    } while (next < windows.size() &&
+             static_cast<int64_t>(targets.size() + windows[next].size()) <=
+                 options.batch_rows);
+    const model::Batch batch(inputs);
+    arena.Reset();
+    const math::Tensor hidden = decoder.Forward(exec, batch);
+    score.nll += SumNll(exec, decoder, hidden, targets);
+    score.tokens += static_cast<int64_t>(targets.size() - inputs.size());
+    if (options.progress) {
+      options.progress(static_cast<int64_t>(targets.size()));
+    }
+  }
+  if (!std::isfinite(score.nll)) {
+    return proto::Error(absl::StatusCode::kDataLoss, "perplexity",
+                        "a score that is no finite number", "a finite one",
+                        "look for NaN or infinite weights");
+  }
+  return score;
+}
+
 }  // namespace
 
 double Score::Perplexity() const {
@@ -56,39 +104,35 @@ absl::StatusOr<Score> ScoreWindows(const model::Decoder& decoder,
   const int64_t window = windows.window();
   const int64_t count = CappedWindows(windows, options.max_tokens);
   if (window < 2 || count == 0) {
-    return proto::Invalid(
-        "perplexity",
-        absl::StrCat(windows.tokens(), " tokens in windows of ", window),
-        "at least one window of 2 tokens",
-        "give more text or a smaller window");
+    return NothingToScore(windows.tokens(), window);
   }
-  if (window > decoder.config().max_positions) {
-    return proto::Invalid("perplexity", absl::StrCat("a window of ", window),
-                          absl::StrCat("at most the model's context of ",
-                                       decoder.config().max_positions));
-  }
-  const int64_t at_once = std::max<int64_t>(1, options.batch_rows / window);
-  math::Arena arena;
-  math::Exec exec(math::Cpu(), arena, math::Product::kExact);
-  Score score;
-  for (int64_t first = 0; first < count; first += at_once) {
-    const int64_t n = std::min(at_once, count - first);
-    std::vector<model::SequenceInput> inputs;
-    std::vector<int32_t> targets;
-    for (int64_t i = first; i < first + n; ++i) {
-      const std::span<const int32_t> ids = windows.at(i);
-      inputs.push_back({ids, nullptr, options.allowed});
-      targets.insert(targets.end(), ids.begin() + 1, ids.end());
-      targets.push_back(-1);
+  std::vector<std::span<const int32_t>> spans;
+  for (int64_t i = 0; i < count; ++i) spans.push_back(windows.at(i));
+  return ScoreSpans(decoder, spans, window, options);
+}
+
+DocumentWindows::DocumentWindows(const model::Tokenizer& tokenizer,
+                                 const std::vector<std::string>& documents,
+                                 int64_t window)
+    : window_(window) {
+  for (const std::string& document : documents) {
+    ids_.push_back(tokenizer.Encode(document));
+    const std::span<const int32_t> ids(ids_.back());
+    const size_t most = static_cast<size_t>(std::max<int64_t>(window, 2));
+    for (size_t at = 0; at + 1 < ids.size(); at += most) {
+      windows_.push_back(ids.subspan(at, std::min(most, ids.size() - at)));
+      tokens_ += static_cast<int64_t>(windows_.back().size());
     }
-    const model::Batch batch(inputs);
-    arena.Reset();
-    const math::Tensor hidden = decoder.Forward(exec, batch);
-    score.nll += SumNll(exec, decoder, hidden, targets);
-    score.tokens += n * (window - 1);
-    if (options.progress) options.progress(n * window);
   }
-  return score;
+}
+
+absl::StatusOr<Score> ScoreDocuments(const model::Decoder& decoder,
+                                     const DocumentWindows& windows,
+                                     const ScoreOptions& options) {
+  if (windows.window() < 2 || windows.windows().empty()) {
+    return NothingToScore(windows.tokens(), windows.window());
+  }
+  return ScoreSpans(decoder, windows.windows(), windows.window(), options);
 }
 
 }  // namespace motet::measure

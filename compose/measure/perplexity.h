@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// How well a model predicts text. Documents are joined by the separator and
-// cut in windows; every window is scored from its second token, so a token is
-// never predicted from nothing and never from another window.
+// How well a model predicts text. Documents are cut in windows, one by one or
+// joined by the separator; every window is scored from its second token, so a
+// token is never predicted from nothing and never from another window.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "compose/learn/corpus.h"
@@ -25,6 +28,7 @@ struct ScoreOptions {
   int64_t batch_rows = 1024;  // about this many tokens at once; the score does
                               // not depend on it
   std::function<void(int64_t tokens)> progress;  // text tokens just done
+  math::Product product = math::Product::kExact;
 };
 
 // Windows that a cap leaves: at least one, if there is one.
@@ -35,5 +39,28 @@ int64_t CappedWindows(const learn::TokenWindows& windows, int64_t max_tokens);
 absl::StatusOr<Score> ScoreWindows(const model::Decoder& decoder,
                                    const learn::TokenWindows& windows,
                                    const ScoreOptions& options = {});
+
+// Each document by itself, in consecutive windows; the last one of a document
+// is as long as what is left, and one of a single token scores nothing. No
+// token is added that the tokenizer does not add.
+class DocumentWindows {
+ public:
+  DocumentWindows(const model::Tokenizer& tokenizer,
+                  const std::vector<std::string>& documents, int64_t window);
+  const std::vector<std::span<const int32_t>>& windows() const {
+    return windows_;
+  }
+  int64_t window() const { return window_; }
+  int64_t tokens() const { return tokens_; }  // in windows that score
+
+ private:
+  std::vector<std::vector<int32_t>> ids_;  // of a document
+  std::vector<std::span<const int32_t>> windows_;
+  int64_t window_, tokens_ = 0;
+};
+// options.max_tokens does not apply.
+absl::StatusOr<Score> ScoreDocuments(const model::Decoder& decoder,
+                                     const DocumentWindows& windows,
+                                     const ScoreOptions& options = {});
 
 }  // namespace motet::measure

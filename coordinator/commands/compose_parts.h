@@ -54,6 +54,7 @@ void AddComposeExport(CLI::App& noun, Context& context);
 void AddEvalMatrix(CLI::App& noun, Context& context);
 void AddEvalExclusion(CLI::App& noun, Context& context);
 void AddEvalLogits(CLI::App& noun, Context& context);
+void AddEvalPerplexity(CLI::App& noun, Context& context);
 
 // How a plan is shown, by plan and by apply.
 void PrintPlan(const assemble::Plan& plan,

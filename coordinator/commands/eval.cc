@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet eval matrix|exclusion|logits: what a composition is worth, the proof
-// that an excluded expert is silent, and raw numbers for other programs.
+// motet eval matrix|exclusion|logits|perplexity: what a composition is worth,
+// the proof that an excluded expert is silent, raw numbers for other
+// programs, and any model on any text.
 #include <CLI/CLI.hpp>
 
 #include "coordinator/cli.h"
@@ -10,11 +11,12 @@ namespace motet::coordinator {
 
 void AddEval(CLI::App& app, Context& context) {
   CLI::App* noun = Noun(app, "eval",
-                        "Measure a composition: perplexity by domain, the "
-                        "exclusion guarantee");
+                        "Measure a model or a composition: perplexity, by domain "
+                        "or of any text, and the exclusion guarantee");
   AddEvalMatrix(*noun, context);
   AddEvalExclusion(*noun, context);
   AddEvalLogits(*noun, context);
+  AddEvalPerplexity(*noun, context);
 }
 
 }  // namespace motet::coordinator

@@ -34,25 +34,30 @@ std::string NewId() {
 
 }  // namespace
 
-Front::Front(const assemble::Composition& composition, const PolicyGate& gate,
+Front::Front(const assemble::ServedModel& model, const PolicyGate& gate,
              Engine& engine)
-    : composition_(composition), gate_(gate), engine_(engine) {}
+    : model_(model), gate_(gate), engine_(engine) {}
 
 void Front::Models(const std::string& path, HttpReply& reply) const {
   nlohmann::json experts = nlohmann::json::array();
-  for (const auto& expert : composition_.lock.experts()) {
-    experts.push_back({{"id", expert.id()},
-                       {"domain", expert.domain()},
-                       {"licence", expert.licence().spdx()}});
+  // Those that a query can leave out.
+  for (const assemble::ServedExpert& expert : model_.experts) {
+    if (expert.always) continue;
+    nlohmann::json entry{{"id", expert.id}};
+    if (!model_.lock_sha256.empty()) {
+      entry["domain"] = expert.domain;
+      entry["licence"] = expert.licence.spdx();
+    }
+    experts.push_back(std::move(entry));
   }
-  const nlohmann::json model{{"id", composition_.lock.name()},
+  nlohmann::json model{{"id", model_.name},
                              {"object", "model"},
                              {"created", 0},
                              {"owned_by", "motet"},
                              {"context_length",
-                              composition_.config.max_positions},
-                             {"experts", experts},
-                             {"lock_sha256", composition_.lock_sha256}};
+                              model_.config.max_positions},
+                             {"experts", experts}};
+  if (!model_.lock_sha256.empty()) model["lock_sha256"] = model_.lock_sha256;
   constexpr char kList[] = "/v1/models";
   if (path == kList) {
     return reply.Reply(
@@ -60,16 +65,16 @@ void Front::Models(const std::string& path, HttpReply& reply) const {
         nlohmann::json{{"object", "list"}, {"data", {model}}}.dump());
   }
   const std::string name = path.substr(sizeof kList);
-  if (name == composition_.lock.name()) {
+  if (name == model_.name) {
     return reply.Reply(200, kJson, model.dump());
   }
   Fail(reply, proto::Error(absl::StatusCode::kNotFound, "model",
                            absl::StrCat("\"", ValidUtf8(name), "\""),
-                           absl::StrCat("\"", composition_.lock.name(), "\"")));
+                           absl::StrCat("\"", model_.name, "\"")));
 }
 
 void Front::Completions(const HttpRequest& request, HttpReply& reply) {
-  auto call = ParseCompletion(request.body, composition_.lock.name());
+  auto call = ParseCompletion(request.body, model_.name);
   if (!call.ok()) return Fail(reply, call.status());
   // Who may use what, and whether every prompt fits, before any token.
   const v1::GenerationRequest& first = call->requests.front();
@@ -85,7 +90,7 @@ void Front::Completions(const HttpRequest& request, HttpReply& reply) {
   const nlohmann::json envelope =
       Envelope(NewId(), first.model(), absl::ToUnixSeconds(absl::Now()));
   const nlohmann::json motet =
-      MotetJson(*admission, composition_.lock_sha256);
+      MotetJson(*admission, model_.lock_sha256);
   nlohmann::json choices = nlohmann::json::array();
   uint64_t prompt_tokens = 0, completion_tokens = 0;
   bool streaming = false;

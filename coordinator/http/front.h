@@ -13,7 +13,7 @@ namespace motet::coordinator {
 
 class Front {
  public:
-  Front(const assemble::Composition& composition, const PolicyGate& gate,
+  Front(const assemble::ServedModel& model, const PolicyGate& gate,
         Engine& engine);
   void Handle(const HttpRequest& request, HttpReply& reply);
 
@@ -22,7 +22,7 @@ class Front {
   void Models(const std::string& path, HttpReply& reply) const;
   void Completions(const HttpRequest& request, HttpReply& reply);
 
-  const assemble::Composition& composition_;
+  const assemble::ServedModel& model_;
   const PolicyGate& gate_;
   Engine& engine_;
 };

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "coordinator/stream_text.h"
 #include "proto/error.h"
 
@@ -113,21 +114,24 @@ absl::Status Stops(const json& value, v1::GenerationRequest* request) {
 absl::Status Model(const json& value, const std::string& model,
                    v1::GenerationRequest* request) {
   if (!value.is_string()) return Wrong("model", value, "a model's name");
-  const std::vector<std::string> parts =
-      absl::StrSplit(value.get<std::string>(), '@');
-  if (parts[0] != model) {
+  // Our own name may hold an @.
+  const std::string name = value.get<std::string>();
+  absl::string_view rest = name;
+  if (!absl::ConsumePrefix(&rest, model) ||
+      (!rest.empty() && rest[0] != '@')) {
     return proto::Error(absl::StatusCode::kNotFound, "model",
-                        absl::StrCat("\"", ValidUtf8(parts[0]), "\""),
+                        absl::StrCat("\"", ValidUtf8(name), "\""),
                         absl::StrCat("\"", model, "\""),
                         "GET /v1/models lists what is served");
   }
+  const std::vector<std::string> parts = absl::StrSplit(rest, '@');
   for (size_t i = 1; i < parts.size(); ++i) {
     if (!absl::StartsWith(parts[i], "no-")) {
       return Wrong("model", value, "NAME or NAME@no-EXPERT");
     }
     request->mutable_experts()->add_exclude(parts[i].substr(3));
   }
-  request->set_model(value.get<std::string>());
+  request->set_model(name);
   return absl::OkStatus();
 }
 
@@ -155,6 +159,9 @@ absl::Status Experts(const json& value, v1::ExpertSelection* selection) {
 
 absl::StatusOr<CompletionCall> ParseCompletion(absl::string_view body,
                                                const std::string& model) {
+  if (const std::string body_text(body); ValidUtf8(body_text) != body_text) {
+    return proto::Invalid("body", "bytes that are not UTF-8", "JSON in UTF-8");
+  }
   // Nested deeper than any request of ours is: refused before it is built.
   int depth = 0;
   bool too_deep = false;
@@ -406,10 +413,12 @@ json MotetJson(const Admission& admission, const std::string& lock_sha256) {
   for (const Withheld& w : admission.withheld()) {
     withheld.push_back({{"expert", w.id}, {"reason", w.reason}});
   }
-  return {{"experts", admission.experts()},
-          {"expert_set_sha256", admission.set_sha256()},
-          {"withheld", withheld},
-          {"lock_sha256", lock_sha256}};
+  json j{{"experts", admission.experts()}, {"withheld", withheld}};
+  if (!admission.set_sha256().empty()) {
+    j["expert_set_sha256"] = admission.set_sha256();
+  }
+  if (!lock_sha256.empty()) j["lock_sha256"] = lock_sha256;
+  return j;
 }
 
 }  // namespace motet::coordinator

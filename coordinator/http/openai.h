@@ -53,7 +53,8 @@ nlohmann::json ChoiceJson(const Choice& choice, int index, bool logprobs,
 // The parts that every response and chunk begins with.
 nlohmann::json Envelope(const std::string& id, const std::string& model,
                         int64_t created);
-// Which experts answered: {"experts": […], "expert_set_sha256", "withheld"}.
+// Which experts answered: {"experts": […], "expert_set_sha256", "withheld",
+// "lock_sha256"}; digests only of what has manifests and a lock.
 nlohmann::json MotetJson(const Admission& admission,
                          const std::string& lock_sha256);
 

@@ -242,7 +242,7 @@ TEST_F(PolicyGateTest, DigestNamesTheSet) {
 TEST_F(PolicyGateTest, RoutedCompositionRefusesWhatItCannotExclude) {
   const auto routed = federation_->Load(federation_->Lock());
   ASSERT_NE(routed, nullptr);
-  routed->lock.set_exclusion("routed");
+  routed->exact_exclusion = false;
   const PolicyGate gate(*routed, {});
   EXPECT_TRUE(gate.Admit({}, "research", "", At(kNoon)).ok());
   v1::ExpertSelection code;

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Names of experts into masks and back. Where a name means several experts (a
+// domain that two owners serve, an owner with two experts), it means all.
+#include "compose/assemble/served_model.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "proto/error.h"
+
+namespace motet::assemble {
+namespace {
+
+bool Means(const ServedExpert& expert, const std::string& name) {
+  const std::string& id = expert.id;
+  return name == id || name == id.substr(0, id.find('@')) ||
+         name == id.substr(0, id.find('/')) ||
+         (!expert.domain.empty() && name == expert.domain);
+}
+
+math::ExpertMask Bit(size_t position) {
+  return math::ExpertMask{1} << position;
+}
+
+// The directory's own name, without the way there.
+std::string NameOf(const std::string& folder) {
+  std::error_code error;
+  const auto path = std::filesystem::canonical(folder, error);
+  const std::string name = path.filename().string();
+  return error || name.empty() ? "model" : name;
+}
+
+}  // namespace
+
+bool ServedModel::NamesAlways(const std::string& name) const {
+  for (const ServedExpert& expert : experts) {
+    // The base of a composition has no owner's name among the experts.
+    if (expert.always && (name == "base" || name == expert.id)) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<math::ExpertMask> ServedModel::Resolve(
+    const std::vector<std::string>& names) const {
+  math::ExpertMask mask = 0;
+  for (const std::string& name : names) {
+    bool found = NamesAlways(name);
+    std::vector<std::string> known;
+    for (size_t i = 0; i < experts.size(); ++i) {
+      const ServedExpert& expert = experts[i];
+      if (expert.always) continue;
+      if (Means(expert, name)) {
+        mask |= Bit(i);
+        found = true;
+      }
+      known.push_back(expert.domain.empty()
+                          ? expert.id
+                          : absl::StrCat(expert.id, " (domain ",
+                                         expert.domain, ")"));
+    }
+    if (found) continue;
+    return proto::Error(
+        absl::StatusCode::kNotFound, "experts",
+        absl::StrCat("an unknown expert \"", name, "\""),
+        known.empty() ? "none: this model has no experts to choose from"
+                      : absl::StrCat("one of ", absl::StrJoin(known, ", ")),
+        "name an expert by id, owner or domain");
+  }
+  return mask;
+}
+
+math::ExpertMask ServedModel::All() const {
+  math::ExpertMask mask = 0;
+  for (size_t i = 0; i < experts.size(); ++i) mask |= Bit(i);
+  return mask;
+}
+
+math::ExpertMask ServedModel::Always() const {
+  math::ExpertMask mask = 0;
+  for (size_t i = 0; i < experts.size(); ++i) {
+    if (experts[i].always) mask |= Bit(i);
+  }
+  return mask;
+}
+
+std::vector<std::string> ServedModel::Names(math::ExpertMask set) const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < experts.size(); ++i) {
+    if (experts[i].always || (set & Bit(i)) != 0) {
+      names.push_back(experts[i].id);
+    }
+  }
+  return names;
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadDirectory(
+    const std::string& folder) {
+  auto served = std::make_unique<ServedModel>();
+  MOTET_ASSIGN_OR_RETURN(served->base, package::LoadModel(folder));
+  if (served->base->tokenizer == nullptr) {
+    return proto::Error(absl::StatusCode::kNotFound,
+                        absl::StrCat("model ", folder), "no tokenizer.json",
+                        "one beside the weights",
+                        "copy the model's tokenizer.json there");
+  }
+  served->name = NameOf(folder);
+  served->config = served->base->config;
+  model::Router router;
+  router.k = served->config.experts_per_token;
+  router.renormalise = served->config.renormalise;
+  for (int64_t e = 0; e < served->config.experts; ++e) {
+    ServedExpert expert;
+    expert.id = absl::StrCat(e);
+    expert.always = e == 0;
+    served->experts.push_back(std::move(expert));
+  }
+  MOTET_ASSIGN_OR_RETURN(
+      model::Decoder decoder,
+      model::Decoder::Create(served->config, served->base->weights,
+                             std::move(router)));
+  served->decoder = std::make_unique<model::Decoder>(std::move(decoder));
+  return served;
+}
+
+}  // namespace motet::assemble

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model that can answer, whatever it was made of: a composition by its
+// lock, or a model directory as it lies. What the policy gate, the engine and
+// the fronts need to know of it, and no more: who its experts are, on what
+// terms, and how a query names them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "compose/model/decoder.h"
+#include "compose/package/huggingface.h"
+#include "manifest.pb.h"
+
+namespace motet::assemble {
+
+// An expert FFN by its position in the decoder, the bit in an ExpertMask.
+struct ServedExpert {
+  std::string id;      // "code.example/code@1.0.0"; in a directory "2"
+  std::string domain;  // may be empty
+  v1::LicenceTerms licence;     // nothing set: nothing is forbidden
+  std::string manifest_sha256;  // hex; empty in a directory
+  bool always = false;          // in every set: no query can leave it out
+};
+
+struct ServedModel {
+  ServedModel() = default;
+  virtual ~ServedModel() = default;
+  ServedModel(const ServedModel&) = delete;
+  ServedModel& operator=(const ServedModel&) = delete;
+
+  std::string name;
+  std::string lock_sha256;      // empty: there is no lock
+  bool exact_exclusion = true;  // leaving an expert out leaves no trace
+  std::vector<ServedExpert> experts;  // none: a dense model
+  model::ModelConfig config;
+  std::unique_ptr<package::LoadedModel> base;  // keeps what is mapped
+  std::unique_ptr<model::Decoder> decoder;
+  const model::Tokenizer& tokenizer() const { return *base->tokenizer; }
+
+  // Masks by id ("code.example/code@1.0.0", "2"), owner ("code.example"),
+  // owner/name, or domain label ("code"); a name of several means all. Those
+  // that are in every set are known, as "base" too, and add nothing. NotFound
+  // names what exists.
+  absl::StatusOr<math::ExpertMask> Resolve(
+      const std::vector<std::string>& names) const;
+  // True when the name means an expert that is in every set.
+  bool NamesAlways(const std::string& name) const;
+  math::ExpertMask All() const;
+  math::ExpertMask Always() const;
+  // Ids, in the decoder's order.
+  std::vector<std::string> Names(math::ExpertMask set) const;
+};
+
+// A Hugging Face directory with its tokenizer. Experts of a mixture are
+// called by their index; one that the router can do without, if another
+// remains, a query can leave out.
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadDirectory(
+    const std::string& folder);
+
+}  // namespace motet::assemble

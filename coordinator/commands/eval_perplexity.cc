@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// motet eval perplexity MODEL --data FILE.jsonl: how well a model directory
+// or a composition predicts text, each document by itself.
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "compose/learn/corpus.h"
+#include "compose/measure/perplexity.h"
+#include "coordinator/arithmetic.h"
+#include "coordinator/commands/compose_parts.h"
+#include "coordinator/commands/served.h"
+#include "coordinator/policy.h"
+#include "nlohmann/json.hpp"
+#include "proto/error.h"
+
+namespace motet::coordinator {
+namespace {
+
+struct Options {
+  ServedOptions served;
+  std::vector<std::string> data;
+  int64_t window = 512;
+  measure::ScoreOptions score;
+};
+
+absl::Status Run(const Options& options, const Context& context) {
+  std::vector<std::string> documents;
+  for (const std::string& file : options.data) {
+    MOTET_ASSIGN_OR_RETURN(std::vector<std::string> more,
+                           learn::ReadJsonl(file));
+    for (std::string& text : more) documents.push_back(std::move(text));
+  }
+  MOTET_ASSIGN_OR_RETURN(const Served served,
+                         OpenServed(options.served, context));
+  const PolicyGate gate(*served.model, served.revoked);
+  MOTET_ASSIGN_OR_RETURN(
+      const Admission admission,
+      gate.Admit(SelectionOf(options.served), options.served.purpose, "",
+                 absl::Now()));
+  for (const Withheld& w : admission.withheld()) {
+    absl::FPrintF(stderr, "motet eval perplexity: without %s: %s\n", w.id,
+                  w.reason);
+  }
+  const measure::DocumentWindows windows(served.model->tokenizer(), documents,
+                                         options.window);
+  ProgressLine progress("perplexity", ProgressLine::kTerminal);
+  int64_t done = 0;
+  measure::ScoreOptions score = options.score;
+  score.allowed = admission.mask();
+  score.progress = [&](int64_t tokens) {
+    done += tokens;
+    progress.Update(static_cast<double>(done) / windows.tokens(),
+                    absl::StrCat(done, " of ", windows.tokens(), " tokens"));
+  };
+  MOTET_ASSIGN_OR_RETURN(
+      const measure::Score result,
+      measure::ScoreDocuments(*served.model->decoder, windows, score));
+  progress.Finish(absl::StrCat(result.tokens, " tokens scored"));
+  const double mean = result.nll / static_cast<double>(result.tokens);
+  if (context.json) {
+    nlohmann::ordered_json json;
+    json["perplexity"] = std::exp(mean);
+    json["mean_nll"] = mean;
+    json["tokens"] = result.tokens;
+    absl::PrintF("%s\n", json.dump());
+  } else {
+    absl::PrintF("perplexity %.4f, %.6f nats a token, %d tokens of %d "
+                 "documents in windows of %d\n",
+                 std::exp(mean), mean, result.tokens, documents.size(),
+                 options.window);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddEvalPerplexity(CLI::App& noun, Context& context) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = noun.add_subcommand(
+      "perplexity", "Perplexity of a model directory or a composition on text, "
+                    "each document by itself");
+  AddServedOptions(*command, options->served);
+  command
+      ->add_option("--data", options->data,
+                   "JSONL file of {\"text\": …}; once for each")
+      ->allow_extra_args(false)
+      ->required();
+  command
+      ->add_option("--window", options->window,
+                   "Tokens that the model sees; each window is scored from "
+                   "its second token")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
+      ->capture_default_str();
+  AddExpertOptions(*command, options->served);
+  AddArithmeticOption(*command, options->score.product);
+  SetAction(command, context,
+            [options, &context] { return Run(*options, context); });
+}
+
+}  // namespace motet::coordinator

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "coordinator/commands/served.h"
+
+#include <CLI/CLI.hpp>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "compose/assemble/composition.h"
+#include "coordinator/commands/compose_parts.h"
+#include "proto/error.h"
+#include "proto/files.h"
+
+namespace motet::coordinator {
+namespace {
+
+constexpr char kWhere[] = "MODEL";
+
+absl::StatusOr<Served> OpenDirectory(const ServedOptions& options) {
+  if (!options.router.empty()) {
+    return proto::Invalid("--router", options.router,
+                          "none for a model directory, which has its own",
+                          "leave it out");
+  }
+  Served served;
+  MOTET_ASSIGN_OR_RETURN(served.model,
+                         assemble::LoadDirectory(options.model));
+  if (!served.model->experts.empty()) served.router = "topk";
+  return served;
+}
+
+absl::StatusOr<std::set<std::string>> Revoked(
+    registry::Client& client, const v1::CompositionLock& lock) {
+  std::set<std::string> revoked;
+  for (const v1::LockedExpert& expert : lock.experts()) {
+    const auto record = client.Inspect(expert.manifest_sha256());
+    if (!record.ok()) {
+      return proto::Error(
+          absl::StatusCode::kUnavailable, kWhere,
+          absl::StrCat("no word from the registry on ", expert.id(), " (",
+                       std::string(record.status().message()), ")"),
+          "to know that no expert is revoked",
+          "start the registry, or use --offline to go by what was known");
+    }
+    if (record->revoked()) revoked.insert(expert.manifest_sha256());
+  }
+  return revoked;
+}
+
+absl::StatusOr<Served> OpenComposition(const ServedOptions& options,
+                                       const Context& context) {
+  MOTET_ASSIGN_OR_RETURN(const ComposeSession session,
+                         OpenComposeSession(context));
+  MOTET_ASSIGN_OR_RETURN(const v1::CompositionLock lock,
+                         ReadLock(session.federation, options.model));
+  Served served;
+  if (!options.offline) {
+    MOTET_ASSIGN_OR_RETURN(served.revoked, Revoked(*session.client, lock));
+  }
+  MOTET_ASSIGN_OR_RETURN(
+      served.model,
+      assemble::LoadComposition(
+          lock, FolderOf(session),
+          {.all = true, .only = {}, .router = options.router}));
+  served.router =
+      options.router.empty() ? lock.router().kind() : options.router;
+  return served;
+}
+
+}  // namespace
+
+void AddServedOptions(CLI::App& command, ServedOptions& options) {
+  command
+      .add_option("model", options.model,
+                  "A Hugging Face model directory, or a composition's name")
+      ->required();
+  command
+      .add_option("--router", options.router,
+                  "anchored or topk, instead of the lock's")
+      ->check(CLI::IsMember({"anchored", "topk"}));
+  command.add_flag("--offline", options.offline,
+                   "Start without asking the registry about revocations");
+}
+
+void AddExpertOptions(CLI::App& command, ServedOptions& options) {
+  command
+      .add_option("--include", options.include,
+                  "Only this expert (id, owner, domain; an imported "
+                  "mixture's: its index) beside what is always there; once "
+                  "for each")
+      ->allow_extra_args(false);
+  command
+      .add_option("--exclude", options.exclude,
+                  "Without this expert; once for each")
+      ->allow_extra_args(false);
+  command.add_option("--purpose", options.purpose,
+                     "What the answer is for; licences may ask");
+}
+
+v1::ExpertSelection SelectionOf(const ServedOptions& options) {
+  v1::ExpertSelection selection;
+  for (const auto& name : options.include) selection.add_include(name);
+  for (const auto& name : options.exclude) selection.add_exclude(name);
+  return selection;
+}
+
+absl::StatusOr<Served> OpenServed(const ServedOptions& options,
+                                  const Context& context) {
+  absl::StatusOr<Served> served;
+  if (proto::Exists(options.model + "/config.json")) {
+    served = OpenDirectory(options);
+  } else if (absl::StrContains(options.model, '/') ||
+             !proto::Exists(context.federation + "/motet.toml")) {
+    served = proto::Error(
+        absl::StatusCode::kNotFound, kWhere,
+        absl::StrCat("\"", options.model, "\", ",
+                     proto::Exists(options.model)
+                         ? "which has no config.json"
+                         : "which is no directory",
+                     ", and no federation in \"", context.federation, "\""),
+        "a model directory with config.json, or a composition's name with "
+        "--federation",
+        "check the path");
+  } else {
+    served = OpenComposition(options, context);
+  }
+  if (served.ok() && !options.name.empty()) {
+    served->model->name = options.name;
+  }
+  return served;
+}
+
+}  // namespace motet::coordinator

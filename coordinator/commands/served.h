@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// MODEL on a command line: a Hugging Face model directory, for which no
+// federation is needed or looked for, or the name of a composition.
+#pragma once
+
+#include <memory>
+#include <set>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "compose/assemble/served_model.h"
+#include "coordinator/cli.h"
+#include "generation.pb.h"
+
+namespace motet::coordinator {
+
+struct ServedOptions {
+  std::string model;
+  std::string name;    // instead of the directory's or composition's own
+  std::string router;  // instead of the lock's
+  bool offline = false;
+  std::vector<std::string> include, exclude;  // AddExpertOptions
+  std::string purpose;
+};
+// MODEL, --router, --offline.
+void AddServedOptions(CLI::App& command, ServedOptions& options);
+// --include, --exclude, --purpose, for commands that ask one query.
+void AddExpertOptions(CLI::App& command, ServedOptions& options);
+v1::ExpertSelection SelectionOf(const ServedOptions& options);
+
+struct Served {
+  std::unique_ptr<assemble::ServedModel> model;
+  std::set<std::string> revoked;  // manifest SHA-256, for the gate
+  std::string router;             // "anchored", "topk"; empty: no experts
+};
+// A composition's revocations are asked of the registry unless offline.
+absl::StatusOr<Served> OpenServed(const ServedOptions& options,
+                                  const Context& context);
+
+}  // namespace motet::coordinator
