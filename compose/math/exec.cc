@@ -36,9 +36,10 @@ Tensor Exec::Linear(const Tensor& x, const Tensor& w) {
   kernels_.linear(x, w, y, product_);
   if (Needs(x) || Needs(w)) {
     recorder_->MarkNeeded(y);
-    recorder_->Record(OpId::kLinear, [k = &kernels_, r = recorder_, x, w, y] {
+    recorder_->Record(OpId::kLinear, [k = &kernels_, r = recorder_, x, w, y,
+                                      product = product_] {
       k->linear_backward(x, w, r->Gradient(y), r->Gradient(x),
-                         r->Gradient(w));
+                         r->Gradient(w), product);
     });
   }
   return y;

@@ -18,7 +18,7 @@
 #define MOTET_OPERATORS(X)                                                    \
   X(Embed, true, "y[m] = table[ids[m]]", "ids [M], table [V,C] -> [M,C]",     \
     "lookup")                                                                 \
-  X(Linear, true, "y = x W^T", "x [M,C], W [N,C] f32|bf16 -> [M,N]",          \
+  X(Linear, true, "y = x W^T", "x [M,C], W [N,C] f32|bf16|f16 -> [M,N]",      \
     "matrix product")                                                         \
   X(Add, true, "y = a + b", "[M,C], [M,C] -> [M,C]", "residual")              \
   X(AddBias, true, "y = x + b", "x [M,C], b [C] -> [M,C]", "affine map")      \
@@ -78,12 +78,13 @@ struct OpInfo {
 };
 std::span<const OpInfo> Operators();
 
-// How a matrix product may be summed. kExact: the sum over C runs in one
+// How a matrix product may be summed. kExact: f32, the sum over C in one
 // fixed order whatever M, the tile, the thread or the instruction set is, so
-// a row's result does not depend on the other rows (DESIGN 4.6). kLibrary:
-// the BLAS library decides; faster for training, same shapes and threads
-// give the same bits.
-enum class Product : uint8_t { kExact, kLibrary };
+// a row's result does not depend on the other rows (DESIGN 4.6). kBf16: the
+// same promise for one instruction set, with both operands rounded to bf16
+// and sums in f32; only where HasBf16(). kLibrary: f32, the BLAS library
+// decides; same shapes and threads give the same bits.
+enum class Product : uint8_t { kExact, kLibrary, kBf16 };
 
 // Rows [row, row + rows) of q are positions [past, past + rows) of one
 // sequence and attend to positions 0..their own or, without the causal rule,
@@ -164,7 +165,7 @@ struct Kernels {
 
   void (*linear)(const Tensor& x, const Tensor& w, Tensor y, Product product);
   void (*linear_backward)(const Tensor& x, const Tensor& w, const Tensor& dy,
-                          Tensor dx, Tensor dw);
+                          Tensor dx, Tensor dw, Product product);
 
   void (*add)(const Tensor& a, const Tensor& b, Tensor y);  // y may alias
 
@@ -286,9 +287,10 @@ const Kernels& Cpu();        // fast forms, picked for this processor
 bool HasCuda();              // false in a build without CUDA (no_cuda/)
 const Kernels& Cuda();       // ends with a clear error where !HasCuda()
 
-// "avx2", "avx512"; MOTET_CPU forces a lower one. Ends with a clear error
-// on a processor without AVX2.
+// "avx2", "avx512", "avx512bf16"; MOTET_CPU forces a lower one. Ends with a
+// clear error on a processor without AVX2.
 const char* InstructionSet();
+bool HasBf16();  // of the set in use: Product::kBf16 can run
 int Threads();
 void SetThreads(int threads);
 

@@ -37,8 +37,9 @@ void Embed(std::span<const int32_t> ids, const Tensor& table, Tensor y) {
   ForPieces(ids.size(), RowsPerPiece(cols), [&](int64_t b, int64_t e) {
     for (int64_t m = b; m < e; ++m) {
       const int64_t from = ids[m] * cols;
-      if (table.dtype == DType::kBF16) {
-        Active().widen(table.bf16() + from, cols, y.f32() + m * cols);
+      if (table.dtype != DType::kF32) {
+        Active().widen(table.bf16() + from, table.dtype, cols,
+                       y.f32() + m * cols);
       } else {
         std::copy_n(table.f32() + from, cols, y.f32() + m * cols);
       }

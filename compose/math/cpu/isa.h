@@ -1,40 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner loops that are compiled once for each instruction set. Drivers
-// (linear.cc, attention.cc, ...) are plain C++, split the work over threads
-// and call these. Every loop gives the same bits on every set: sums run in
-// 16 lanes and one fixed tree, or one after another, always by fused
-// multiply-add; exp is one polynomial.
+// (product.cc, attention.cc, ...) are plain C++, split the work over threads
+// and call these. Every f32 loop gives the same bits on every set: sums run
+// in 16 lanes and one fixed tree, or one after another, always by fused
+// multiply-add; exp is one polynomial. bf16 products have sets of their own.
 // Internal to compose/math/cpu and its tests.
 #pragma once
 
 #include <cstdint>
 
+#include "compose/math/tensor.h"
+
 namespace motet::math::cpu {
 
 inline constexpr int64_t kLanes = 16;
-inline constexpr int64_t kTileRows = 4;  // rows of x in a tile of linear
 
 struct AdamWStep {
   float gradient_scale, beta1, beta2, keep, rate, root_correction, eps;
 };
 
+// Panels of sixteen rows for Multiply (product.h). A word is one f32 term, or
+// two of bf16.
+inline constexpr int64_t kPanel = 16;
+struct PanelOps {
+  int64_t terms_a_word;
+  int64_t block_words;            // of a panel in the first-level cache
+  int8_t panels_for[kPanel + 1];  // that a tile of so many rows takes at once
+
+  // dst[word][row] of src, whose element (row, k) lies at row*stride + k, or,
+  // turned, at k*stride + row. f32, bf16 or f16; rows <= 16, the rest is
+  // never used.
+  void (*pack)(const void* src, DType dtype, int64_t stride, int64_t rows,
+               int64_t terms, float* dst);
+  void (*pack_turned)(const void* src, DType dtype, int64_t stride,
+                      int64_t rows, int64_t terms, float* dst);
+  // c[r*stride + n] (+)= sum_k a[k][r] b[k][n], rows of one panel a, and
+  // `panels` panels of b, `panel_words` apart; terms ascending.
+  void (*tile)(const float* a, const float* b, int64_t panel_words,
+               int64_t terms, int64_t rows, int64_t panels, bool add,
+               float* c, int64_t stride);
+
+  int64_t Words(int64_t terms) const {
+    return (terms + terms_a_word - 1) / terms_a_word;
+  }
+  int64_t PanelsFor(int64_t rows) const { return panels_for[rows]; }
+};
+
 struct Isa {
   const char* name;
-  int64_t tile_cols;  // weights in a tile of linear
+  PanelOps f32;
+  PanelOps bf16;  // tile == nullptr where the processor cannot
 
-  // Panels for tile(): dst[c/16][r][c%16] = src[r*stride + c], zeros past
-  // rows and cols; `tile` rows in the panel.
-  void (*pack)(const void* src, bool bf16, int64_t stride, int64_t rows,
-               int64_t cols, int64_t tile, float* dst);
-  // y[r*stride + n] = x_r.w_n for the panels' rows; rows <= kTileRows,
-  // cols <= tile_cols are written.
-  void (*tile)(const float* x, const float* w, int64_t steps, int64_t rows,
-               int64_t cols, float* y, int64_t stride);
-  // The same sums without panels; rows <= kTileRows of x [rows, cols].
-  void (*few_rows)(const float* x, int64_t rows, const void* w, bool bf16,
-                   int64_t outputs, int64_t cols, float* y, int64_t stride);
   float (*dot)(const float* a, const float* b, int64_t n);
-  void (*widen)(const uint16_t* bf16, int64_t n, float* out);
+  // bf16 or f16
+  void (*widen)(const uint16_t* bits, DType dtype, int64_t n, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* y);
   // y = a + s b; a may be null.
   void (*add_scaled)(const float* a, float s, const float* b, int64_t n,
@@ -94,7 +113,9 @@ struct Isa {
 
 const Isa& Avx2();
 const Isa& Avx512();
+const Isa& Avx512Bf16();
 bool HasAvx512();
+bool HasAvx512Bf16();
 
 // The set in use: the best one, or what MOTET_CPU says.
 const Isa& Active();

@@ -350,10 +350,8 @@ void AdamWRow(float* parameter, const float* gradient, float* m, float* v,
 }  // namespace
 
 const Isa kIsa = {MOTET_ISA_NAME,
-                  kTileCols,
-                  Pack,
-                  Tile,
-                  FewRows,
+                  kF32Panels,
+                  {},
                   Dot,
                   WidenRow,
                   AddRow,

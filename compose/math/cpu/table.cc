@@ -32,7 +32,14 @@ const Isa& Choose() {
   }
   const char* asked = std::getenv("MOTET_CPU");
   if (asked == nullptr || *asked == '\0') {
-    return HasAvx512() ? Avx512() : Avx2();
+    return HasAvx512Bf16() ? Avx512Bf16() : HasAvx512() ? Avx512() : Avx2();
+  }
+  if (std::strcmp(asked, "avx512bf16") == 0) {
+    if (!HasAvx512Bf16()) {
+      Refuse("MOTET_CPU=avx512bf16 on a processor without AVX512_BF16",
+             "avx512 or avx2", "unset MOTET_CPU or set it to one of these");
+    }
+    return Avx512Bf16();
   }
   if (std::strcmp(asked, "avx512") == 0) {
     if (!HasAvx512()) {
@@ -47,7 +54,8 @@ const Isa& Choose() {
 #endif
     return Avx2();
   }
-  Refuse("another value of MOTET_CPU", "avx2 or avx512", "unset or correct it");
+  Refuse("another value of MOTET_CPU", "avx2, avx512 or avx512bf16",
+         "unset or correct it");
 }
 
 const Isa*& Current() {
@@ -62,6 +70,10 @@ bool HasAvx512() {
          __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl");
+}
+
+bool HasAvx512Bf16() {
+  return HasAvx512() && __builtin_cpu_supports("avx512bf16");
 }
 
 const Isa& Active() { return *Current(); }
@@ -82,6 +94,8 @@ const Kernels& Cpu() {
 }
 
 const char* InstructionSet() { return cpu::Active().name; }
+
+bool HasBf16() { return cpu::Active().bf16.tile != nullptr; }
 
 int Threads() { return omp_get_max_threads(); }
 

@@ -91,6 +91,62 @@ inline Vec KeepFirst(Vec x, int64_t n, float rest) {
   return {_mm256_blendv_ps(r, x.a, _mm256_castsi256_ps(First(n))),
           _mm256_blendv_ps(r, x.b, _mm256_castsi256_ps(First(n - 8)))};
 }
+// f16, sixteen of them.
+inline Vec LoadHalf(const uint16_t* p) {
+  const __m128i* q = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(q)),
+          _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
+}
+// The halves of sixteen 32-bit words, widened.
+inline Vec LowBf16(Vec v) {
+  const auto low = [](__m256 x) {
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_castps_si256(x), 16));
+  };
+  return {low(v.a), low(v.b)};
+}
+inline Vec HighBf16(Vec v) {
+  const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(-65536));
+  return {_mm256_and_ps(v.a, mask), _mm256_and_ps(v.b, mask)};
+}
+inline __m256 HalfWords(__m256i words) {  // below 2^16 each
+  return _mm256_cvtph_ps(_mm_packus_epi32(
+      _mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+inline Vec LowHalf(Vec v) {
+  const __m256i mask = _mm256_set1_epi32(0xffff);
+  return {HalfWords(_mm256_and_si256(_mm256_castps_si256(v.a), mask)),
+          HalfWords(_mm256_and_si256(_mm256_castps_si256(v.b), mask))};
+}
+inline Vec HighHalf(Vec v) {
+  return {HalfWords(_mm256_srli_epi32(_mm256_castps_si256(v.a), 16)),
+          HalfWords(_mm256_srli_epi32(_mm256_castps_si256(v.b), 16))};
+}
+inline void TurnHalf(const char* const* rows, __m256 out[4]) {
+  __m256 quad[4];
+  for (int i = 0; i < 4; ++i) {
+    const auto load = [&](int r) {
+      return _mm_loadu_ps(reinterpret_cast<const float*>(rows[r]));
+    };
+    quad[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(load(i)),
+                                   load(i + 4), 1);
+  }
+  const __m256 a = _mm256_unpacklo_ps(quad[0], quad[1]);
+  const __m256 b = _mm256_unpackhi_ps(quad[0], quad[1]);
+  const __m256 c = _mm256_unpacklo_ps(quad[2], quad[3]);
+  const __m256 d = _mm256_unpackhi_ps(quad[2], quad[3]);
+  out[0] = _mm256_shuffle_ps(a, c, 0x44);
+  out[1] = _mm256_shuffle_ps(a, c, 0xee);
+  out[2] = _mm256_shuffle_ps(b, d, 0x44);
+  out[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
+// Four words of each of sixteen rows; out[i] has word i of all rows.
+inline void Turn(const char* const* rows, Vec out[4]) {
+  __m256 low[4], high[4];
+  TurnHalf(rows, low);
+  TurnHalf(rows + 8, high);
+  for (int i = 0; i < 4; ++i) out[i] = {low[i], high[i]};
+}
 // (j) + (j+4) of eight lanes
 inline __m128 Fold(__m256 h) {
   return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));

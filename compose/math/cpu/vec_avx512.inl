@@ -61,6 +61,48 @@ inline Vec KeepFirst(Vec a, int64_t n, float rest) {
   return {_mm512_mask_mov_ps(_mm512_set1_ps(rest), First(n < 0 ? 0 : n),
                              a.v)};
 }
+// f16, sixteen of them.
+inline Vec LoadHalf(const uint16_t* p) {
+  return {_mm512_cvtph_ps(
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+// The halves of sixteen 32-bit words, widened.
+inline Vec LowBf16(Vec v) {
+  return {_mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_castps_si512(v.v), 16))};
+}
+inline Vec HighBf16(Vec v) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(
+      _mm512_castps_si512(v.v), _mm512_set1_epi32(-65536)))};
+}
+inline Vec LowHalf(Vec v) {
+  return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_castps_si512(v.v)))};
+}
+inline Vec HighHalf(Vec v) {
+  return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(
+      _mm512_srli_epi32(_mm512_castps_si512(v.v), 16)))};
+}
+// Four words of each of sixteen rows; out[i] has word i of all rows.
+inline void Turn(const char* const* rows, Vec out[4]) {
+  __m512 quad[4];
+  for (int i = 0; i < 4; ++i) {
+    const auto load = [&](int r) {
+      return _mm_loadu_ps(reinterpret_cast<const float*>(rows[r]));
+    };
+    quad[i] = _mm512_castps128_ps512(load(i));
+    quad[i] = _mm512_insertf32x4(quad[i], load(i + 4), 1);
+    quad[i] = _mm512_insertf32x4(quad[i], load(i + 8), 2);
+    quad[i] = _mm512_insertf32x4(quad[i], load(i + 12), 3);
+  }
+  const __m512 a = _mm512_unpacklo_ps(quad[0], quad[1]);
+  const __m512 b = _mm512_unpackhi_ps(quad[0], quad[1]);
+  const __m512 c = _mm512_unpacklo_ps(quad[2], quad[3]);
+  const __m512 d = _mm512_unpackhi_ps(quad[2], quad[3]);
+  out[0] = {_mm512_shuffle_ps(a, c, 0x44)};
+  out[1] = {_mm512_shuffle_ps(a, c, 0xee)};
+  out[2] = {_mm512_shuffle_ps(b, d, 0x44)};
+  out[3] = {_mm512_shuffle_ps(b, d, 0xee)};
+}
 // ((j) + (j+8)), then +4, +2, +1: the one tree of all sums.
 inline float Sum(Vec a) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v),

@@ -20,11 +20,12 @@ struct Sequence {
 
 class AttentionTest : public testing::TestWithParam<int> {
  protected:
+  const cpu::Isa& best_ = cpu::Active();
   AttentionTest() {
     if (GetParam() == 0) cpu::Activate(cpu::Avx2());
   }
   ~AttentionTest() override {
-    cpu::Activate(cpu::HasAvx512() ? cpu::Avx512() : cpu::Avx2());
+    cpu::Activate(best_);
   }
   Sequence Make(int64_t rows, const HeadShape& shape, Random& random) {
     const int64_t kv = shape.kv_heads * shape.head_dim;

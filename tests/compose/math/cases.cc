@@ -105,11 +105,12 @@ struct OpCase<OpId::kLinear> {
       k.linear(c.inputs[0], w, y, product);
       return Values(y);
     };
-    c.backward = [w](const Kernels& k, Case& c, const Numbers& g,
-                     std::vector<Tensor>& d) {
+    c.backward = [w, product](const Kernels& k, Case& c, const Numbers& g,
+                              std::vector<Tensor>& d) {
       const Tensor& x = c.inputs[0];
       const Tensor dy = FromNumbers(g, 0, {x.rows(), w.rows()}, c.pool);
-      k.linear_backward(x, w, dy, d[0], d.size() > 1 ? d[1] : Tensor{});
+      k.linear_backward(x, w, dy, d[0], d.size() > 1 ? d[1] : Tensor{},
+                        product);
     };
   }
 };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The promises of Product::kExact: a row's bits depend on its row, the weight
-// and C alone - not on M, N, threads or instruction set. And of kLibrary:
-// same shapes and threads, same bits.
+// and C alone - not on M, N, threads or instruction set. Of kBf16: the same,
+// on the one set that has it. And of kLibrary: same shapes and threads, same
+// bits.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -16,6 +17,7 @@ namespace {
 std::vector<const cpu::Isa*> Sets() {
   std::vector<const cpu::Isa*> sets = {&cpu::Avx2()};
   if (cpu::HasAvx512()) sets.push_back(&cpu::Avx512());
+  if (cpu::HasAvx512Bf16()) sets.push_back(&cpu::Avx512Bf16());
   return sets;
 }
 
@@ -40,23 +42,16 @@ bool SameBits(const Tensor& a, const Tensor& b) {
   return a.shape == b.shape && std::memcmp(a.data, b.data, a.bytes()) == 0;
 }
 
-// The documented order, in plain words: 16 lanes by fused multiply-add, then
-// the tree +8, +4, +2, +1.
+// The documented order, in plain words: c ascending, by fused multiply-add.
 float InOrder(const float* x, const float* w, int64_t cols) {
-  float lane[16] = {};
-  for (int64_t c = 0; c < (cols + 15) / 16 * 16; ++c) {
-    const float a = c < cols ? x[c] : 0, b = c < cols ? w[c] : 0;
-    lane[c % 16] = std::fma(a, b, lane[c % 16]);
-  }
-  for (int half = 8; half > 0; half /= 2) {
-    for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
-  }
-  return lane[0];
+  float sum = 0;
+  for (int64_t c = 0; c < cols; ++c) sum = std::fma(x[c], w[c], sum);
+  return sum;
 }
 
 TEST_F(LinearTest, ExactProductSumsInTheDocumentedOrder) {
   Random random(1);
-  for (int64_t cols : {1, 15, 16, 17, 48, 100, 193}) {
+  for (int64_t cols : {1, 3, 15, 16, 17, 100, 255, 256, 257, 600}) {
     const Tensor x = pool_.Normal({70, cols}, random);
     const Tensor w = pool_.Normal({53, cols}, random);
     Tensor want = pool_.Zeros({70, 53});
@@ -83,22 +78,99 @@ TEST_F(LinearTest, ExactProductSumsInTheDocumentedOrder) {
   }
 }
 
-TEST_F(LinearTest, Bf16WeightsGiveTheBitsOfTheirWidenedValues) {
+TEST_F(LinearTest, NarrowWeightsGiveTheBitsOfTheirWidenedValues) {
   Random random(2);
-  for (int64_t cols : {7, 64, 131}) {
-    const Tensor narrow = Narrow(pool_.Normal({37, cols}, random));
-    Tensor wide = pool_.Zeros({37, cols});
-    for (int64_t i = 0; i < wide.size(); ++i) {
-      wide.f32()[i] = WidenBf16(narrow.bf16()[i]);
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (int64_t cols : {1, 7, 8, 64, 131, 530}) {
+      // f16 bits of any kind but infinities and NaN.
+      Tensor narrow = pool_.Zeros({37, cols}, dtype);
+      Tensor wide = pool_.Zeros({37, cols});
+      for (int64_t i = 0; i < wide.size(); ++i) {
+        uint16_t& bits = static_cast<uint16_t*>(narrow.data)[i];
+        bits = dtype == DType::kBF16
+                   ? NarrowBf16(static_cast<float>(random.Int(-99, 99)) / 7)
+                   : static_cast<uint16_t>(random.Int(0, 1) << 15 |
+                                           random.Int(0, 0x47ff));
+        wide.f32()[i] = dtype == DType::kBF16 ? WidenBf16(bits)
+                                              : WidenF16(bits);
+      }
+      for (const cpu::Isa* isa : Sets()) {
+        cpu::Activate(*isa);
+        for (int64_t rows : {1, 2, 3, 4, 5, 17, 33}) {
+          const Tensor x = pool_.Normal({rows, cols}, random);
+          const Tensor dy = pool_.Normal({rows, 37}, random);
+          Tensor a = pool_.Zeros({rows, 37}), b = pool_.Zeros({rows, 37});
+          Tensor da = pool_.Zeros(x.shape), db = pool_.Zeros(x.shape);
+          Cpu().linear(x, narrow, a, Product::kExact);
+          Cpu().linear(x, wide, b, Product::kExact);
+          EXPECT_TRUE(SameBits(a, b)) << isa->name << rows;
+          Cpu().linear_backward(x, narrow, dy, da, {}, Product::kExact);
+          Cpu().linear_backward(x, wide, dy, db, {}, Product::kExact);
+          EXPECT_TRUE(SameBits(da, db)) << isa->name << rows;
+        }
+      }
     }
-    for (const cpu::Isa* isa : Sets()) {
-      cpu::Activate(*isa);
-      for (int64_t rows : {1, 2, 3, 4, 5, 33}) {
+  }
+}
+
+// bf16 sums two products a step; the processor rounds each addition once.
+TEST_F(LinearTest, Bf16ProductIsTheProductOfRoundedOperands) {
+  if (!HasBf16()) GTEST_SKIP() << "no bf16 instructions here";
+  Random random(6);
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (int64_t cols : {1, 2, 7, 8, 33, 255, 256, 257, 700}) {
+      const Tensor wide = pool_.Normal({37, cols}, random);
+      Tensor w = wide;
+      if (dtype == DType::kBF16) w = Narrow(wide);
+      if (dtype == DType::kF16) {
+        w = pool_.Zeros(wide.shape, dtype);
+        for (int64_t i = 0; i < w.size(); ++i) {
+          static_cast<uint16_t*>(w.data)[i] = 0x3c00 + random.Int(0, 500);
+        }
+      }
+      for (int64_t rows : {1, 4, 15, 16, 17, 40}) {
         const Tensor x = pool_.Normal({rows, cols}, random);
-        Tensor a = pool_.Zeros({rows, 37}), b = pool_.Zeros({rows, 37});
-        Cpu().linear(x, narrow, a, Product::kExact);
-        Cpu().linear(x, wide, b, Product::kExact);
-        EXPECT_TRUE(SameBits(a, b)) << isa->name << rows;
+        const Tensor dy = pool_.Normal({rows, 37}, random);
+        Tensor y[2], dx[2], dw[2];
+        const Kernels* kernels[] = {&Reference(), &Cpu()};
+        for (int i = 0; i < 2; ++i) {
+          y[i] = pool_.Zeros({rows, 37});
+          dx[i] = pool_.Zeros(x.shape);
+          dw[i] = pool_.Zeros(w.shape);
+          kernels[i]->linear(x, w, y[i], Product::kBf16);
+          kernels[i]->linear_backward(x, w, dy, dx[i], dw[i], Product::kBf16);
+        }
+        const auto close = [&](const Tensor& a, const Tensor& b) {
+          double worst = 0, scale = 0;
+          for (int64_t i = 0; i < a.size(); ++i) {
+            worst = std::max(worst, std::fabs(double{a.f32()[i]} -
+                                              double{b.f32()[i]}));
+            scale = std::max(scale, std::fabs(double{a.f32()[i]}));
+          }
+          return worst <= 1e-5 * scale;
+        };
+        EXPECT_TRUE(close(y[0], y[1])) << Name(dtype) << cols << " " << rows;
+        EXPECT_TRUE(close(dx[0], dx[1])) << Name(dtype) << cols << " " << rows;
+        EXPECT_TRUE(close(dw[0], dw[1])) << Name(dtype) << cols << " " << rows;
+      }
+    }
+  }
+}
+
+TEST_F(LinearTest, Bf16RowsDoNotDependOnTheirNeighbours) {
+  if (!HasBf16()) GTEST_SKIP() << "no bf16 instructions here";
+  Random random(7);
+  for (int64_t cols : {31, 300, 768}) {
+    const Tensor x = pool_.Normal({70, cols}, random);
+    const Tensor w = Narrow(pool_.Normal({150, cols}, random));
+    Tensor all = pool_.Zeros({70, 150});
+    Cpu().linear(x, w, all, Product::kBf16);
+    for (int threads : {1, 2}) {
+      SetThreads(threads);
+      for (int64_t rows = 1; rows <= 70; ++rows) {
+        Tensor y = pool_.Zeros({rows, 150});
+        Cpu().linear(x.RowSlice(70 - rows, rows), w, y, Product::kBf16);
+        ASSERT_TRUE(SameBits(y, all.RowSlice(70 - rows, rows))) << rows;
       }
     }
   }
@@ -131,7 +203,7 @@ TEST_F(LinearTest, LibraryGivesTheSameBitsRunToRun) {
       Tensor y2 = pool_.Zeros({200, 512});
       Tensor dx2 = pool_.Zeros(x.shape), dw2 = pool_.Zeros(w.shape);
       Cpu().linear(x, w, y2, Product::kLibrary);
-      Cpu().linear_backward(x, w, dy, dx2, dw2);
+      Cpu().linear_backward(x, w, dy, dx2, dw2, Product::kLibrary);
       if (run > 0) {
         EXPECT_TRUE(SameBits(y, y2));
         EXPECT_TRUE(SameBits(dx, dx2));

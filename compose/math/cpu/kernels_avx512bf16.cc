@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// bf16 products for AVX-512 with AVX512_BF16; the rest of this set is
+// AVX-512's. Nothing but intrinsics and our own file-local functions (see
+// kernels_avx512.cc). A word holds terms 2i (low half) and 2i + 1; an odd
+// end is padded with zero.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+
+#include "compose/math/cpu/isa.h"
+
+#define MOTET_ISA avx512bf16
+#include "compose/math/cpu/vec_avx512.inl"
+
+namespace motet::math::cpu::avx512bf16 {
+namespace {
+
+// Eight numbers become four words of pairs.
+inline __m128 Narrow8(__m256 v) {
+  return reinterpret_cast<__m128>(_mm256_cvtneps_pbh(v));
+}
+inline __m128 Words(const float* p) { return Narrow8(_mm256_loadu_ps(p)); }
+struct Bf16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+template <typename S>
+constexpr bool kIsBf16 = false;
+template <>
+constexpr bool kIsBf16<Bf16> = true;
+inline __m128 Words(const Bf16* p) {
+  return _mm_loadu_ps(reinterpret_cast<const float*>(p));
+}
+inline __m128 Words(const Half* p) {
+  return Narrow8(_mm256_cvtph_ps(
+      _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
+// Eight terms of sixteen rows, to four words each.
+template <typename S>
+inline void Turn8(const char* const* rows, float* dst) {
+  Vec out[4];
+  if constexpr (kIsBf16<S>) {
+    Turn(rows, out);
+  } else {
+    alignas(64) __m128 words[kPanel];
+    const char* at[kPanel];
+    for (int64_t r = 0; r < kPanel; ++r) {
+      words[r] = Words(reinterpret_cast<const S*>(rows[r]));
+      at[r] = reinterpret_cast<const char*>(words + r);
+    }
+    Turn(at, out);
+  }
+  for (int i = 0; i < 4; ++i) Store(dst + i * kPanel, out[i]);
+}
+
+template <typename S>
+void PackRows(const S* src, int64_t stride, int64_t rows, int64_t terms,
+              float* dst) {
+  constexpr int64_t kSize = sizeof(S);
+  const char* at[kPanel];
+  for (int64_t r = 0; r < kPanel; ++r) {
+    at[r] = reinterpret_cast<const char*>(src + (r < rows ? r : rows - 1) *
+                                                    stride);
+  }
+  const int64_t next = kPanel * stride * kSize;
+  int64_t k = 0;
+  for (; k + 8 <= terms; k += 8) {
+    if (k % (64 / kSize) == 0) {  // the panel after this one, by lines
+      for (int64_t r = 0; r < kPanel; ++r) {
+        _mm_prefetch(at[r] + next, _MM_HINT_T1);
+      }
+    }
+    Turn8<S>(at, dst + k / 2 * kPanel);
+    for (int64_t r = 0; r < kPanel; ++r) at[r] += 8 * kSize;
+  }
+  if (k == terms) return;
+  S tail[kPanel][8] = {};
+  float words[4 * kPanel];
+  for (int64_t r = 0; r < kPanel; ++r) {
+    const S* from = reinterpret_cast<const S*>(at[r]);
+    for (int64_t i = 0; i < terms - k; ++i) tail[r][i] = from[i];
+    at[r] = reinterpret_cast<const char*>(tail[r]);
+  }
+  Turn8<S>(at, words);
+  for (int64_t i = 0; i < (terms - k + 1) / 2 * kPanel; ++i) {
+    dst[k / 2 * kPanel + i] = words[i];
+  }
+}
+
+inline __m256i Sixteen(const float* p) {
+  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(p)));
+}
+inline __m256i Sixteen(const Bf16* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline __m256i Sixteen(const Half* p) {
+  return reinterpret_cast<__m256i>(
+      _mm512_cvtneps_pbh(_mm512_cvtph_ps(_mm256_loadu_si256(
+          reinterpret_cast<const __m256i*>(p)))));
+}
+inline void StorePairs(__m256i even, __m256i odd, float* dst) {
+  const __m512i words =
+      _mm512_or_si512(_mm512_cvtepu16_epi32(even),
+                      _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+  _mm512_storeu_ps(dst, _mm512_castsi512_ps(words));
+}
+
+template <typename S>
+void PackColumns(const S* src, int64_t stride, int64_t rows, int64_t terms,
+                 float* dst) {
+  const auto load = [&](int64_t k) {
+    if (k >= terms) return _mm256_setzero_si256();
+    if (rows == kPanel) return Sixteen(src + k * stride);
+    S part[kPanel] = {};
+    for (int64_t r = 0; r < rows; ++r) part[r] = src[k * stride + r];
+    return Sixteen(part);
+  };
+  for (int64_t k = 0; k < terms; k += 2) {
+    StorePairs(load(k), load(k + 1), dst + k / 2 * kPanel);
+  }
+}
+
+void Pack(const void* src, DType dtype, int64_t stride, int64_t rows,
+          int64_t terms, float* dst) {
+  switch (dtype) {
+    case DType::kBF16:
+      return PackRows(static_cast<const Bf16*>(src), stride, rows, terms,
+                      dst);
+    case DType::kF16:
+      return PackRows(static_cast<const Half*>(src), stride, rows, terms,
+                      dst);
+    default:
+      return PackRows(static_cast<const float*>(src), stride, rows, terms,
+                      dst);
+  }
+}
+
+void PackTurned(const void* src, DType dtype, int64_t stride, int64_t rows,
+                int64_t terms, float* dst) {
+  switch (dtype) {
+    case DType::kBF16:
+      return PackColumns(static_cast<const Bf16*>(src), stride, rows, terms,
+                         dst);
+    case DType::kF16:
+      return PackColumns(static_cast<const Half*>(src), stride, rows, terms,
+                         dst);
+    default:
+      return PackColumns(static_cast<const float*>(src), stride, rows, terms,
+                         dst);
+  }
+}
+
+struct Bf16Tile {
+  template <int R, int P>
+  static void Run(const float* a, const float* b, int64_t panel,
+                  int64_t terms, bool add, float* c, int64_t stride) {
+    __m512 sum[R][P];
+    for (int r = 0; r < R; ++r) {
+      for (int p = 0; p < P; ++p) {
+        sum[r][p] = add ? _mm512_loadu_ps(c + r * stride + p * kPanel)
+                        : _mm512_setzero_ps();
+      }
+    }
+    const int64_t words = (terms + 1) / 2;
+    for (int64_t k = 0; k < words; ++k) {
+      __m512bh col[P];
+      for (int p = 0; p < P; ++p) {
+        col[p] = reinterpret_cast<__m512bh>(
+            _mm512_load_ps(b + p * panel + k * kPanel));
+      }
+      for (int r = 0; r < R; ++r) {
+        const __m512bh row =
+            reinterpret_cast<__m512bh>(_mm512_set1_ps(a[k * kPanel + r]));
+        for (int p = 0; p < P; ++p) {
+          sum[r][p] = _mm512_dpbf16_ps(sum[r][p], col[p], row);
+        }
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int p = 0; p < P; ++p) {
+        _mm512_storeu_ps(c + r * stride + p * kPanel, sum[r][p]);
+      }
+    }
+  }
+};
+
+#include "compose/math/cpu/tile_avx512.inl"
+
+const PanelOps kPanels = {2,
+                          128,
+                          {1, 4, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3},
+                          Pack,
+                          PackTurned,
+                          TileOf<Bf16Tile>};
+
+}  // namespace
+}  // namespace motet::math::cpu::avx512bf16
+
+namespace motet::math::cpu {
+
+const Isa& Avx512Bf16() {
+  static const Isa isa = [] {
+    Isa set = Avx512();
+    set.name = "avx512bf16";
+    set.bf16 = avx512bf16::kPanels;
+    return set;
+  }();
+  return isa;
+}
+
+}  // namespace motet::math::cpu
