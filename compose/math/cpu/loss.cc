@@ -125,7 +125,7 @@ double HeadLoss(const Tensor& h, const Tensor& w,
       }
     });
     if (gradients) {
-      LinearBackward(piece, w, x, slice(dh, first, n), dw);
+      LinearBackward(piece, w, x, slice(dh, first, n), dw, product);
     }
   }
   double sum = 0, squares = 0;
