@@ -4,38 +4,172 @@
 #   [{"name","ours","peer","peer_name","ratio","unit","cpu"}]
 # Each compares us with a peer side by side in one run; look at the ratio.
 #
-#   tests/bench/run.sh [NAME...] [-o text|json]
+#   tests/bench/run.sh [NAME...] [-o text|json] [--rounds N] [--threads N]
+#                      [--arithmetic NAME] [--list]
 #
-# BUILD names the build folder (default: build).
+# From the environment (docs/benchmarks.md has how to make each):
+#   BUILD                      build folder (default: build)
+#   MOTET_BENCH_MODELS         folder of the models (default: models)
+#   MOTET_BENCH_PYTHON         Python with torch, transformers, gguf
+#   MOTET_BENCH_LLAMA_PYTHON   Python with llama-cpp-python
+# A peer or a model that is not there leaves its rows without a ratio, and
+# the row says what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-format=text
+format=text rounds=5 threads=$(nproc) arithmetic=f32 list=
 names=()
 while (($#)); do
   case $1 in
     -o) format=${2:-}; shift ;;
-    -h|--help) sed -n '3,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --rounds) rounds=${2:-}; shift ;;
+    --threads) threads=${2:-}; shift ;;
+    --arithmetic) arithmetic=${2:-}; shift ;;
+    --list) list=1 ;;
+    -h|--help) sed -n '3,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -*) echo "[bench] got $1, want an option of --help" >&2; exit 2 ;;
     *) names+=("$1") ;;
   esac
-  shift
+  (($#)) && shift
 done
 case $format in
   text|json) ;;
   *) echo "[bench] got -o '$format', want text or json" >&2; exit 2 ;;
 esac
+for number in "$rounds" "$threads"; do
+  [[ $number =~ ^[1-9][0-9]*$ ]] ||
+    { echo "[bench] got '$number', want a number from 1" >&2; exit 2; }
+done
 
 build=${BUILD:-build}
+models=${MOTET_BENCH_MODELS:-models}
+python=${MOTET_BENCH_PYTHON:-}
+llama_python=${MOTET_BENCH_LLAMA_PYTHON:-}
+peers=tests/bench/peers
+cache=$build/bench-cache
+table=
+known=()
+
+line() { local IFS=$'\t'; table+="$*"$'\n'; }
+
+# player NAME NEEDS... -- PROGRAM ARGUMENT...: a side, where all files are
+# there; else its rows say what is missing.
+player() {
+  local name=$1 need
+  shift
+  while [ "$1" != -- ]; do
+    need=$1
+    shift
+    [ -e "$need" ] && continue
+    line absent "$name" "no $need"
+    return
+  done
+  shift
+  line player "$name" "$@"
+}
+# python_player NAME INTERPRETER VARIABLE MODULE NEEDS... -- SCRIPT ARGUMENT...
+python_player() {
+  local name=$1 interpreter=$2 variable=$3 module=$4
+  shift 4
+  if [ -z "$interpreter" ]; then
+    line absent "$name" "$variable is not set"
+  elif ! "$interpreter" -c "import importlib.util as u, sys
+sys.exit(u.find_spec('$module') is None)" 2>/dev/null; then
+    line absent "$name" "$interpreter has no $module"
+  else
+    local needs=()
+    while [ "$1" != -- ]; do needs+=("$1"); shift; done
+    shift
+    player "$name" "${needs[@]}" -- "$interpreter" "$@"
+  fi
+}
+# row NAME UNIT higher|lower TARGET "PLAYER TASK" ["PLAYER TASK LABEL"...]
+row() {
+  known+=("$1")
+  ((${#names[@]} == 0)) || [[ " ${names[*]} " == *" $1 "* ]] || return 0
+  line row "$@"
+}
+
+smollm2=$models/smollm2-135m
+smollm2_gguf=$models/smollm2-135m-bf16.gguf
+prompt='The capital of France is'
+
+# ---- The sides -----------------------------------------------------------
+player train -- "$build/tests/train_bench" --smollm2 "$smollm2" \
+  --arithmetic "$arithmetic"
+player serve "$models/moe/hf" -- "$build/tests/serve_bench" \
+  --model "$models/moe/hf" --arithmetic "$arithmetic"
+player memory "$models/moe/hf" -- "$build/tests/serve_bench" \
+  --model "$models/moe/hf" --arithmetic "$arithmetic"
+player load "$smollm2" -- "$build/tests/load_bench" "$build/motet" \
+  generate "$smollm2" --prompt "$prompt" --max-tokens 1
+python_player pytorch "$python" MOTET_BENCH_PYTHON transformers \
+  -- $peers/pytorch_train.py "$smollm2"
+python_player llama "$llama_python" MOTET_BENCH_LLAMA_PYTHON llama_cpp \
+  "$models/moe/moe-bf16.gguf" "$models/moe/moe-f32.gguf" \
+  -- $peers/llama_cpp_moe.py "$models/moe"
+python_player load_llama "$llama_python" MOTET_BENCH_LLAMA_PYTHON llama_cpp \
+  "$smollm2" -- $peers/load.py llama_cpp "$smollm2_gguf" "$prompt"
+python_player load_transformers "$python" MOTET_BENCH_PYTHON transformers \
+  "$smollm2" -- $peers/load.py transformers "$smollm2" "$prompt"
+
+# ---- The rows ------------------------------------------------------------
+row train_dense tokens/s higher 1.05 "train dense" \
+  "pytorch dense_bf16 PyTorch compiled, bf16 autocast" \
+  "pytorch dense_f32 PyTorch compiled, f32"
+row train_dense_share tokens/s higher 0.85 "train dense" \
+  "train products oneDNN, the step's products alone, $arithmetic"
+row train_flexolmo_owner tokens/s higher 1.5 "train owner" \
+  "pytorch owner_bf16 transformers, Mixtral of 2, bf16 autocast" \
+  "pytorch owner_f32 transformers, Mixtral of 2, f32"
+prefill_target=1.8
+grep -q avx512_bf16 /proc/cpuinfo && prefill_target=2.2
+row prefill tokens/s higher $prefill_target "serve prefill" \
+  "llama prefill_bf16 llama.cpp, bf16" "llama prefill_f32 llama.cpp, f32"
+row decode_1 tokens/s higher 1.0 "serve decode_1" \
+  "llama decode_1_bf16 llama.cpp, bf16" "llama decode_1_f32 llama.cpp, f32"
+row decode_16 tokens/s higher 1.5 "serve decode_16" \
+  "llama decode_16_bf16 llama.cpp, bf16" \
+  "llama decode_16_f32 llama.cpp, f32"
+row excluded tokens/s higher 0.99 "serve decode_16_excluded" \
+  "serve decode_16 ours, without exclusion"
+row anchored tokens/s higher 0.95 "serve decode_16_anchored" \
+  "serve decode_16 ours, plain top-2"
+row load s lower 1.0 "load first_token" \
+  "load_llama first_token llama.cpp, bf16" \
+  "load_transformers first_token transformers"
+row prefill_threads tokens/s higher 1.7 "serve prefill@2" \
+  "serve prefill@1 ours, one thread"
+row train_threads tokens/s higher 1.7 "train dense@2" \
+  "train dense@1 ours, one thread"
+row memory_serve MiB lower 1.0 "memory resident" \
+  "memory allowed mapped weights + KV cache + 150 MiB"
+
+if [ -n "$list" ]; then
+  printf '%s\n' "${known[@]}"
+  exit 0
+fi
+for name in "${names[@]}"; do
+  [[ " ${known[*]} " == *" $name "* ]] ||
+    { echo "[bench] got $name, want one of: ${known[*]}" >&2; exit 2; }
+done
+
+# ---- What they need ------------------------------------------------------
 {
   [ -f "$build/build.ninja" ] || cmake -S . -B "$build" -G Ninja
   ninja -C "$build" bench
+  if [[ $table == *$'\n'row$'\t'load$'\t'* ]]; then
+    ninja -C "$build" motet
+    if [ ! -e "$smollm2_gguf" ] && [ -e "$smollm2" ] && [ -n "$python" ]; then
+      "$python" $peers/smollm2_gguf.py "$smollm2" "$smollm2_gguf" ||
+        echo "[bench] no $smollm2_gguf, so llama.cpp cannot load it"
+    fi
+  fi
 } >&2
 
-# Every benchmark program prints one line a benchmark.
-lines=$("$build/tests/train_bench" -o "$format" "${names[@]}")
-if [ "$format" = json ]; then
-  echo "[${lines//$'\n'/,}]"
-else
-  printf '%-14s %10s %10s %6s  %-9s %s\n' benchmark ours peer ratio unit 'peer; processor'
-  echo "$lines"
-fi
+# torch.compile takes minutes once; kept beside the build.
+mkdir -p "$cache/inductor"
+TORCHINDUCTOR_CACHE_DIR=$(cd "$cache/inductor" && pwd)
+export TORCHINDUCTOR_CACHE_DIR HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$threads
+printf '%s' "$table" |
+  "$build/tests/driver_bench" --output "$format" --rounds "$rounds"
