@@ -14,6 +14,7 @@ namespace {
 // The one place that knows which product a row runs on.
 constexpr Arithmetic kArithmetics[] = {
     {"f32", math::Product::kExact, math::Product::kLibrary, false},
+    {"bf16", math::Product::kBf16, math::Product::kBf16, true},
 };
 
 }  // namespace
@@ -58,7 +59,11 @@ double Seconds(const std::function<void()>& work) {
 
 const Arithmetic* FindArithmetic(const std::string& name) {
   for (const Arithmetic& arithmetic : kArithmetics) {
-    if (name == arithmetic.name) return &arithmetic;
+    if (name != arithmetic.name) continue;
+    if (!arithmetic.bf16 || math::HasBf16()) return &arithmetic;
+    std::fprintf(stderr, "[bench] got --arithmetic %s, want a processor (and "
+                 "a MOTET_CPU) that has it\n", name.c_str());
+    return nullptr;
   }
   std::fprintf(stderr, "[bench] got --arithmetic %s, want one of:",
                name.c_str());

@@ -36,9 +36,10 @@ struct Arithmetic {
   const char* name;
   math::Product serving;
   math::Product training;
-  bool bf16;  // whether training's products round their factors to bf16
+  bool bf16;  // products round their factors to bf16
 };
-// Null, with a line on standard error, for a name that is not in the table.
+// Null, with a line on standard error, for a name that is not in the table and
+// for one that this processor has not.
 const Arithmetic* FindArithmetic(const std::string& name);
 
 // The value after --NAME in argv, or `otherwise`.
