@@ -27,13 +27,15 @@ struct PanelOps {
   int64_t block_words;            // of a panel in the first-level cache
   int8_t panels_for[kPanel + 1];  // that a tile of so many rows takes at once
 
-  // dst[word][row] of src, whose element (row, k) lies at row*stride + k, or,
-  // turned, at k*stride + row. f32, bf16 or f16; rows <= 16, the rest is
-  // never used.
+  // dst[word][row] of src, whose element (row, k) lies at row*stride + k. f32,
+  // bf16 or f16; rows <= 16, the rest is never used.
   void (*pack)(const void* src, DType dtype, int64_t stride, int64_t rows,
                int64_t terms, float* dst);
+  // The same of elements at k*stride + row, for as many panels as there are
+  // rows: each term's rows lie together.
   void (*pack_turned)(const void* src, DType dtype, int64_t stride,
-                      int64_t rows, int64_t terms, float* dst);
+                      int64_t rows, int64_t terms, float* dst,
+                      int64_t panel_words);
   // c[r*stride + n] (+)= sum_k a[k][r] b[k][n], rows of one panel a, and
   // `panels` panels of b, `panel_words` apart; terms ascending.
   void (*tile)(const float* a, const float* b, int64_t panel_words,

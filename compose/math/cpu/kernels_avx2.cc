@@ -64,7 +64,7 @@ void TileF32(const float* a, const float* b, int64_t panel, int64_t terms,
 
 const PanelOps kF32Panels = {
     1,
-    256,
+    1536,
     {1, 4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
     PackF32,
     PackTurnedF32,

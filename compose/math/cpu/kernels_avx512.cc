@@ -30,7 +30,7 @@ namespace {
 #include "compose/math/cpu/tile_avx512.inl"
 
 const PanelOps kF32Panels = {1,
-                             256,
+                             1536,
                              {1, 4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1},
                              PackF32,
                              PackTurnedF32,

@@ -110,16 +110,27 @@ inline void StorePairs(__m256i even, __m256i odd, float* dst) {
 
 template <typename S>
 void PackColumns(const S* src, int64_t stride, int64_t rows, int64_t terms,
-                 float* dst) {
-  const auto load = [&](int64_t k) {
-    if (k >= terms) return _mm256_setzero_si256();
-    if (rows == kPanel) return Sixteen(src + k * stride);
-    S part[kPanel] = {};
-    for (int64_t r = 0; r < rows; ++r) part[r] = src[k * stride + r];
-    return Sixteen(part);
+                 float* dst, int64_t panel) {
+  const int64_t whole = rows / kPanel, rest = rows - whole * kPanel;
+  const auto part = [&](int64_t k) {
+    S some[kPanel] = {};
+    for (int64_t r = 0; r < rest; ++r) {
+      some[r] = src[k * stride + whole * kPanel + r];
+    }
+    return Sixteen(some);
   };
+  const __m256i none = _mm256_setzero_si256();
   for (int64_t k = 0; k < terms; k += 2) {
-    StorePairs(load(k), load(k + 1), dst + k / 2 * kPanel);
+    const S* from = src + k * stride;
+    float* to = dst + k / 2 * kPanel;
+    const bool pair = k + 1 < terms;
+    for (int64_t p = 0; p < whole; ++p, from += kPanel) {
+      StorePairs(Sixteen(from), pair ? Sixteen(from + stride) : none,
+                 to + p * panel);
+    }
+    if (rest > 0) {
+      StorePairs(part(k), pair ? part(k + 1) : none, to + whole * panel);
+    }
   }
 }
 
@@ -139,17 +150,17 @@ void Pack(const void* src, DType dtype, int64_t stride, int64_t rows,
 }
 
 void PackTurned(const void* src, DType dtype, int64_t stride, int64_t rows,
-                int64_t terms, float* dst) {
+                int64_t terms, float* dst, int64_t panel) {
   switch (dtype) {
     case DType::kBF16:
       return PackColumns(static_cast<const Bf16*>(src), stride, rows, terms,
-                         dst);
+                         dst, panel);
     case DType::kF16:
       return PackColumns(static_cast<const Half*>(src), stride, rows, terms,
-                         dst);
+                         dst, panel);
     default:
       return PackColumns(static_cast<const float*>(src), stride, rows, terms,
-                         dst);
+                         dst, panel);
   }
 }
 
@@ -190,7 +201,7 @@ struct Bf16Tile {
 #include "compose/math/cpu/tile_avx512.inl"
 
 const PanelOps kPanels = {2,
-                          128,
+                          1536,
                           {1, 4, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3},
                           Pack,
                           PackTurned,

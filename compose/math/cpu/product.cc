@@ -18,8 +18,9 @@
 namespace motet::math::cpu {
 namespace {
 
-constexpr int64_t kGroupPanels = 8;         // of b, in L2
-constexpr int64_t kBlockTiles = 32;         // 512 rows of a
+constexpr int64_t kGroupBytes = 512 << 10;  // of b, in L2
+constexpr int64_t kBlockTiles = 64;         // 1024 rows of a
+constexpr int64_t kPackTiles = 4;           // of a, packed together
 constexpr int64_t kAlone = int64_t{1} << 15;  // terms x rows one thread packs
 
 int64_t Panels(int64_t rows) { return (rows + kPanel - 1) / kPanel; }
@@ -27,8 +28,7 @@ int64_t Panels(int64_t rows) { return (rows + kPanel - 1) / kPanel; }
 // One product, with what all its tasks share.
 struct Call {
   const PanelOps& ops;
-  const Operand& b;
-  int64_t rows, cols, terms;
+  int64_t rows, terms;
   bool add;
   const float* packed_a;  // [tile][terms as stored][kPanel]
   float* c;
@@ -37,14 +37,22 @@ struct Call {
   int64_t words(int64_t k) const { return ops.Words(k); }
 };
 
-// One panel of operand x: sixteen rows from `row`, terms [k, k + n).
-void PackPanel(const PanelOps& ops, const Operand& x, int64_t row,
-               int64_t rows, int64_t k, int64_t n, float* to) {
+// Panels of operand x for rows [row, end) and terms [k, k + n).
+void PackPanels(const PanelOps& ops, const Operand& x, int64_t row,
+                int64_t end, int64_t k, int64_t n, float* to,
+                int64_t panel_words) {
   const int64_t at = x.turned ? k * x.stride + row : row * x.stride + k;
-  const char* from = static_cast<const char*>(x.data) + at * ByteSize(x.dtype);
-  const int64_t present = std::min(kPanel, rows - row);
-  (x.turned ? ops.pack_turned : ops.pack)(from, x.dtype, x.stride, present, n,
-                                          to);
+  const int64_t size = ByteSize(x.dtype);
+  const char* from = static_cast<const char*>(x.data) + at * size;
+  if (x.turned) {
+    ops.pack_turned(from, x.dtype, x.stride, end - row, n, to, panel_words);
+    return;
+  }
+  for (; row < end; row += kPanel) {
+    ops.pack(from, x.dtype, x.stride, std::min(kPanel, end - row), n, to);
+    from += kPanel * x.stride * size;
+    to += panel_words;
+  }
 }
 
 // Tiles [first, last) of a by panels [0, panels) of packed b: some columns
@@ -97,31 +105,31 @@ void Multiply(const Operand& a, int64_t rows, const Operand& b, int64_t cols,
   const int64_t tiles = Panels(rows), panels = Panels(cols);
   const int64_t tile_words = ops.Words(terms) * kPanel;
   const int64_t block = ops.block_words * ops.terms_a_word;
-  // Enough groups for every thread to find work, as wide as that allows.
+  // Enough tasks for every thread; in threes, as the bf16 tile likes it.
   const int64_t blocks = (tiles + kBlockTiles - 1) / kBlockTiles;
-  const int64_t wanted = 4 * Threads();
-  const int64_t group = std::clamp<int64_t>(
-      (panels * blocks + wanted - 1) / wanted, std::min<int64_t>(panels, 4),
-      kGroupPanels);
+  const int64_t wanted = (panels * blocks - 1) / (4 * Threads()) + 1;
+  const int64_t room = kGroupBytes / (ops.Words(std::min(block, terms)) *
+                                      kPanel * int64_t{sizeof(float)});
+  const int64_t group = std::min(
+      panels, std::max<int64_t>(std::min(wanted + 2, room) / 3 * 3, 3));
   const int64_t groups = (panels + group - 1) / group;
   thread_local Scratch scratch;
   float* packed_a = scratch.Get(tiles * tile_words);
-  const Call call{ops, b, rows, cols, terms, add, packed_a, c, c_stride};
+  const Call call{ops, rows, terms, add, packed_a, c, c_stride};
+  const auto pack_a = [&](int64_t tile) {
+    PackPanels(ops, a, tile * kPanel,
+               std::min(rows, (tile + kPackTiles) * kPanel), 0, terms,
+               packed_a + tile * tile_words, tile_words);
+  };
   const bool alone = rows * terms <= kAlone;
   if (alone) {
-    for (int64_t t = 0; t < tiles; ++t) {
-      PackPanel(ops, a, t * kPanel, rows, 0, terms, packed_a + t * tile_words);
-    }
+    for (int64_t t = 0; t < tiles; t += kPackTiles) pack_a(t);
   }
-  const bool threads = groups * blocks > 1;
-#pragma omp parallel if (threads)
+#pragma omp parallel if (groups * blocks > 1)
   {
     if (!alone) {
 #pragma omp for schedule(static)
-      for (int64_t t = 0; t < tiles; ++t) {
-        PackPanel(ops, a, t * kPanel, rows, 0, terms,
-                  packed_a + t * tile_words);
-      }
+      for (int64_t t = 0; t < tiles; t += kPackTiles) pack_a(t);
     }
     thread_local Scratch b_scratch;
     float* packed_b =
@@ -134,10 +142,7 @@ void Multiply(const Operand& a, int64_t rows, const Operand& b, int64_t cols,
       const int64_t tile_end = std::min(tiles, tile + kBlockTiles);
       for (int64_t k = 0; k < terms; k += block) {
         const int64_t n = std::min(block, terms - k);
-        for (int64_t col = first; col < last; col += kPanel) {
-          PackPanel(ops, b, col, cols, k, n,
-                    packed_b + (col - first) * ops.Words(n));
-        }
+        PackPanels(ops, b, first, last, k, n, packed_b, ops.Words(n) * kPanel);
         RunTiles(call, tile, tile_end, first, last - first, k, n, packed_b);
       }
     }

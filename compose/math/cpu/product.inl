@@ -77,20 +77,23 @@ void PackTurning(const S* src, int64_t stride, int64_t rows, int64_t terms,
   }
 }
 
-// dst[k][r] = src[k*stride + r]
+// dst[k][r] = src[k*stride + r], in panels of sixteen rows
 template <typename S>
 void PackStraight(const S* src, int64_t stride, int64_t rows, int64_t terms,
-                  float* dst) {
-  if (rows == kPanel) {
-    for (int64_t k = 0; k < terms; ++k) {
-      Store(dst + k * kPanel, LoadOf(src + k * stride));
-    }
-    return;
-  }
+                  float* dst, int64_t panel) {
+  const int64_t whole = rows / kPanel;
   for (int64_t k = 0; k < terms; ++k) {
+    const S* from = src + k * stride;
+    float* to = dst + k * kPanel;
+    for (int64_t p = 0; p < whole; ++p) {
+      Store(to + p * panel, LoadOf(from + p * kPanel));
+    }
+    if (rows == whole * kPanel) continue;
     S part[kPanel] = {};
-    for (int64_t r = 0; r < rows; ++r) part[r] = src[k * stride + r];
-    Store(dst + k * kPanel, LoadOf(part));
+    for (int64_t r = whole * kPanel; r < rows; ++r) {
+      part[r - whole * kPanel] = from[r];
+    }
+    Store(to + whole * panel, LoadOf(part));
   }
 }
 
@@ -110,17 +113,17 @@ void PackF32(const void* src, DType dtype, int64_t stride, int64_t rows,
 }
 
 void PackTurnedF32(const void* src, DType dtype, int64_t stride, int64_t rows,
-                   int64_t terms, float* dst) {
+                   int64_t terms, float* dst, int64_t panel) {
   switch (dtype) {
     case DType::kBF16:
       return PackStraight(static_cast<const Bf16*>(src), stride, rows, terms,
-                          dst);
+                          dst, panel);
     case DType::kF16:
       return PackStraight(static_cast<const Half*>(src), stride, rows, terms,
-                          dst);
+                          dst, panel);
     default:
       return PackStraight(static_cast<const float*>(src), stride, rows, terms,
-                          dst);
+                          dst, panel);
   }
 }
 

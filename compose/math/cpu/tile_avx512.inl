@@ -39,7 +39,7 @@ void TileRows(const float* a, const float* b, int64_t panel, int64_t terms,
 template <typename T, int P>
 void TileParts(const float* a, const float* b, int64_t panel, int64_t terms,
                int64_t rows, bool add, float* c, int64_t stride) {
-  constexpr int64_t kMost = P == 1 ? 16 : 24 / P;
+  constexpr int64_t kMost = P == 1 ? 16 : P <= 3 ? 8 : 6;
   for (int64_t r = 0; r < rows; r += kMost) {
     TileRows<T, P>(a + r, b, panel, terms, rows - r < kMost ? rows - r : kMost,
                    add, c + r * stride, stride);
