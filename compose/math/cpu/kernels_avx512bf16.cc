@@ -90,46 +90,52 @@ void PackRows(const S* src, int64_t stride, int64_t rows, int64_t terms,
   }
 }
 
-inline __m256i Sixteen(const float* p) {
-  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(p)));
+// Sixteen numbers of one term beside sixteen of the next: words of pairs.
+inline __m512i Interleave(__m512i even_then_odd) {
+  alignas(64) static const uint16_t order[32] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(order), even_then_odd);
 }
-inline __m256i Sixteen(const Bf16* p) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+inline __m512i Pairs(const float* even, const float* odd) {
+  return Interleave(reinterpret_cast<__m512i>(
+      _mm512_cvtne2ps_pbh(_mm512_loadu_ps(odd), _mm512_loadu_ps(even))));
 }
-inline __m256i Sixteen(const Half* p) {
-  return reinterpret_cast<__m256i>(
-      _mm512_cvtneps_pbh(_mm512_cvtph_ps(_mm256_loadu_si256(
-          reinterpret_cast<const __m256i*>(p)))));
+inline __m512i Pairs(const Bf16* even, const Bf16* odd) {
+  return Interleave(_mm512_inserti64x4(
+      _mm512_castsi256_si512(
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even))),
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd)), 1));
 }
-inline void StorePairs(__m256i even, __m256i odd, float* dst) {
-  const __m512i words =
-      _mm512_or_si512(_mm512_cvtepu16_epi32(even),
-                      _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
-  _mm512_storeu_ps(dst, _mm512_castsi512_ps(words));
+inline __m512i Pairs(const Half* even, const Half* odd) {
+  const auto wide = [](const Half* p) {
+    return _mm512_cvtph_ps(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  };
+  return Interleave(reinterpret_cast<__m512i>(
+      _mm512_cvtne2ps_pbh(wide(odd), wide(even))));
 }
 
 template <typename S>
 void PackColumns(const S* src, int64_t stride, int64_t rows, int64_t terms,
                  float* dst, int64_t panel) {
   const int64_t whole = rows / kPanel, rest = rows - whole * kPanel;
-  const auto part = [&](int64_t k) {
-    S some[kPanel] = {};
-    for (int64_t r = 0; r < rest; ++r) {
-      some[r] = src[k * stride + whole * kPanel + r];
-    }
-    return Sixteen(some);
-  };
-  const __m256i none = _mm256_setzero_si256();
+  const S none[kPanel] = {};
   for (int64_t k = 0; k < terms; k += 2) {
     const S* from = src + k * stride;
+    const int64_t next = k + 1 < terms ? stride : 0;  // 0: no odd term
     float* to = dst + k / 2 * kPanel;
-    const bool pair = k + 1 < terms;
     for (int64_t p = 0; p < whole; ++p, from += kPanel) {
-      StorePairs(Sixteen(from), pair ? Sixteen(from + stride) : none,
-                 to + p * panel);
+      _mm512_storeu_si512(to + p * panel,
+                          Pairs(from, next != 0 ? from + next : none));
     }
     if (rest > 0) {
-      StorePairs(part(k), pair ? part(k + 1) : none, to + whole * panel);
+      S even[kPanel] = {}, odd[kPanel] = {};
+      for (int64_t r = 0; r < rest; ++r) {
+        even[r] = from[r];
+        if (next != 0) odd[r] = from[next + r];
+      }
+      _mm512_storeu_si512(to + whole * panel, Pairs(even, odd));
     }
   }
 }

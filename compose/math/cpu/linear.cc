@@ -60,8 +60,9 @@ void Linear(const Tensor& x, const Tensor& w, Tensor y, Product product) {
                  cols, 0.0f, y.f32(), outputs);
   }
 #endif
-  Multiply(Rows(x), rows, Rows(w), outputs, cols, false,
-           ArithmeticOf(product), y.f32(), outputs);
+  const Job job = {Rows(x), rows,      Rows(w), outputs, cols,
+                   false,   y.f32(), outputs};
+  Multiply({&job, 1}, ArithmeticOf(product));
 }
 
 //   dx[m,c] += sum_n dy[m,n] W[n,c]      dW[n,c] += sum_m dy[m,n] x[m,c]
@@ -81,15 +82,17 @@ void LinearBackward(const Tensor& x, const Tensor& w, const Tensor& dy,
     return;
   }
 #endif
-  const Arithmetic arithmetic = ArithmeticOf(product);
+  Job jobs[2];
+  size_t count = 0;
   if (!dx.empty()) {
-    Multiply(Rows(dy), rows, Columns(w), cols, outputs, true, arithmetic,
-             dx.f32(), cols);
+    jobs[count++] = {Rows(dy), rows, Columns(w), cols,
+                     outputs,  true, dx.f32(),   cols};
   }
   if (!dw.empty()) {
-    Multiply(Columns(dy), outputs, Columns(x), cols, rows, true, arithmetic,
-             dw.f32(), cols);
+    jobs[count++] = {Columns(dy), outputs, Columns(x), cols,
+                     rows,        true,    dw.f32(),   cols};
   }
+  Multiply({jobs, count}, ArithmeticOf(product));
 }
 
 }  // namespace motet::math::cpu

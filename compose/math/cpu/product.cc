@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "compose/math/cpu/isa.h"
 #include "compose/math/cpu/parallel.h"
@@ -18,23 +19,23 @@
 namespace motet::math::cpu {
 namespace {
 
-constexpr int64_t kGroupBytes = 512 << 10;  // of b, in L2
+constexpr int64_t kGroupBytes = 512 << 10;  // of packed b, in L2
 constexpr int64_t kBlockTiles = 64;         // 1024 rows of a
 constexpr int64_t kPackTiles = 4;           // of a, packed together
-constexpr int64_t kAlone = int64_t{1} << 15;  // terms x rows one thread packs
+constexpr int64_t kTasksAThread = 6;
+constexpr int64_t kAlone = int64_t{1} << 15;  // numbers one thread packs
 
 int64_t Panels(int64_t rows) { return (rows + kPanel - 1) / kPanel; }
 
-// One product, with what all its tasks share.
-struct Call {
-  const PanelOps& ops;
-  int64_t rows, terms;
-  bool add;
-  const float* packed_a;  // [tile][terms as stored][kPanel]
-  float* c;
-  int64_t c_stride;
-
-  int64_t words(int64_t k) const { return ops.Words(k); }
+// A job with how it is cut.
+struct Plan {
+  const Job* job;
+  float* packed_a;      // [tile][words of all terms][kPanel]
+  int64_t tiles, tile_words;
+  int64_t block;        // terms of a block; all but the last are as long
+  int64_t group;        // panels of b in a task
+  int64_t groups, blocks;
+  int64_t first_task;
 };
 
 // Panels of operand x for rows [row, end) and terms [k, k + n).
@@ -55,96 +56,177 @@ void PackPanels(const PanelOps& ops, const Operand& x, int64_t row,
   }
 }
 
-// Tiles [first, last) of a by panels [0, panels) of packed b: some columns
-// of c, `width` of them there.
-void RunTiles(const Call& call, int64_t first, int64_t last, int64_t col,
-              int64_t width, int64_t k, int64_t n, const float* packed_b) {
-  const int64_t tile_words = call.words(call.terms) * kPanel;
-  const int64_t panel_words = call.words(n) * kPanel;
-  const bool add = call.add || k > 0;
+void PackA(const PanelOps& ops, const Plan& plan, int64_t tile) {
+  const Job& job = *plan.job;
+  PackPanels(ops, job.a, tile * kPanel,
+             std::min(job.rows, (tile + kPackTiles) * kPanel), 0, job.terms,
+             plan.packed_a + tile * plan.tile_words, plan.tile_words);
+}
+
+// Tiles [first, last) of a by packed panels of b: columns [col, col + width)
+// of c, terms [k, k + n).
+void RunTiles(const PanelOps& ops, const Plan& plan, int64_t first,
+              int64_t last, int64_t col, int64_t width, int64_t k, int64_t n,
+              const float* packed_b) {
+  const Job& job = *plan.job;
+  const int64_t panel_words = ops.Words(n) * kPanel;
+  const bool add = job.add || k > 0;
   alignas(64) float edge[kPanel * kPanel];
   for (int64_t t = first; t < last; ++t) {
-    const int64_t rows = std::min(kPanel, call.rows - t * kPanel);
-    const float* a = call.packed_a + t * tile_words + call.words(k) * kPanel;
+    const int64_t rows = std::min(kPanel, job.rows - t * kPanel);
+    const float* a =
+        plan.packed_a + t * plan.tile_words + ops.Words(k) * kPanel;
     // Few rows take several panels at a time: enough sums in flight.
-    const int64_t most = call.ops.PanelsFor(rows);
+    const int64_t most = ops.PanelsFor(rows);
     for (int64_t p = 0; p * kPanel < width;) {
       const int64_t whole = width / kPanel - p;
-      const int64_t panels = whole <= 0 ? 1 : std::min(whole, most);
-      float* c = call.c + t * kPanel * call.c_stride + col + p * kPanel;
+      float* c = job.c + t * kPanel * job.c_stride + col + p * kPanel;
       const float* b = packed_b + p * panel_words;
       if (whole > 0) {
-        call.ops.tile(a, b, panel_words, n, rows, panels, add, c,
-                      call.c_stride);
-      } else {
-        const int64_t cols = width - p * kPanel;
-        if (add) {
-          for (int64_t r = 0; r < rows; ++r) {
-            std::copy_n(c + r * call.c_stride, cols, edge + r * kPanel);
-          }
-        }
-        call.ops.tile(a, b, panel_words, n, rows, 1, add, edge, kPanel);
-        for (int64_t r = 0; r < rows; ++r) {
-          std::copy_n(edge + r * kPanel, cols, c + r * call.c_stride);
-        }
+        const int64_t panels = std::min(whole, most);
+        ops.tile(a, b, panel_words, n, rows, panels, add, c, job.c_stride);
+        p += panels;
+        continue;
       }
-      p += panels;
+      const int64_t cols = width - p * kPanel;
+      for (int64_t r = 0; add && r < rows; ++r) {
+        std::copy_n(c + r * job.c_stride, cols, edge + r * kPanel);
+      }
+      ops.tile(a, b, panel_words, n, rows, 1, add, edge, kPanel);
+      for (int64_t r = 0; r < rows; ++r) {
+        std::copy_n(edge + r * kPanel, cols, c + r * job.c_stride);
+      }
+      ++p;
     }
+  }
+}
+
+void RunTask(const PanelOps& ops, const Plan& plan, int64_t task,
+             float* packed_b) {
+  const Job& job = *plan.job;
+  const int64_t first = task / plan.blocks * plan.group * kPanel;
+  const int64_t last = std::min(job.cols, first + plan.group * kPanel);
+  const int64_t tile = task % plan.blocks * kBlockTiles;
+  const int64_t tile_end =
+      plan.blocks == 1 ? plan.tiles : std::min(plan.tiles, tile + kBlockTiles);
+  for (int64_t k = 0; k < job.terms; k += plan.block) {
+    const int64_t n = std::min(plan.block, job.terms - k);
+    PackPanels(ops, job.b, first, last, k, n, packed_b,
+               ops.Words(n) * kPanel);
+    RunTiles(ops, plan, tile, tile_end, first, last - first, k, n, packed_b);
+  }
+}
+
+// Groups of panels in threes, as the bf16 tile likes them: as many as fit L2
+// and leave every thread some tasks; rows in blocks only where groups alone
+// are too few.
+void Cut(const PanelOps& ops, int64_t wanted, Plan& plan) {
+  const Job& job = *plan.job;
+  const int64_t panels = Panels(job.cols);
+  plan.block = ops.block_words * ops.terms_a_word;
+  const int64_t room =
+      kGroupBytes / (ops.Words(std::min(plan.block, job.terms)) * kPanel *
+                     static_cast<int64_t>(sizeof(float)));
+  const auto group = [&](int64_t blocks) {
+    const int64_t fair = (panels * blocks - 1) / wanted + 1;
+    return std::min(
+        panels, std::max<int64_t>(std::min(fair + 1, room) / 3 * 3, 3));
+  };
+  plan.blocks = 1;
+  plan.group = group(1);
+  plan.groups = (panels + plan.group - 1) / plan.group;
+  if (plan.groups < wanted && plan.tiles > kBlockTiles) {
+    plan.blocks = (plan.tiles + kBlockTiles - 1) / kBlockTiles;
+    plan.group = group(plan.blocks);
+    plan.groups = (panels + plan.group - 1) / plan.group;
   }
 }
 
 }  // namespace
 
-void Multiply(const Operand& a, int64_t rows, const Operand& b, int64_t cols,
-              int64_t terms, bool add, Arithmetic arithmetic, float* c,
-              int64_t c_stride) {
-  if (rows == 0 || cols == 0) return;
+void Multiply(std::span<const Job> jobs, Arithmetic arithmetic) {
   const PanelOps& ops =
       arithmetic == Arithmetic::kBF16 ? Active().bf16 : Active().f32;
   MOTET_CHECK(ops.tile != nullptr);
-  const int64_t tiles = Panels(rows), panels = Panels(cols);
-  const int64_t tile_words = ops.Words(terms) * kPanel;
-  const int64_t block = ops.block_words * ops.terms_a_word;
-  // Enough tasks for every thread; in threes, as the bf16 tile likes it.
-  const int64_t blocks = (tiles + kBlockTiles - 1) / kBlockTiles;
-  const int64_t wanted = (panels * blocks - 1) / (4 * Threads()) + 1;
-  const int64_t room = kGroupBytes / (ops.Words(std::min(block, terms)) *
-                                      kPanel * int64_t{sizeof(float)});
-  const int64_t group = std::min(
-      panels, std::max<int64_t>(std::min(wanted + 2, room) / 3 * 3, 3));
-  const int64_t groups = (panels + group - 1) / group;
-  thread_local Scratch scratch;
-  float* packed_a = scratch.Get(tiles * tile_words);
-  const Call call{ops, rows, terms, add, packed_a, c, c_stride};
-  const auto pack_a = [&](int64_t tile) {
-    PackPanels(ops, a, tile * kPanel,
-               std::min(rows, (tile + kPackTiles) * kPanel), 0, terms,
-               packed_a + tile * tile_words, tile_words);
-  };
-  const bool alone = rows * terms <= kAlone;
-  if (alone) {
-    for (int64_t t = 0; t < tiles; t += kPackTiles) pack_a(t);
+  thread_local std::vector<Plan> plans;
+  thread_local std::vector<size_t> to_pack;  // plans that pack their a
+  plans.clear();
+  to_pack.clear();
+  int64_t a_floats = 0, b_floats = 0, tasks = 0, numbers = 0;
+  double work = 0;
+  for (const Job& job : jobs) {
+    work += static_cast<double>(job.rows) * static_cast<double>(job.cols) *
+            static_cast<double>(job.terms);
   }
-#pragma omp parallel if (groups * blocks > 1)
+  std::vector<int64_t> at;
+  for (const Job& job : jobs) {
+    if (job.rows == 0 || job.cols == 0) continue;
+    Plan plan;
+    plan.job = &job;
+    plan.tiles = Panels(job.rows);
+    plan.tile_words = ops.Words(job.terms) * kPanel;
+    const double share = static_cast<double>(job.rows) *
+                         static_cast<double>(job.cols) *
+                         static_cast<double>(job.terms) / (work + 1);
+    Cut(ops,
+        std::max<int64_t>(1, static_cast<int64_t>(
+                                 share * static_cast<double>(
+                                             kTasksAThread * Threads()))),
+        plan);
+    plan.first_task = tasks;
+    tasks += plan.groups * plan.blocks;
+    const Plan* before = plans.empty() ? nullptr : &plans.back();
+    if (before != nullptr && before->job->a == job.a &&
+        before->job->rows == job.rows && before->job->terms == job.terms) {
+      at.push_back(at.back());
+    } else {
+      at.push_back(a_floats);
+      to_pack.push_back(plans.size());
+      a_floats += plan.tiles * plan.tile_words;
+      numbers += job.rows * job.terms;
+    }
+    b_floats = std::max(b_floats, plan.group * kPanel *
+                                      ops.Words(std::min(plan.block,
+                                                         job.terms)));
+    plans.push_back(plan);
+  }
+  if (plans.empty()) return;
+  thread_local Scratch scratch;
+  float* packed_a = scratch.Get(a_floats);
+  for (size_t i = 0; i < plans.size(); ++i) {
+    plans[i].packed_a = packed_a + at[i];
+  }
+  // Every thread sees this one's plans.
+  const std::span<const Plan> all(plans);
+  const std::span<const size_t> pack(to_pack);
+  const bool alone = numbers <= kAlone || tasks == 1;
+  if (alone) {
+    for (const size_t i : pack) {
+      for (int64_t t = 0; t < all[i].tiles; t += kPackTiles) {
+        PackA(ops, all[i], t);
+      }
+    }
+  }
+#pragma omp parallel if (tasks > 1)
   {
+    for (size_t i = 0; i < pack.size() && !alone; ++i) {
+      const Plan& plan = all[pack[i]];
+#pragma omp for schedule(static) nowait
+      for (int64_t t = 0; t < plan.tiles; t += kPackTiles) {
+        PackA(ops, plan, t);
+      }
+    }
     if (!alone) {
-#pragma omp for schedule(static)
-      for (int64_t t = 0; t < tiles; t += kPackTiles) pack_a(t);
+#pragma omp barrier
     }
     thread_local Scratch b_scratch;
-    float* packed_b =
-        b_scratch.Get(group * ops.Words(std::min(block, terms)) * kPanel);
+    float* packed_b = b_scratch.Get(b_floats);
+    size_t plan = 0;
 #pragma omp for schedule(dynamic, 1) nowait
-    for (int64_t task = 0; task < groups * blocks; ++task) {
-      const int64_t first = task / blocks * group * kPanel;
-      const int64_t last = std::min(cols, first + group * kPanel);
-      const int64_t tile = task % blocks * kBlockTiles;
-      const int64_t tile_end = std::min(tiles, tile + kBlockTiles);
-      for (int64_t k = 0; k < terms; k += block) {
-        const int64_t n = std::min(block, terms - k);
-        PackPanels(ops, b, first, last, k, n, packed_b, ops.Words(n) * kPanel);
-        RunTiles(call, tile, tile_end, first, last - first, k, n, packed_b);
-      }
+    for (int64_t task = 0; task < tasks; ++task) {
+      // A thread's tasks come in ascending order.
+      while (plan + 1 < all.size() && all[plan + 1].first_task <= task) ++plan;
+      RunTask(ops, all[plan], task - all[plan].first_task, packed_b);
     }
   }
 }

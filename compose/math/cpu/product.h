@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "compose/math/tensor.h"
 
@@ -20,6 +21,7 @@ struct Operand {
   DType dtype;
   int64_t stride;
   bool turned;
+  bool operator==(const Operand&) const = default;
 };
 
 enum class Arithmetic : uint8_t {
@@ -28,8 +30,19 @@ enum class Arithmetic : uint8_t {
 };
 
 // c[m*c_stride + n] = sum_k a(m,k) b(n,k), or, when adding, += that sum.
-void Multiply(const Operand& a, int64_t rows, const Operand& b, int64_t cols,
-              int64_t terms, bool add, Arithmetic arithmetic, float* c,
-              int64_t c_stride);
+struct Job {
+  Operand a;
+  int64_t rows;
+  Operand b;
+  int64_t cols;
+  int64_t terms;
+  bool add;
+  float* c;
+  int64_t c_stride;
+};
+
+// All of them at once, each as if alone; outputs do not overlap. An a that
+// equals the job's before is packed once.
+void Multiply(std::span<const Job> jobs, Arithmetic arithmetic);
 
 }  // namespace motet::math::cpu
