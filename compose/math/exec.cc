@@ -154,8 +154,10 @@ Tensor Exec::Rope(const Tensor& x, std::span<const int32_t> positions,
 }
 
 Tensor Exec::Attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                       const HeadShape& shape,
+                       const HeadShape& heads,
                        std::span<const Segment> segments) {
+  HeadShape shape = heads;
+  shape.product = product_;
   Tensor y = arena_.New(q.shape);
   const bool needed = Needs(q) || Needs(k) || Needs(v);
   Tensor lse;

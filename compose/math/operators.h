@@ -107,6 +107,7 @@ struct HeadShape {
   bool causal = true;    // false: segments without a cache, no window
   // How many positions a row sees, its own included; 0 = all before it.
   int64_t window = 0;
+  Product product = Product::kExact;  // kBf16: both products round to bf16
 };
 
 // Which experts each row may use: bit e of allowed[m]. Bit 0, the base, is

@@ -67,11 +67,6 @@ struct Isa {
   // y[i] = fma(a, x[i], y[i])
   void (*axpy)(float a, const float* x, int64_t n, float* y);
 
-  // c[r, 0..16*vectors) (+)= sum_t a[r*a_row + t*a_term] b[t*b_row + .],
-  // t ascending, one fused multiply-add each.
-  void (*product)(const float* a, int64_t a_row, int64_t a_term, int64_t rows,
-                  int64_t terms, const float* b, int64_t b_row, float* c,
-                  int64_t c_row, int64_t vectors, bool accumulate);
   // One row's online softmax over a block of scores: scores past `visible`
   // go, the rest become exp(scale s - top); top, total and out are brought
   // up to date.

@@ -9,15 +9,6 @@
 #define MOTET_ISA_NAME "avx2"
 #include "compose/math/cpu/vec_avx2.inl"
 
-namespace motet::math::cpu::avx2 {
-namespace {
-
-constexpr int kProductVectors = 1;
-constexpr int kProductSums = 6;
-
-}  // namespace
-}  // namespace motet::math::cpu::avx2
-
 #include "compose/math/cpu/product.inl"
 
 namespace motet::math::cpu::avx2 {

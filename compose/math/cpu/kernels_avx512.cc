@@ -13,15 +13,6 @@
 #define MOTET_ISA_NAME "avx512"
 #include "compose/math/cpu/vec_avx512.inl"
 
-namespace motet::math::cpu::avx512 {
-namespace {
-
-constexpr int kProductVectors = 4;
-constexpr int kProductSums = 24;
-
-}  // namespace
-}  // namespace motet::math::cpu::avx512
-
 #include "compose/math/cpu/product.inl"
 
 namespace motet::math::cpu::avx512 {
