@@ -175,5 +175,6 @@ done
 mkdir -p "$cache/inductor"
 TORCHINDUCTOR_CACHE_DIR=$(cd "$cache/inductor" && pwd)
 export TORCHINDUCTOR_CACHE_DIR HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$threads
-printf '%s' "$table" |
-  "$build/tests/driver_bench" --output "$format" --rounds "$rounds"
+# In our place: who ends this script ends the measurement.
+exec "$build/tests/driver_bench" --output "$format" --rounds "$rounds" \
+  <<<"$table"
