@@ -157,18 +157,20 @@ class Serving {
       caches.push_back(std::make_unique<model::SequenceCache>(
           c, context + steps, c.experts));
     }
-    const auto forward = [&](int64_t position, int64_t tokens) {
-      std::vector<std::vector<int32_t>> ids(
-          static_cast<size_t>(sequences));
+    // Sequences [from, from + count) run their next tokens in one batch.
+    const auto forward = [&](int64_t from, int64_t count, int64_t position,
+                             int64_t tokens) {
+      std::vector<std::vector<int32_t>> ids(static_cast<size_t>(count));
       std::vector<model::SequenceInput> inputs;
-      for (int64_t s = 0; s < sequences; ++s) {
+      for (int64_t s = from; s < from + count; ++s) {
+        std::vector<int32_t>& own = ids[static_cast<size_t>(s - from)];
         for (int64_t t = 0; t < tokens; ++t) {
-          ids[s].push_back(TokenAt(s, position + t, c.vocabulary));
+          own.push_back(TokenAt(s, position + t, c.vocabulary));
         }
         model::SequenceInput input;
-        input.ids = ids[s];
-        input.cache = caches[s].get();
-        if (!allowed.empty()) input.allowed = allowed[s];
+        input.ids = own;
+        input.cache = caches[static_cast<size_t>(s)].get();
+        if (!allowed.empty()) input.allowed = allowed[static_cast<size_t>(s)];
         inputs.push_back(input);
       }
       arena_.Reset();
@@ -176,16 +178,15 @@ class Serving {
       const model::Batch batch(inputs);
       const Tensor hidden = decoder.Forward(exec, batch);
       // One row a sequence gets logits: all of a decoding step's rows.
-      if (tokens == 1) {
-        decoder.Logits(exec, hidden);
-      } else if (sequences == 1) {
-        decoder.Logits(exec, hidden.RowSlice(tokens - 1, 1));
-      }
+      decoder.Logits(exec, hidden.RowSlice(tokens == 1 ? 0 : tokens - 1,
+                                           tokens == 1 ? count : 1));
     };
-    const double first = Seconds([&] { forward(0, context); });
+    const double first = Seconds([&] {
+      for (int64_t s = 0; s < sequences; ++s) forward(s, 1, 0, context);
+    });
     if (steps == 0) return first;
     return Seconds([&] {
-      for (int64_t t = 0; t < steps; ++t) forward(context + t, 1);
+      for (int64_t t = 0; t < steps; ++t) forward(0, sequences, context + t, 1);
     });
   }
 
