@@ -38,6 +38,7 @@ using AddCommand = void (*)(CLI::App& app, Context& context);
 void AddInit(CLI::App& app, Context& context);
 void AddMember(CLI::App& app, Context& context);
 void AddCorpus(CLI::App& app, Context& context);
+void AddTokenize(CLI::App& app, Context& context);
 void AddBase(CLI::App& app, Context& context);
 void AddDaemon(CLI::App& app, Context& context);
 void AddTrain(CLI::App& app, Context& context);

@@ -26,6 +26,7 @@ using motet::coordinator::AddCommand;
 constexpr AddCommand kCommands[] = {
     motet::coordinator::AddInit,    motet::coordinator::AddMember,
     motet::coordinator::AddCorpus,  motet::coordinator::AddBase,
+    motet::coordinator::AddTokenize,
     motet::coordinator::AddDaemon,  motet::coordinator::AddTrain,
     motet::coordinator::AddExpert,  motet::coordinator::AddCompose,
     motet::coordinator::AddEval,    motet::coordinator::AddServe,

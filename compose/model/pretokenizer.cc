@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "compose/model/tokenizer_part.h"
 #include "compose/model/unicode.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
@@ -17,36 +18,8 @@ using nlohmann::json;
 using proto::Invalid;
 
 constexpr absl::string_view kWhere = "tokenizer.json pre_tokenizer";
-constexpr absl::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)"
-    R"(|\s+(?!\S)|\s+)";
 constexpr int kMaxDepth = 8;
 constexpr size_t kMaxSteps = 32;
-
-// A truth value that may be absent; anything else there is an error.
-absl::StatusOr<bool> Flag(const json& part, const char* key, bool absent) {
-  const auto it = part.find(key);
-  if (it == part.end()) return absent;
-  if (!it->is_boolean()) {
-    return Invalid(kWhere, absl::StrCat(key, " that is no truth value"),
-                   "true or false");
-  }
-  return it->get<bool>();
-}
-
-absl::Status KnownKeys(const json& part,
-                       std::initializer_list<absl::string_view> known) {
-  for (const auto& [key, value] : part.items()) {
-    bool found = false;
-    for (absl::string_view k : known) found |= k == key;
-    if (!found) {
-      return Invalid(kWhere,
-                     absl::StrCat("key \"", absl::CHexEscape(key), "\""),
-                     "keys that we know", "use another tokenizer");
-    }
-  }
-  return absl::OkStatus();
-}
 
 std::string Escaped(const std::string& literal) {
   std::string pattern;
@@ -69,21 +42,16 @@ absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Parse(
 std::unique_ptr<Pretokenizer> Pretokenizer::ByteLevel() {
   std::unique_ptr<Pretokenizer> result(new Pretokenizer);
   Step step;
-  step.regex = *Regex::Compile(kGpt2Pattern);
+  step.scan = Scan::kGpt2;
   result->steps_.push_back(std::move(step));
   return result;
 }
 
 absl::Status Pretokenizer::Add(const json& part, bool last, int depth) {
-  const auto type_at = part.is_object() ? part.find("type") : part.end();
-  if (!part.is_object() || type_at == part.end() || !type_at->is_string()) {
-    return Invalid(kWhere, part.is_null() ? "none" : "a part without type",
-                   "ByteLevel, or a Sequence that ends in it",
-                   "use a byte-level tokenizer");
-  }
-  const std::string& type = type_at->get_ref<const std::string&>();
+  MOTET_ASSIGN_OR_RETURN(const std::string type, PartType(part, kWhere));
   if (type == "Sequence") {
-    MOTET_RETURN_IF_ERROR(KnownKeys(part, {"type", "pretokenizers"}));
+    MOTET_RETURN_IF_ERROR(
+        CheckPartKeys(part, kWhere, {"type", "pretokenizers"}));
     const auto parts = part.find("pretokenizers");
     if (parts == part.end() || !parts->is_array() || parts->empty() ||
         depth >= kMaxDepth) {
@@ -100,49 +68,57 @@ absl::Status Pretokenizer::Add(const json& part, bool last, int depth) {
     return Invalid(kWhere, absl::StrCat("more than ", kMaxSteps, " parts"),
                    "fewer parts");
   }
+  if (type == "BertPreTokenizer" && last && steps_.empty()) {
+    MOTET_RETURN_IF_ERROR(CheckPartKeys(part, kWhere, {"type"}));
+    Step step;
+    step.scan = Scan::kBert;
+    steps_.push_back(std::move(step));
+    byte_level_ = false;
+    return absl::OkStatus();
+  }
   if ((type == "ByteLevel") != last) {
     return Invalid(kWhere,
-                   absl::StrCat("\"", absl::CHexEscape(type.substr(0, 100)),
-                                "\" ", last ? "at the end" : "in the middle"),
-                   "ByteLevel, and at the end", "use a byte-level tokenizer");
+                   absl::StrCat(ShownPart(type), " ",
+                                last ? "at the end" : "in the middle"),
+                   "BertPreTokenizer alone, or ByteLevel, and at the end",
+                   "use another tokenizer");
   }
   if (type == "ByteLevel") return AddByteLevel(part);
   if (type == "Split") return AddSplit(part);
   if (type == "Digits") {
-    MOTET_RETURN_IF_ERROR(KnownKeys(part, {"type", "individual_digits"}));
+    MOTET_RETURN_IF_ERROR(
+        CheckPartKeys(part, kWhere, {"type", "individual_digits"}));
     MOTET_ASSIGN_OR_RETURN(const bool each,
-                           Flag(part, "individual_digits", false));
+                           PartFlag(part, kWhere, "individual_digits", false));
     Step step;
-    MOTET_ASSIGN_OR_RETURN(step.regex,
-                           Regex::Compile(each ? "\\p{N}" : "\\p{N}+"));
+    step.scan = each ? Scan::kDigit : Scan::kDigits;
     steps_.push_back(std::move(step));
     return absl::OkStatus();
   }
-  const std::string shown = absl::CHexEscape(type.substr(0, 100));
-  return Invalid(kWhere, absl::StrCat("\"", shown, "\""),
+  return Invalid(kWhere, ShownPart(type),
                  "Sequence, Split, Digits or ByteLevel",
                  "use another tokenizer");
 }
 
 absl::Status Pretokenizer::AddByteLevel(const json& part) {
   // trim_offsets moves offsets, which we do not report, and no ids.
-  MOTET_RETURN_IF_ERROR(KnownKeys(
-      part, {"type", "add_prefix_space", "trim_offsets", "use_regex"}));
+  MOTET_RETURN_IF_ERROR(
+      CheckPartKeys(part, kWhere, {"type", "add_prefix_space", "trim_offsets",
+                                   "use_regex"}));
   Step step;
   MOTET_ASSIGN_OR_RETURN(step.prefix_space,
-                         Flag(part, "add_prefix_space", true));
-  MOTET_ASSIGN_OR_RETURN(const bool use_regex, Flag(part, "use_regex", true));
-  if (use_regex) {
-    MOTET_ASSIGN_OR_RETURN(step.regex, Regex::Compile(kGpt2Pattern));
-  }
+                         PartFlag(part, kWhere, "add_prefix_space", true));
+  MOTET_ASSIGN_OR_RETURN(const bool use_regex,
+                         PartFlag(part, kWhere, "use_regex", true));
+  if (use_regex) step.scan = Scan::kGpt2;
   steps_.push_back(std::move(step));
   return absl::OkStatus();
 }
 
 absl::Status Pretokenizer::AddSplit(const json& part) {
   MOTET_RETURN_IF_ERROR(
-      KnownKeys(part, {"type", "pattern", "behavior", "invert"}));
-  MOTET_ASSIGN_OR_RETURN(const bool invert, Flag(part, "invert", false));
+      CheckPartKeys(part, kWhere, {"type", "pattern", "behavior", "invert"}));
+  MOTET_ASSIGN_OR_RETURN(const bool invert, PartFlag(part, kWhere, "invert", false));
   const auto behavior = part.find("behavior");
   if (behavior == part.end() ||
       (*behavior != "Isolated" && *behavior != "Removed")) {
@@ -158,14 +134,16 @@ absl::Status Pretokenizer::AddSplit(const json& part) {
                    "{\"Regex\": ...} or {\"String\": ...}");
   }
   const std::string& text = pattern->begin()->get_ref<const std::string&>();
+  const bool is_regex = pattern->begin().key() == "Regex";
   Step step;
-  MOTET_ASSIGN_OR_RETURN(
-      step.regex, Regex::Compile(pattern->begin().key() == "Regex"
-                                     ? text
-                                     : Escaped(text)));
   if (*behavior == "Removed") {
     step.keep_matches = invert;
     step.keep_between = !invert;
+  }
+  if (is_regex && step.keep_matches) step.scan = ScanOfPattern(text);
+  if (step.scan == Scan::kNone) {
+    MOTET_ASSIGN_OR_RETURN(step.regex,
+                           Regex::Compile(is_regex ? text : Escaped(text)));
   }
   steps_.push_back(std::move(step));
   return absl::OkStatus();
@@ -206,7 +184,10 @@ void Pretokenizer::Split(absl::string_view text, Scratch& scratch) const {
   scratch.made.clear();
   if (!text.empty()) scratch.words.push_back(text);
   for (const Step& step : steps_) {
-    if (!step.prefix_space && step.regex == nullptr) continue;
+    if (!step.prefix_space && step.regex == nullptr &&
+        step.scan == Scan::kNone) {
+      continue;
+    }
     scratch.next.clear();
     for (absl::string_view word : scratch.words) {
       if (step.prefix_space && word.front() != ' ') {
@@ -215,7 +196,7 @@ void Pretokenizer::Split(absl::string_view text, Scratch& scratch) const {
       if (step.regex != nullptr) {
         Cut(step, word, scratch);
       } else {
-        scratch.next.push_back(word);
+        ScanWords(step.scan, word, scratch.next);
       }
     }
     scratch.words.swap(scratch.next);

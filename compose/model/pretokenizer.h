@@ -2,7 +2,7 @@
 // The pre_tokenizer of a tokenizer.json: text in, words out. Words are views
 // of bytes; merging never crosses them. Known: ByteLevel (with GPT-2's
 // pattern or alone), Split by a pattern, Digits, and sequences of these that
-// end in ByteLevel.
+// end in ByteLevel; BertPreTokenizer alone.
 #pragma once
 
 #include <deque>
@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "compose/model/pretokenizer_regex.h"
+#include "compose/model/pretokenizer_scan.h"
 #include "nlohmann/json_fwd.hpp"
 
 namespace motet::model {
@@ -24,6 +25,9 @@ class Pretokenizer {
       const nlohmann::json& part);
   // ByteLevel with its pattern and no prefix space, as the trainer uses it.
   static std::unique_ptr<Pretokenizer> ByteLevel();
+
+  // False for words of characters (BertPreTokenizer).
+  bool byte_level() const { return byte_level_; }
 
   // What one call works with; words point into the text or into `made`.
   struct Scratch {
@@ -37,7 +41,9 @@ class Pretokenizer {
  private:
   struct Step {
     bool prefix_space = false;     // first: a space before each word
-    std::unique_ptr<Regex> regex;  // then: cut at matches, when there is one
+    // Then one way of cutting, or none.
+    Scan scan = Scan::kNone;
+    std::unique_ptr<Regex> regex;
     bool keep_matches = true;
     bool keep_between = true;
   };
@@ -47,6 +53,7 @@ class Pretokenizer {
   static void Cut(const Step& step, absl::string_view word, Scratch& scratch);
 
   std::vector<Step> steps_;
+  bool byte_level_ = true;
 };
 
 }  // namespace motet::model

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Text -> added tokens and what lies between -> words -> merged bytes -> ids.
-// Words repeat, so what a short word came to is kept in a bounded cache.
+// Text -> added tokens and what lies between -> normalized text -> words ->
+// merged bytes or word pieces -> ids.
 #include "compose/model/tokenizer.h"
 
-#include <array>
+#include <algorithm>
 #include <mutex>
 #include <utility>
 
@@ -11,91 +11,118 @@
 #include "compose/model/pretokenizer.h"
 #include "compose/model/tokenizer_added.h"
 #include "compose/model/tokenizer_bpe.h"
+#include "compose/model/tokenizer_cache.h"
 #include "compose/model/tokenizer_json.h"
+#include "compose/model/tokenizer_wordpiece.h"
 #include "compose/model/unicode.h"
 #include "proto/error.h"
 
 namespace motet::model {
 namespace {
 
-// Short words and their ids, for all threads. A shard that is full starts
-// anew: frequent words are back at once.
-class WordCache {
- public:
-  static constexpr size_t kLongestWord = 48;
+constexpr char kReplacement[] = "\xEF\xBF\xBD";  // U+FFFD
 
-  bool Find(absl::string_view word, std::vector<int32_t>& ids) {
-    Shard& shard = ShardOf(word);
-    const std::lock_guard<std::mutex> lock(shard.mutex);
-    const auto it = shard.words.find(word);
-    if (it == shard.words.end()) return false;
-    ids.insert(ids.end(), it->second.begin(), it->second.end());
-    return true;
+// What one call to Encode works with.
+struct Work {
+  std::vector<int32_t> ids;
+  std::string valid, normalized;
+  Pretokenizer::Scratch words;
+  Bpe::Scratch merging;
+  WordCache cache;
+};
+
+// Kept between calls, one a thread at work: no word waits for a lock.
+class WorkPool {
+ public:
+  std::unique_ptr<Work> Take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (idle_.empty()) return std::make_unique<Work>();
+    std::unique_ptr<Work> work = std::move(idle_.back());
+    idle_.pop_back();
+    return work;
   }
-  void Put(absl::string_view word, const int32_t* ids, size_t n) {
-    Shard& shard = ShardOf(word);
-    const std::lock_guard<std::mutex> lock(shard.mutex);
-    if (shard.words.size() >= kWordsInShard) shard.words.clear();
-    shard.words.emplace(word, std::vector<int32_t>(ids, ids + n));
+  void Give(std::unique_ptr<Work> work) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    idle_.push_back(std::move(work));
   }
 
  private:
-  static constexpr size_t kShards = 16;
-  static constexpr size_t kWordsInShard = 4096;
-  struct Shard {
-    std::mutex mutex;
-    absl::flat_hash_map<std::string, std::vector<int32_t>> words;
-  };
-  Shard& ShardOf(absl::string_view word) {
-    const auto byte = [&](size_t i) {
-      return static_cast<unsigned char>(word[i]);
-    };
-    const size_t mix =
-        byte(0) * 3 + byte(word.size() / 2) * 5 + byte(word.size() - 1) * 7;
-    return shards_[(mix + word.size()) % kShards];
-  }
-  std::array<Shard, kShards> shards_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Work>> idle_;
 };
 
-class ByteLevelTokenizer : public Tokenizer {
+// Every invalid byte becomes U+FFFD.
+void Repair(absl::string_view text, std::string& valid) {
+  valid.clear();
+  while (!text.empty()) {
+    const size_t n = ValidUtf8Prefix(text);
+    valid.append(text.data(), n);
+    text.remove_prefix(n);
+    if (text.empty()) break;
+    valid += kReplacement;
+    text.remove_prefix(1);
+  }
+}
+
+class PipelineTokenizer : public Tokenizer {
  public:
-  explicit ByteLevelTokenizer(TokenizerParts parts)
+  explicit PipelineTokenizer(TokenizerParts parts)
       : tokens_(std::move(parts.tokens)),
         special_(tokens_.size(), false),
         ignore_merges_(parts.ignore_merges),
+        normalizer_(std::move(parts.normalizer)),
         pretokenizer_(std::move(parts.pretokenizer)),
-        raw_(parts.added, /*normalized=*/false),
-        normalized_(parts.added, /*normalized=*/true),
-        bpe_(parts.merges, std::move(parts.byte_ids), parts.unknown) {
+        around_(std::move(parts.around)),
+        raw_(parts.added, /*normalized=*/false, normalizer_),
+        normalized_(parts.added, /*normalized=*/true, normalizer_) {
     ids_.reserve(tokens_.size());
     for (size_t i = 0; i < tokens_.size(); ++i) {
       if (!tokens_[i].empty()) {
         ids_.emplace(tokens_[i], static_cast<int32_t>(i));
       }
     }
-  }
-  // Added tokens win over words of the same bytes; called once.
-  void Mark(const std::vector<AddedToken>& added) {
-    for (const AddedToken& token : added) {
+    // Added tokens win over words of the same bytes.
+    for (const AddedToken& token : parts.added) {
       ids_[tokens_[token.id]] = token.id;
       special_[token.id] = token.special;
     }
+    if (parts.is_wordpiece) {
+      wordpiece_ = std::make_unique<WordPiece>(std::move(parts.wordpiece),
+                                               tokens_);
+    } else {
+      bpe_ = std::make_unique<Bpe>(parts.merges, std::move(parts.byte_ids),
+                                   parts.unknown);
+    }
   }
 
-  std::vector<int32_t> Encode(absl::string_view text) const override {
-    Work work;
+  std::vector<int32_t> Encode(absl::string_view text,
+                              const EncodeOptions& options) const override {
+    std::unique_ptr<Work> work = pool_.Take();
+    work->ids.clear();
+    if (wordpiece_ != nullptr && ValidUtf8Prefix(text) < text.size()) {
+      Repair(text, work->valid);
+      text = work->valid;
+    }
     raw_.Split(
-        text, [&](absl::string_view between) { EncodeRaw(between, work); },
-        [&](int32_t id) { work.ids.push_back(id); });
-    return std::move(work.ids);
+        text, [&](absl::string_view between) { EncodeRaw(between, *work); },
+        [&](int32_t id) { work->ids.push_back(id); });
+    std::vector<int32_t> ids = Finish(work->ids, options);
+    pool_.Give(std::move(work));
+    return ids;
   }
 
   std::string Decode(const std::vector<int32_t>& ids,
                      bool special) const override {
     std::string text;
+    bool first = true;
     for (const int32_t id : ids) {
       if (id < 0 || id >= vocabulary() || (special_[id] && !special)) continue;
-      text += tokens_[id];
+      if (wordpiece_ == nullptr) {
+        text += tokens_[id];
+      } else if (!tokens_[id].empty()) {
+        wordpiece_->Decode(tokens_[id], first, text);
+        first = false;
+      }
     }
     return text;
   }
@@ -112,11 +139,25 @@ class ByteLevelTokenizer : public Tokenizer {
   }
 
  private:
-  struct Work {
+  std::vector<int32_t> Finish(const std::vector<int32_t>& text,
+                              const EncodeOptions& options) const {
+    static const TokensAround nothing;
+    const TokensAround& around =
+        options.add_special_tokens ? around_ : nothing;
+    size_t kept = text.size();
+    if (options.max_tokens > 0) {
+      const int64_t left = options.max_tokens -
+                           static_cast<int64_t>(around.before.size()) -
+                           static_cast<int64_t>(around.after.size());
+      kept = std::min(kept, static_cast<size_t>(std::max<int64_t>(left, 0)));
+    }
     std::vector<int32_t> ids;
-    Pretokenizer::Scratch words;
-    Bpe::Scratch merging;
-  };
+    ids.reserve(around.before.size() + kept + around.after.size());
+    ids.insert(ids.end(), around.before.begin(), around.before.end());
+    ids.insert(ids.end(), text.begin(), text.begin() + kept);
+    ids.insert(ids.end(), around.after.begin(), around.after.end());
+    return ids;
+  }
 
   // Text between the tokens that are matched raw. What is no UTF-8 is one
   // word of bytes.
@@ -135,6 +176,11 @@ class ByteLevelTokenizer : public Tokenizer {
   }
 
   void EncodeValid(absl::string_view text, Work& work) const {
+    if (!normalizer_.empty()) {
+      work.normalized.assign(text.data(), text.size());
+      normalizer_.Normalize(work.normalized);
+      text = work.normalized;
+    }
     if (normalized_.empty()) {
       EncodeWords(text, work);
       return;
@@ -153,16 +199,19 @@ class ByteLevelTokenizer : public Tokenizer {
 
   void EncodeWord(absl::string_view word, Work& work) const {
     const bool cached = word.size() <= WordCache::kLongestWord;
-    if (cached && cache_.Find(word, work.ids)) return;
+    if (cached && work.cache.Find(word, work.ids)) return;
     const size_t before = work.ids.size();
     const int32_t whole = ignore_merges_ ? IdOf(word) : -1;
     if (whole >= 0) {
       work.ids.push_back(whole);
+    } else if (wordpiece_ != nullptr) {
+      wordpiece_->Encode(word, work.ids);
     } else {
-      bpe_.Encode(word, work.merging, work.ids);
+      bpe_->Encode(word, work.merging, work.ids);
     }
     if (cached) {
-      cache_.Put(word, work.ids.data() + before, work.ids.size() - before);
+      work.cache.Put(word, work.ids.data() + before,
+                     work.ids.size() - before);
     }
   }
 
@@ -170,10 +219,13 @@ class ByteLevelTokenizer : public Tokenizer {
   std::vector<bool> special_;
   absl::flat_hash_map<std::string, int32_t> ids_;
   bool ignore_merges_;
+  Normalizer normalizer_;
   std::unique_ptr<Pretokenizer> pretokenizer_;
+  TokensAround around_;
   AddedTokens raw_, normalized_;
-  Bpe bpe_;
-  mutable WordCache cache_;
+  std::unique_ptr<Bpe> bpe_;              // one of the two
+  std::unique_ptr<WordPiece> wordpiece_;
+  mutable WorkPool pool_;
 };
 
 }  // namespace
@@ -181,10 +233,7 @@ class ByteLevelTokenizer : public Tokenizer {
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(
     const std::string& json) {
   MOTET_ASSIGN_OR_RETURN(TokenizerParts parts, ParseTokenizerJson(json));
-  const std::vector<AddedToken> added = parts.added;
-  auto tokenizer = std::make_unique<ByteLevelTokenizer>(std::move(parts));
-  tokenizer->Mark(added);
-  return tokenizer;
+  return std::make_unique<PipelineTokenizer>(std::move(parts));
 }
 
 }  // namespace motet::model

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Byte-level BPE from a tokenizer.json, and its trainer, which writes a
-// tokenizer.json that the stock `tokenizers` library loads. Text in, ids out,
-// and back. Input is any bytes; invalid UTF-8 survives a round trip.
+// Byte-level BPE and WordPiece from a tokenizer.json, and a trainer of the
+// former, which writes a tokenizer.json that the stock `tokenizers` library
+// loads. Text in, ids out, and back. Input is any bytes: invalid UTF-8
+// survives a round trip through BPE, byte by byte; to WordPiece each invalid
+// byte is U+FFFD. What is read and what is refused: docs/tokenizers.md.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +17,16 @@
 
 namespace motet::model {
 
+struct EncodeOptions {
+  // What the tokenizer's post_processor adds around a text ([CLS] and [SEP],
+  // <|begin_of_text|>); most decoders add nothing. False for text that goes
+  // on, or that spells such tokens itself.
+  bool add_special_tokens = true;
+  // The end of a longer text is cut off, what is added around it is kept.
+  // 0 = no limit; otherwise at least the number of added tokens.
+  int64_t max_tokens = 0;
+};
+
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
@@ -22,9 +34,11 @@ class Tokenizer {
   // which names it.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(
       const std::string& json);
-  virtual std::vector<int32_t> Encode(absl::string_view text) const = 0;
-  // The bytes of the tokens one after another; ids outside the vocabulary
-  // give nothing. Special tokens are left out unless asked for.
+  virtual std::vector<int32_t> Encode(
+      absl::string_view text, const EncodeOptions& options = {}) const = 0;
+  // BPE: the bytes of the tokens one after another. WordPiece: words joined
+  // by spaces. Ids outside the vocabulary give nothing. Special tokens are
+  // left out unless asked for.
   virtual std::string Decode(const std::vector<int32_t>& ids,
                              bool special = false) const = 0;
   virtual std::string TokenBytes(int32_t id) const = 0;

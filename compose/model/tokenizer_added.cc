@@ -4,26 +4,47 @@
 #include <algorithm>
 
 #include "compose/model/unicode.h"
+#include "compose/model/unicode_data.h"
 
 namespace motet::model {
 namespace {
 
+// Where the character that ends at `end` > 0 begins; `end` when what stands
+// there is no UTF-8.
+size_t CharacterBefore(absl::string_view text, size_t end) {
+  size_t at = end - 1;
+  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) {
+    --at;
+  }
+  if (ValidUtf8Prefix(text.substr(at, end - at)) != end - at) return end;
+  size_t after = at;
+  NextCodePoint(text, after);
+  return after == end ? at : end;
+}
+
 // Where the white space that ends text[0, end) begins.
 size_t SpaceBefore(absl::string_view text, size_t end) {
-  size_t begin = end;
-  while (begin > 0) {
-    size_t at = begin - 1;
-    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) {
-      --at;
-    }
-    size_t after = at;
-    if (ValidUtf8Prefix(text.substr(at, begin - at)) != begin - at ||
-        !IsWhiteSpace(NextCodePoint(text, after)) || after != begin) {
-      break;
-    }
-    begin = at;
+  while (end > 0) {
+    const size_t begin = CharacterBefore(text, end);
+    size_t at = begin;
+    if (begin == end || !IsWhiteSpace(NextCodePoint(text, at))) break;
+    end = begin;
   }
-  return begin;
+  return end;
+}
+
+bool WordBefore(absl::string_view text, size_t end) {
+  if (end == 0) return false;
+  const size_t begin = CharacterBefore(text, end);
+  size_t at = begin;
+  return begin < end && (UnicodeData::Get().Properties(
+                             NextCodePoint(text, at)) & kWord) != 0;
+}
+
+bool WordAfter(absl::string_view text, size_t begin) {
+  if (ValidUtf8Prefix(text.substr(begin, 4)) == 0) return false;
+  return (UnicodeData::Get().Properties(NextCodePoint(text, begin)) &
+          kWord) != 0;
 }
 
 size_t SpaceAfter(absl::string_view text, size_t begin) {
@@ -40,12 +61,15 @@ size_t SpaceAfter(absl::string_view text, size_t begin) {
 }  // namespace
 
 AddedTokens::AddedTokens(const std::vector<AddedToken>& tokens,
-                         bool normalized)
+                         bool normalized, const Normalizer& normalizer)
     : nodes_(1) {
   for (const AddedToken& token : tokens) {
     if (token.normalized != normalized) continue;
+    std::string content = token.content;
+    if (normalized) normalizer.Normalize(content);
+    if (content.empty()) continue;  // normalized away: matches nothing
     int32_t node = 0;
-    for (const unsigned char byte : token.content) {
+    for (const unsigned char byte : content) {
       int32_t child = Child(node, byte);
       if (child < 0) {
         child = static_cast<int32_t>(nodes_.size());
@@ -93,6 +117,10 @@ void AddedTokens::Split(absl::string_view text,
       continue;
     }
     const AddedToken& t = tokens_[found];
+    if (t.single_word && (WordBefore(text, at) || WordAfter(text, found_end))) {
+      at = found_end;
+      continue;
+    }
     size_t begin = at, end = found_end;
     if (t.lstrip) begin = std::max(done, SpaceBefore(text, begin));
     if (t.rstrip) end = SpaceAfter(text, end);

@@ -15,8 +15,10 @@ namespace motet::model {
 // Immutable, shared by threads.
 class AddedTokens {
  public:
-  // Those of `tokens` whose `normalized` is as given.
-  AddedTokens(const std::vector<AddedToken>& tokens, bool normalized);
+  // Those of `tokens` whose `normalized` is as given; when true, they are
+  // looked for in normalized text, and are normalized themselves.
+  AddedTokens(const std::vector<AddedToken>& tokens, bool normalized,
+              const Normalizer& normalizer);
 
   bool empty() const { return tokens_.empty(); }
   // Calls between(text) for what lies between tokens and token(id), in the

@@ -9,8 +9,14 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "compose/model/normalizer.h"
 #include "compose/model/pretokenizer.h"
+#include "compose/model/tokenizer_template.h"
+#include "compose/model/tokenizer_wordpiece.h"
+#include "nlohmann/json_fwd.hpp"
 
 namespace motet::model {
 
@@ -18,7 +24,9 @@ struct AddedToken {
   int32_t id = 0;
   std::string content;
   bool special = false;     // left out of decoded text
-  bool normalized = false;  // matched after those that are not
+  // Matched in normalized text, after those that are not.
+  bool normalized = false;
+  bool single_word = false;  // none beside a letter, digit or the like
   bool lstrip = false;      // takes the white space before it along
   bool rstrip = false;      // and after it
 };
@@ -29,14 +37,28 @@ struct BpeMerge {
 
 struct TokenizerParts {
   std::vector<std::string> tokens;  // bytes by id; "" = no such id
-  std::vector<BpeMerge> merges;     // by rank
   std::vector<AddedToken> added;
-  std::vector<int32_t> byte_ids;    // 256; -1 = the vocabulary lacks it
-  int32_t unknown = -1;             // stands for a lacking byte
-  bool ignore_merges = false;       // a word in the vocabulary is one token
+  Normalizer normalizer;
   std::unique_ptr<Pretokenizer> pretokenizer;
+  TokensAround around;
+  bool is_wordpiece = false;
+  WordPieceParts wordpiece;
+  // BPE alone.
+  std::vector<BpeMerge> merges;  // by rank
+  std::vector<int32_t> byte_ids;  // 256; -1 = the vocabulary lacks it
+  int32_t unknown = -1;           // stands for a lacking byte
+  bool ignore_merges = false;     // a word in the vocabulary is one token
 };
 
 absl::StatusOr<TokenizerParts> ParseTokenizerJson(const std::string& json);
+
+// Its steps, one a file. Ids by the token as it is spelled in the file.
+using TokenizerIds = absl::flat_hash_map<std::string, int32_t>;
+absl::Status ReadTokenizerModel(const nlohmann::json& model,
+                                TokenizerParts& parts, TokenizerIds& ids);
+absl::StatusOr<int32_t> TokenId(const nlohmann::json& value,
+                                absl::string_view part);
+absl::Status SetToken(TokenizerParts& parts, int32_t id, std::string bytes,
+                      absl::string_view part);
 
 }  // namespace motet::model

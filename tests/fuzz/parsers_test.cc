@@ -16,6 +16,7 @@ void Fuzz(const Corpus& corpus, int64_t executions, uint64_t seed,
 TEST(Fuzz, Safetensors) { Fuzz(SafetensorsCorpus(), 50000, 1, Safetensors); }
 TEST(Fuzz, Config) { Fuzz(ConfigCorpus(), 20000, 2, Config); }
 TEST(Fuzz, Tokenizer) { Fuzz(TokenizerCorpus(), 10000, 3, Tokenizer); }
+TEST(Fuzz, Pattern) { Fuzz(PatternCorpus(), 20000, 4, Pattern); }
 
 }  // namespace
 }  // namespace motet::fuzz

@@ -24,6 +24,11 @@ Corpus ConfigCorpus();
 bool Tokenizer(const std::string& json);
 Corpus TokenizerCorpus();
 
+// First line: a pattern, or the number of one that is written out as a scan;
+// the rest: a text. Words are the text, cut; a scan cuts as its pattern does.
+bool Pattern(const std::string& bytes);
+Corpus PatternCorpus();
+
 // A manifest that is taken can be checked, and is written and read back the
 // same (not in the engine-only build).
 bool Manifest(const std::string& json);

@@ -12,7 +12,8 @@
 
 namespace motet::learn::toy {
 
-std::vector<int32_t> Letters::Encode(absl::string_view text) const {
+std::vector<int32_t> Letters::Encode(
+    absl::string_view text, const model::EncodeOptions& options) const {
   std::vector<int32_t> ids;
   for (char c : text) ids.push_back(c >= 'a' && c <= 'z' ? c - 'a' : 26);
   return ids;

@@ -17,7 +17,9 @@ namespace motet::learn::toy {
 // separator may be 26.
 class Letters final : public model::Tokenizer {
  public:
-  std::vector<int32_t> Encode(absl::string_view text) const override;
+  std::vector<int32_t> Encode(
+      absl::string_view text,
+      const model::EncodeOptions& options = {}) const override;
   std::string Decode(const std::vector<int32_t>& ids,
                      bool special) const override;
   std::string TokenBytes(int32_t id) const override;
