@@ -118,7 +118,8 @@ absl::Status Pretokenizer::AddByteLevel(const json& part) {
 absl::Status Pretokenizer::AddSplit(const json& part) {
   MOTET_RETURN_IF_ERROR(
       CheckPartKeys(part, kWhere, {"type", "pattern", "behavior", "invert"}));
-  MOTET_ASSIGN_OR_RETURN(const bool invert, PartFlag(part, kWhere, "invert", false));
+  MOTET_ASSIGN_OR_RETURN(const bool invert,
+                         PartFlag(part, kWhere, "invert", false));
   const auto behavior = part.find("behavior");
   if (behavior == part.end() ||
       (*behavior != "Isolated" && *behavior != "Removed")) {

@@ -82,7 +82,8 @@ absl::Status ReadAdded(const json& list, const TokenizerIds& ids,
           SetToken(parts, token.id, token.content, "added_tokens"));
     } else if (known->second != token.id) {
       return Invalid(Where("added_tokens"),
-                     absl::StrCat(ShownPart(token.content), " with id ", token.id),
+                     absl::StrCat(ShownPart(token.content), " with id ",
+                                  token.id),
                      absl::StrCat(known->second, ", as in model.vocab"));
     } else {
       parts.tokens[token.id] = token.content;

@@ -95,7 +95,8 @@ bool Pattern(const std::string& bytes) {
 Corpus PatternCorpus() {
   Corpus corpus;
   const std::string text =
-      "I'll  take 12345 of\r\n\n them\u00A0'S \u017F '\u017F\u4F60\u597D e\u0301"
+      "I'll  take 12345 of\r\n\n them\u00A0'S \u017F '\u017F\u4F60\u597D"
+      " e\u0301"
       "\U0001F600 aaaaaaaaab\t\u2028 x\u3000y\u0663\u00B2 \u0130.";
   for (const char* pattern : {"0", "1", "2", "\\s+|\\p{L}+", "(a|aa)+b",
                               "(?:x+x+)+y", "[^\\r\\n\\p{L}]?\\d{1,3}(?=\\S)",
