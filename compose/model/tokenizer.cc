@@ -69,6 +69,7 @@ class PipelineTokenizer : public Tokenizer {
   explicit PipelineTokenizer(TokenizerParts parts)
       : tokens_(std::move(parts.tokens)),
         special_(tokens_.size(), false),
+        in_model_(tokens_.size(), true),
         ignore_merges_(parts.ignore_merges),
         normalizer_(std::move(parts.normalizer)),
         pretokenizer_(std::move(parts.pretokenizer)),
@@ -85,13 +86,18 @@ class PipelineTokenizer : public Tokenizer {
     for (const AddedToken& token : parts.added) {
       ids_[tokens_[token.id]] = token.id;
       special_[token.id] = token.special;
+      in_model_[token.id] = token.in_model;
     }
     if (parts.is_wordpiece) {
       wordpiece_ = std::make_unique<WordPiece>(std::move(parts.wordpiece),
-                                               tokens_);
+                                               tokens_, in_model_);
     } else {
       bpe_ = std::make_unique<Bpe>(parts.merges, std::move(parts.byte_ids),
                                    parts.unknown);
+    }
+    // As the stock library decodes them.
+    for (const AddedToken& token : parts.added) {
+      if (token.normalized) normalizer_.Normalize(tokens_[token.id]);
     }
   }
 
@@ -202,7 +208,7 @@ class PipelineTokenizer : public Tokenizer {
     if (cached && work.cache.Find(word, work.ids)) return;
     const size_t before = work.ids.size();
     const int32_t whole = ignore_merges_ ? IdOf(word) : -1;
-    if (whole >= 0) {
+    if (whole >= 0 && in_model_[whole]) {
       work.ids.push_back(whole);
     } else if (wordpiece_ != nullptr) {
       wordpiece_->Encode(word, work.ids);
@@ -216,7 +222,7 @@ class PipelineTokenizer : public Tokenizer {
   }
 
   std::vector<std::string> tokens_;  // bytes by id
-  std::vector<bool> special_;
+  std::vector<bool> special_, in_model_;
   absl::flat_hash_map<std::string, int32_t> ids_;
   bool ignore_merges_;
   Normalizer normalizer_;

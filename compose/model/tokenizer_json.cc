@@ -87,6 +87,7 @@ absl::Status ReadAdded(const json& list, const TokenizerIds& ids,
                      absl::StrCat(known->second, ", as in model.vocab"));
     } else {
       parts.tokens[token.id] = token.content;
+      token.in_model = true;
     }
     parts.added.push_back(std::move(token));
   }

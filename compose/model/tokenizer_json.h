@@ -27,6 +27,7 @@ struct AddedToken {
   // Matched in normalized text, after those that are not.
   bool normalized = false;
   bool single_word = false;  // none beside a letter, digit or the like
+  bool in_model = false;     // a word may become it too
   bool lstrip = false;      // takes the white space before it along
   bool rstrip = false;      // and after it
 };

@@ -17,12 +17,13 @@ bool Continues(char byte) {
 }  // namespace
 
 WordPiece::WordPiece(WordPieceParts parts,
-                     const std::vector<std::string>& tokens)
+                     const std::vector<std::string>& tokens,
+                     const std::vector<bool>& known)
     : parts_(std::move(parts)) {
   begins_.reserve(tokens.size());
   for (size_t id = 0; id < tokens.size(); ++id) {
     const std::string& token = tokens[id];
-    if (token.empty()) continue;
+    if (token.empty() || !known[id]) continue;
     // One with the prefix can begin a word too, if the word has it.
     begins_.emplace(token, static_cast<int32_t>(id));
     longest_token_ = std::max(longest_token_, token.size());

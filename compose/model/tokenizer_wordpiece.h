@@ -24,8 +24,10 @@ struct WordPieceParts {
 // Immutable, shared by threads.
 class WordPiece {
  public:
-  // tokens: text by id; "" = no such id.
-  WordPiece(WordPieceParts parts, const std::vector<std::string>& tokens);
+  // tokens: text by id; "" = no such id; ids that `known` refuses are no
+  // pieces of words.
+  WordPiece(WordPieceParts parts, const std::vector<std::string>& tokens,
+            const std::vector<bool>& known);
 
   // Appends the ids of a word of valid UTF-8.
   void Encode(absl::string_view word, std::vector<int32_t>& ids) const;
