@@ -22,6 +22,8 @@ struct AdamWStep {
 // Panels of sixteen rows for Multiply (product.h). A word is one f32 term, or
 // two of bf16.
 inline constexpr int64_t kPanel = 16;
+inline constexpr int64_t kDirectRows = 4;
+inline constexpr int64_t kDirectPanels = 2;
 struct PanelOps {
   int64_t terms_a_word;
   int64_t block_words;            // of a panel in the first-level cache
@@ -41,6 +43,10 @@ struct PanelOps {
   void (*tile)(const float* a, const float* b, int64_t panel_words,
                int64_t terms, int64_t rows, int64_t panels, bool add,
                float* c, int64_t stride);
+  // c[r*c_stride + n] = sum_k a[k][r] w[n*stride + k]: a few rows of a panel
+  // by kDirectPanels panels of w where they lie.
+  void (*direct)(const float* a, int64_t rows, const void* w, DType dtype,
+                 int64_t stride, int64_t terms, float* c, int64_t c_stride);
 
   int64_t Words(int64_t terms) const {
     return (terms + terms_a_word - 1) / terms_a_word;

@@ -9,6 +9,7 @@
 #define MOTET_ISA_NAME "avx2"
 #include "compose/math/cpu/vec_avx2.inl"
 
+#include "compose/math/cpu/turn.inl"
 #include "compose/math/cpu/product.inl"
 
 namespace motet::math::cpu::avx2 {
@@ -59,7 +60,8 @@ const PanelOps kF32Panels = {
     {1, 4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
     PackF32,
     PackTurnedF32,
-    TileF32};
+    TileF32,
+    DirectF32};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx2

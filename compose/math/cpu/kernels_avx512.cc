@@ -13,6 +13,7 @@
 #define MOTET_ISA_NAME "avx512"
 #include "compose/math/cpu/vec_avx512.inl"
 
+#include "compose/math/cpu/turn.inl"
 #include "compose/math/cpu/product.inl"
 
 namespace motet::math::cpu::avx512 {
@@ -25,7 +26,8 @@ const PanelOps kF32Panels = {1,
                              {1, 4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1},
                              PackF32,
                              PackTurnedF32,
-                             TileOf<F32Tile>};
+                             TileOf<F32Tile>,
+                             DirectF32};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx512

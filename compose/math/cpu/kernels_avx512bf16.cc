@@ -11,6 +11,7 @@
 
 #define MOTET_ISA avx512bf16
 #include "compose/math/cpu/vec_avx512.inl"
+#include "compose/math/cpu/turn.inl"
 
 namespace motet::math::cpu::avx512bf16 {
 namespace {
@@ -20,12 +21,6 @@ inline __m128 Narrow8(__m256 v) {
   return reinterpret_cast<__m128>(_mm256_cvtneps_pbh(v));
 }
 inline __m128 Words(const float* p) { return Narrow8(_mm256_loadu_ps(p)); }
-struct Bf16 {
-  uint16_t bits;
-};
-struct Half {
-  uint16_t bits;
-};
 template <typename S>
 constexpr bool kIsBf16 = false;
 template <>
@@ -38,55 +33,45 @@ inline __m128 Words(const Half* p) {
       _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
-// Eight terms of sixteen rows, to four words each.
+// Eight terms of sixteen rows `stride` apart, to four words each.
 template <typename S>
-inline void Turn8(const char* const* rows, float* dst) {
-  Vec out[4];
+inline void Turn8(const S* first, int64_t stride, Vec out[4]) {
   if constexpr (kIsBf16<S>) {
-    Turn(rows, out);
+    TurnAt(reinterpret_cast<const char*>(first), 2 * stride, out);
   } else {
-    alignas(64) __m128 words[kPanel];
-    const char* at[kPanel];
-    for (int64_t r = 0; r < kPanel; ++r) {
-      words[r] = Words(reinterpret_cast<const S*>(rows[r]));
-      at[r] = reinterpret_cast<const char*>(words + r);
-    }
-    Turn(at, out);
+    TurnFrom([&](int r) { return Words(first + r * stride); }, out);
   }
-  for (int i = 0; i < 4; ++i) Store(dst + i * kPanel, out[i]);
+}
+
+// The same for any rows and terms: what is not there is zero.
+template <typename S>
+inline void TurnSome(const S* first, int64_t stride, int64_t rows,
+                     int64_t terms, Vec out[4]) {
+  S some[kPanel][8] = {};
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < terms; ++i) some[r][i] = first[r * stride + i];
+  }
+  Turn8(&some[0][0], 8, out);
 }
 
 template <typename S>
 void PackRows(const S* src, int64_t stride, int64_t rows, int64_t terms,
               float* dst) {
   constexpr int64_t kSize = sizeof(S);
-  const char* at[kPanel];
-  for (int64_t r = 0; r < kPanel; ++r) {
-    at[r] = reinterpret_cast<const char*>(src + (r < rows ? r : rows - 1) *
-                                                    stride);
-  }
-  const int64_t next = kPanel * stride * kSize;
-  int64_t k = 0;
-  for (; k + 8 <= terms; k += 8) {
-    if (k % (64 / kSize) == 0) {  // the panel after this one, by lines
-      for (int64_t r = 0; r < kPanel; ++r) {
-        _mm_prefetch(at[r] + next, _MM_HINT_T1);
-      }
+  for (int64_t k = 0; k < terms; k += 8) {
+    if (k * kSize % 64 == 0) {
+      Expect(reinterpret_cast<const char*>(src + k), stride * kSize);
     }
-    Turn8<S>(at, dst + k / 2 * kPanel);
-    for (int64_t r = 0; r < kPanel; ++r) at[r] += 8 * kSize;
-  }
-  if (k == terms) return;
-  S tail[kPanel][8] = {};
-  float words[4 * kPanel];
-  for (int64_t r = 0; r < kPanel; ++r) {
-    const S* from = reinterpret_cast<const S*>(at[r]);
-    for (int64_t i = 0; i < terms - k; ++i) tail[r][i] = from[i];
-    at[r] = reinterpret_cast<const char*>(tail[r]);
-  }
-  Turn8<S>(at, words);
-  for (int64_t i = 0; i < (terms - k + 1) / 2 * kPanel; ++i) {
-    dst[k / 2 * kPanel + i] = words[i];
+    const int64_t n = terms - k < 8 ? terms - k : 8;
+    Vec out[4];
+    if (rows == kPanel && n == 8) {
+      Turn8(src + k, stride, out);
+    } else {
+      TurnSome(src + k, stride, rows, n, out);
+    }
+    for (int64_t i = 0; i < (n + 1) / 2; ++i) {
+      Store(dst + (k / 2 + i) * kPanel, out[i]);
+    }
   }
 }
 
@@ -204,6 +189,77 @@ struct Bf16Tile {
   }
 };
 
+// A few rows by two panels of weights that are read once (product.inl).
+template <int R, typename S>
+void DirectOf(const float* a, const S* w, int64_t stride, int64_t terms,
+              float* c, int64_t c_stride) {
+  constexpr int kPanels = 2;
+  constexpr int64_t kSize = sizeof(S);
+  __m512 sum[R][kPanels];
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < kPanels; ++p) sum[r][p] = _mm512_setzero_ps();
+  }
+  for (int64_t k = 0; k < terms; k += 8) {
+    const int64_t n = terms - k < 8 ? terms - k : 8;
+    for (int p = 0; p < kPanels; ++p) {
+      const S* first = w + p * kPanel * stride + k;
+      if (k * kSize % 64 == 0) {
+        Expect(reinterpret_cast<const char*>(first + kPanel * stride),
+               stride * kSize);
+      }
+      Vec out[4];
+      if (n == 8) {
+        Turn8(first, stride, out);
+      } else {
+        TurnSome(first, stride, kPanel, n, out);
+      }
+      for (int64_t i = 0; i < (n + 1) / 2; ++i) {
+        for (int r = 0; r < R; ++r) {
+          sum[r][p] = _mm512_dpbf16_ps(
+              sum[r][p], reinterpret_cast<__m512bh>(out[i].v),
+              reinterpret_cast<__m512bh>(
+                  _mm512_set1_ps(a[(k / 2 + i) * kPanel + r])));
+        }
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < kPanels; ++p) {
+      _mm512_storeu_ps(c + r * c_stride + p * kPanel, sum[r][p]);
+    }
+  }
+}
+
+template <typename S>
+void DirectRows(const float* a, int64_t rows, const S* w, int64_t stride,
+                int64_t terms, float* c, int64_t c_stride) {
+  switch (rows) {
+    case 1:
+      return DirectOf<1>(a, w, stride, terms, c, c_stride);
+    case 2:
+      return DirectOf<2>(a, w, stride, terms, c, c_stride);
+    case 3:
+      return DirectOf<3>(a, w, stride, terms, c, c_stride);
+    case 4:
+      return DirectOf<4>(a, w, stride, terms, c, c_stride);
+  }
+}
+
+void Direct(const float* a, int64_t rows, const void* w, DType dtype,
+            int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+  switch (dtype) {
+    case DType::kBF16:
+      return DirectRows(a, rows, static_cast<const Bf16*>(w), stride, terms,
+                        c, c_stride);
+    case DType::kF16:
+      return DirectRows(a, rows, static_cast<const Half*>(w), stride, terms,
+                        c, c_stride);
+    default:
+      return DirectRows(a, rows, static_cast<const float*>(w), stride, terms,
+                        c, c_stride);
+  }
+}
+
 #include "compose/math/cpu/tile_avx512.inl"
 
 const PanelOps kPanels = {2,
@@ -211,7 +267,8 @@ const PanelOps kPanels = {2,
                           {1, 4, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3},
                           Pack,
                           PackTurned,
-                          TileOf<Bf16Tile>};
+                          TileOf<Bf16Tile>,
+                          Direct};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx512bf16

@@ -36,6 +36,7 @@ struct Plan {
   int64_t group;        // panels of b in a task
   int64_t groups, blocks;
   int64_t first_task;
+  bool direct;          // few rows: b is read where it lies
 };
 
 // Panels of operand x for rows [row, end) and terms [k, k + n).
@@ -109,11 +110,22 @@ void RunTask(const PanelOps& ops, const Plan& plan, int64_t task,
   const int64_t tile = task % plan.blocks * kBlockTiles;
   const int64_t tile_end =
       plan.blocks == 1 ? plan.tiles : std::min(plan.tiles, tile + kBlockTiles);
+  const int64_t step = kDirectPanels * kPanel;
+  int64_t done = first;
+  if (plan.direct) {
+    for (; done + step <= last; done += step) {
+      const char* w = static_cast<const char*>(job.b.data) +
+                      done * job.b.stride * ByteSize(job.b.dtype);
+      ops.direct(plan.packed_a, job.rows, w, job.b.dtype, job.b.stride,
+                 job.terms, job.c + done, job.c_stride);
+    }
+    if (done == last) return;
+  }
   for (int64_t k = 0; k < job.terms; k += plan.block) {
     const int64_t n = std::min(plan.block, job.terms - k);
-    PackPanels(ops, job.b, first, last, k, n, packed_b,
+    PackPanels(ops, job.b, done, last, k, n, packed_b,
                ops.Words(n) * kPanel);
-    RunTiles(ops, plan, tile, tile_end, first, last - first, k, n, packed_b);
+    RunTiles(ops, plan, tile, tile_end, done, last - done, k, n, packed_b);
   }
 }
 
@@ -164,6 +176,7 @@ void Multiply(std::span<const Job> jobs, Arithmetic arithmetic) {
     Plan plan;
     plan.job = &job;
     plan.tiles = Panels(job.rows);
+    plan.direct = job.rows <= kDirectRows && !job.b.turned && !job.add;
     plan.tile_words = ops.Words(job.terms) * kPanel;
     const double share = static_cast<double>(job.rows) *
                          static_cast<double>(job.cols) *

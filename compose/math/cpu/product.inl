@@ -4,12 +4,6 @@
 namespace motet::math::cpu::MOTET_ISA {
 namespace {
 
-struct Bf16 {
-  uint16_t bits;
-};
-struct Half {
-  uint16_t bits;
-};
 inline Vec LoadOf(const float* p) { return Load(p); }
 inline Vec LoadOf(const Bf16* p) {
   return Load(reinterpret_cast<const uint16_t*>(p));
@@ -18,62 +12,72 @@ inline Vec LoadOf(const Half* p) {
   return LoadHalf(reinterpret_cast<const uint16_t*>(p));
 }
 
-// Sixteen rows, four words each, become four vectors of sixteen; words are
-// f32, or pairs of 16-bit numbers that come apart as even and odd terms.
-inline void Unpack(const char* const* rows, const float*, float* to) {
-  Vec out[4];
-  Turn(rows, out);
-  for (int i = 0; i < 4; ++i) Store(to + i * kPanel, out[i]);
+// Four words of sixteen rows are 16 / sizeof(S) terms: words are f32, or
+// pairs of 16-bit numbers that come apart as even and odd terms.
+template <typename S>
+constexpr int64_t kStep = 16 / sizeof(S);
+
+inline void Terms(const Vec words[4], const float*, Vec out[4]) {
+  for (int i = 0; i < 4; ++i) out[i] = words[i];
 }
-inline void Unpack(const char* const* rows, const Bf16*, float* to) {
-  Vec out[4];
-  Turn(rows, out);
+inline void Terms(const Vec words[4], const Bf16*, Vec out[8]) {
   for (int i = 0; i < 4; ++i) {
-    Store(to + 2 * i * kPanel, LowBf16(out[i]));
-    Store(to + (2 * i + 1) * kPanel, HighBf16(out[i]));
+    out[2 * i] = LowBf16(words[i]);
+    out[2 * i + 1] = HighBf16(words[i]);
   }
 }
-inline void Unpack(const char* const* rows, const Half*, float* to) {
-  Vec out[4];
-  Turn(rows, out);
+inline void Terms(const Vec words[4], const Half*, Vec out[8]) {
   for (int i = 0; i < 4; ++i) {
-    Store(to + 2 * i * kPanel, LowHalf(out[i]));
-    Store(to + (2 * i + 1) * kPanel, HighHalf(out[i]));
+    out[2 * i] = LowHalf(words[i]);
+    out[2 * i + 1] = HighHalf(words[i]);
   }
+}
+
+// The last terms of sixteen rows, fewer than a step; rows that are not there
+// repeat the last.
+template <typename S>
+inline void TailTerms(const S* src, int64_t stride, int64_t rows,
+                      int64_t terms, Vec out[kStep<S>]) {
+  S tail[kPanel][kStep<S>] = {};
+  for (int64_t r = 0; r < kPanel; ++r) {
+    const S* from = src + (r < rows ? r : rows - 1) * stride;
+    for (int64_t i = 0; i < terms; ++i) tail[r][i] = from[i];
+  }
+  Vec words[4];
+  TurnAt(reinterpret_cast<const char*>(tail), 16, words);
+  Terms(words, src, out);
 }
 
 // dst[k][r] = src[r*stride + k]; rows that are not there repeat the last.
 template <typename S>
 void PackTurning(const S* src, int64_t stride, int64_t rows, int64_t terms,
                  float* dst) {
-  constexpr int64_t kStep = 16 / sizeof(S);
+  constexpr int64_t kSize = sizeof(S);
+  Vec words[4], out[kStep<S>];
+  int64_t k = 0;
   const char* at[kPanel];
   for (int64_t r = 0; r < kPanel; ++r) {
     at[r] = reinterpret_cast<const char*>(src + (r < rows ? r : rows - 1) *
                                                     stride);
   }
-  const int64_t next = kPanel * stride * static_cast<int64_t>(sizeof(S));
-  int64_t k = 0;
-  for (; k + kStep <= terms; k += kStep) {
-    if (k % (64 / sizeof(S)) == 0) {  // the panel after this one, by lines
-      for (int64_t r = 0; r < kPanel; ++r) {
-        _mm_prefetch(at[r] + next, _MM_HINT_T1);
-      }
+  for (; k + kStep<S> <= terms; k += kStep<S>) {
+    const char* first = reinterpret_cast<const char*>(src + k);
+    if (k * kSize % 64 == 0) Expect(first, stride * kSize);
+    if (rows == kPanel) {
+      TurnAt(first, stride * kSize, words);
+    } else {
+      Turn(at, words);
+      for (int64_t r = 0; r < kPanel; ++r) at[r] += 16;
     }
-    Unpack(at, src, dst + k * kPanel);
-    for (int64_t r = 0; r < kPanel; ++r) at[r] += 16;
+    Terms(words, src, out);
+    for (int64_t i = 0; i < kStep<S>; ++i) {
+      Store(dst + (k + i) * kPanel, out[i]);
+    }
   }
   if (k == terms) return;
-  S tail[kPanel][kStep] = {};
-  float wide[kStep * kPanel];
-  for (int64_t r = 0; r < kPanel; ++r) {
-    const S* from = reinterpret_cast<const S*>(at[r]);
-    for (int64_t i = 0; i < terms - k; ++i) tail[r][i] = from[i];
-    at[r] = reinterpret_cast<const char*>(tail[r]);
-  }
-  Unpack(at, src, wide);
-  for (int64_t i = 0; i < (terms - k) * kPanel; ++i) {
-    dst[k * kPanel + i] = wide[i];
+  TailTerms(src + k, stride, rows, terms - k, out);
+  for (int64_t i = 0; i < terms - k; ++i) {
+    Store(dst + (k + i) * kPanel, out[i]);
   }
 }
 
@@ -153,6 +157,80 @@ struct F32Tile {
     }
   }
 };
+
+// R rows times two panels of weights that are read once and never stored:
+// the form for a few rows, bound by memory. Same sums as the tile.
+template <int R, typename S>
+void DirectF32Of(const float* a, const S* w, int64_t stride, int64_t terms,
+                 float* c, int64_t c_stride) {
+  constexpr int kPanels = 2;
+  constexpr int64_t kSize = sizeof(S);
+  Vec sum[R][kPanels];
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < kPanels; ++p) sum[r][p] = Zero();
+  }
+  const auto add = [&](int64_t k, const Vec* out, int64_t n, int p) {
+    for (int64_t i = 0; i < n; ++i) {
+      for (int r = 0; r < R; ++r) {
+        sum[r][p] = Fma(Set(a[(k + i) * kPanel + r]), out[i], sum[r][p]);
+      }
+    }
+  };
+  Vec words[4], out[kStep<S>];
+  int64_t k = 0;
+  for (; k + kStep<S> <= terms; k += kStep<S>) {
+    for (int p = 0; p < kPanels; ++p) {
+      const char* first =
+          reinterpret_cast<const char*>(w + p * kPanel * stride + k);
+      if (k * kSize % 64 == 0) Expect(first + kPanel * stride * kSize,
+                                      stride * kSize);
+      TurnAt(first, stride * kSize, words);
+      Terms(words, w, out);
+      add(k, out, kStep<S>, p);
+    }
+  }
+  if (k < terms) {
+    for (int p = 0; p < kPanels; ++p) {
+      TailTerms(w + p * kPanel * stride + k, stride, kPanel, terms - k, out);
+      add(k, out, terms - k, p);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < kPanels; ++p) {
+      Store(c + r * c_stride + p * kPanel, sum[r][p]);
+    }
+  }
+}
+
+template <typename S>
+void DirectF32Rows(const float* a, int64_t rows, const S* w, int64_t stride,
+                   int64_t terms, float* c, int64_t c_stride) {
+  switch (rows) {
+    case 1:
+      return DirectF32Of<1>(a, w, stride, terms, c, c_stride);
+    case 2:
+      return DirectF32Of<2>(a, w, stride, terms, c, c_stride);
+    case 3:
+      return DirectF32Of<3>(a, w, stride, terms, c, c_stride);
+    case 4:
+      return DirectF32Of<4>(a, w, stride, terms, c, c_stride);
+  }
+}
+
+void DirectF32(const float* a, int64_t rows, const void* w, DType dtype,
+               int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+  switch (dtype) {
+    case DType::kBF16:
+      return DirectF32Rows(a, rows, static_cast<const Bf16*>(w), stride,
+                           terms, c, c_stride);
+    case DType::kF16:
+      return DirectF32Rows(a, rows, static_cast<const Half*>(w), stride,
+                           terms, c, c_stride);
+    default:
+      return DirectF32Rows(a, rows, static_cast<const float*>(w), stride,
+                           terms, c, c_stride);
+  }
+}
 
 }  // namespace
 }  // namespace motet::math::cpu::MOTET_ISA

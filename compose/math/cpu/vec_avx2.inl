@@ -122,14 +122,12 @@ inline Vec HighHalf(Vec v) {
   return {HalfWords(_mm256_srli_epi32(_mm256_castps_si256(v.a), 16)),
           HalfWords(_mm256_srli_epi32(_mm256_castps_si256(v.b), 16))};
 }
-inline void TurnHalf(const char* const* rows, __m256 out[4]) {
+template <typename Load4>
+inline void TurnHalf(const Load4& load, int first, __m256 out[4]) {
   __m256 quad[4];
   for (int i = 0; i < 4; ++i) {
-    const auto load = [&](int r) {
-      return _mm_loadu_ps(reinterpret_cast<const float*>(rows[r]));
-    };
-    quad[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(load(i)),
-                                   load(i + 4), 1);
+    quad[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(load(first + i)),
+                                   load(first + i + 4), 1);
   }
   const __m256 a = _mm256_unpacklo_ps(quad[0], quad[1]);
   const __m256 b = _mm256_unpackhi_ps(quad[0], quad[1]);
@@ -140,11 +138,13 @@ inline void TurnHalf(const char* const* rows, __m256 out[4]) {
   out[2] = _mm256_shuffle_ps(b, d, 0x44);
   out[3] = _mm256_shuffle_ps(b, d, 0xee);
 }
-// Four words of each of sixteen rows; out[i] has word i of all rows.
-inline void Turn(const char* const* rows, Vec out[4]) {
+// Four words of each of sixteen rows, load(r) those of row r; out[i] has
+// word i of all rows.
+template <typename Load4>
+inline void TurnFrom(const Load4& load, Vec out[4]) {
   __m256 low[4], high[4];
-  TurnHalf(rows, low);
-  TurnHalf(rows + 8, high);
+  TurnHalf(load, 0, low);
+  TurnHalf(load, 8, high);
   for (int i = 0; i < 4; ++i) out[i] = {low[i], high[i]};
 }
 // (j) + (j+4) of eight lanes

@@ -82,13 +82,12 @@ inline Vec HighHalf(Vec v) {
   return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(
       _mm512_srli_epi32(_mm512_castps_si512(v.v), 16)))};
 }
-// Four words of each of sixteen rows; out[i] has word i of all rows.
-inline void Turn(const char* const* rows, Vec out[4]) {
+// Four words of each of sixteen rows, load(r) those of row r; out[i] has
+// word i of all rows.
+template <typename Load4>
+inline void TurnFrom(const Load4& load, Vec out[4]) {
   __m512 quad[4];
   for (int i = 0; i < 4; ++i) {
-    const auto load = [&](int r) {
-      return _mm_loadu_ps(reinterpret_cast<const float*>(rows[r]));
-    };
     quad[i] = _mm512_castps128_ps512(load(i));
     quad[i] = _mm512_insertf32x4(quad[i], load(i + 4), 1);
     quad[i] = _mm512_insertf32x4(quad[i], load(i + 8), 2);
