@@ -141,6 +141,9 @@ void Cut(const PanelOps& ops, int64_t wanted, Plan& plan) {
                      static_cast<int64_t>(sizeof(float)));
   const auto group = [&](int64_t blocks) {
     const int64_t fair = (panels * blocks - 1) / wanted + 1;
+    if (plan.direct) {
+      return (fair + kDirectPanels - 1) / kDirectPanels * kDirectPanels;
+    }
     return std::min(
         panels, std::max<int64_t>(std::min(fair + 1, room) / 3 * 3, 3));
   };
@@ -198,7 +201,8 @@ void Multiply(std::span<const Job> jobs, Arithmetic arithmetic) {
       a_floats += plan.tiles * plan.tile_words;
       numbers += job.rows * job.terms;
     }
-    b_floats = std::max(b_floats, plan.group * kPanel *
+    const int64_t packed = plan.direct ? kDirectPanels : plan.group;
+    b_floats = std::max(b_floats, packed * kPanel *
                                       ops.Words(std::min(plan.block,
                                                          job.terms)));
     plans.push_back(plan);
