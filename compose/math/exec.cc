@@ -34,15 +34,31 @@ Tensor Exec::Embed(std::span<const int32_t> ids, const Tensor& table) {
 Tensor Exec::Linear(const Tensor& x, const Tensor& w) {
   Tensor y = arena_.New({x.rows(), w.rows()});
   kernels_.linear(x, w, y, product_);
-  if (Needs(x) || Needs(w)) {
-    recorder_->MarkNeeded(y);
-    recorder_->Record(OpId::kLinear, [k = &kernels_, r = recorder_, x, w, y,
-                                      product = product_] {
-      k->linear_backward(x, w, r->Gradient(y), r->Gradient(x),
-                         r->Gradient(w), product);
-    });
-  }
+  RecordLinear(x, w, y);
   return y;
+}
+
+std::vector<Tensor> Exec::Linears(
+    std::span<const std::pair<Tensor, Tensor>> inputs) {
+  std::vector<LinearTask> tasks;
+  std::vector<Tensor> outputs;
+  for (const auto& [x, w] : inputs) {
+    outputs.push_back(arena_.New({x.rows(), w.rows()}));
+    tasks.push_back({x, w, outputs.back()});
+  }
+  kernels_.linears(tasks, product_);
+  for (const LinearTask& t : tasks) RecordLinear(t.x, t.w, t.y);
+  return outputs;
+}
+
+void Exec::RecordLinear(const Tensor& x, const Tensor& w, const Tensor& y) {
+  if (!Needs(x) && !Needs(w)) return;
+  recorder_->MarkNeeded(y);
+  recorder_->Record(OpId::kLinear, [k = &kernels_, r = recorder_, x, w, y,
+                                    product = product_] {
+    k->linear_backward(x, w, r->Gradient(y), r->Gradient(x), r->Gradient(w),
+                       product);
+  });
 }
 
 Tensor Exec::Add(const Tensor& a, const Tensor& b) {

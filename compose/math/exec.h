@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "compose/math/arena.h"
@@ -70,6 +71,9 @@ class Exec {
   // Exec does not copy them. Keep them in the arena or with the caller.
   Tensor Embed(std::span<const int32_t> ids, const Tensor& table);
   Tensor Linear(const Tensor& x, const Tensor& w);
+  // The same for several (x, w) at once; x of equal tensors side by side.
+  std::vector<Tensor> Linears(
+      std::span<const std::pair<Tensor, Tensor>> inputs);
   Tensor Add(const Tensor& a, const Tensor& b);
   Tensor AddBias(const Tensor& x, const Tensor& b);
   // a may be empty: s b alone.
@@ -108,6 +112,7 @@ class Exec {
   double RouterZ(const Tensor& x, double weight);
 
  private:
+  void RecordLinear(const Tensor& x, const Tensor& w, const Tensor& y);
   bool Needs(const Tensor& t) const {
     return recorder_ != nullptr && recorder_->Needs(t);
   }

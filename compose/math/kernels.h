@@ -13,6 +13,7 @@
   X(embed, Embed)                                  \
   X(embed_backward, EmbedBackward)                 \
   X(linear, Linear)                                \
+  X(linears, Linears)                              \
   X(linear_backward, LinearBackward)               \
   X(add, Add)                                      \
   X(add_bias, AddBias)                             \

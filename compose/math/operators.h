@@ -155,6 +155,11 @@ struct ExpertRows {
   Tensor df;
 };
 
+// y = x W^T, one of several.
+struct LinearTask {
+  Tensor x, w, y;
+};
+
 // All functions are pure: they write their outputs and nothing else.
 // Parallel inside by OpenMP; results do not depend on the thread count.
 struct Kernels {
@@ -165,6 +170,8 @@ struct Kernels {
                          Tensor dtable);
 
   void (*linear)(const Tensor& x, const Tensor& w, Tensor y, Product product);
+  // Several products at once, each with the bits that it has alone.
+  void (*linears)(std::span<const LinearTask> tasks, Product product);
   void (*linear_backward)(const Tensor& x, const Tensor& w, const Tensor& dy,
                           Tensor dx, Tensor dw, Product product);
 

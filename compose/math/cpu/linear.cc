@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Linear and its gradients: our product in one fixed order (product.h), or
 // the library's.
+#include <vector>
+
 #include "compose/math/cpu/isa.h"
 #include "compose/math/cpu/parallel.h"
 #include "compose/math/cpu/product.h"
@@ -18,6 +20,11 @@ Operand Columns(const Tensor& t) { return {t.data, t.dtype, t.cols(), true}; }
 
 Arithmetic ArithmeticOf(Product product) {
   return product == Product::kBf16 ? Arithmetic::kBF16 : Arithmetic::kF32;
+}
+
+Job ForwardJob(const Tensor& x, const Tensor& w, Tensor y) {
+  return {Rows(x), x.rows(), Rows(w), w.rows(),
+          x.cols(), false,   y.f32(), w.rows()};
 }
 
 #ifdef MOTET_HAS_DNNL
@@ -53,16 +60,28 @@ void Sgemm(char trans_a, char trans_b, int64_t m, int64_t n, int64_t k,
 // kExact, kBf16: product.h's order; kLibrary: oneDNN's, where it was built
 // in, for more rows than a matrix-vector product.
 void Linear(const Tensor& x, const Tensor& w, Tensor y, Product product) {
-  const int64_t rows = x.rows(), outputs = w.rows(), cols = x.cols();
 #ifdef MOTET_HAS_DNNL
+  const int64_t rows = x.rows(), outputs = w.rows(), cols = x.cols();
   if (product == Product::kLibrary && rows > kFewRows) {
     return Sgemm('N', 'T', rows, outputs, cols, x.f32(), cols, Widened(w),
                  cols, 0.0f, y.f32(), outputs);
   }
 #endif
-  const Job job = {Rows(x), rows,      Rows(w), outputs, cols,
-                   false,   y.f32(), outputs};
+  const Job job = ForwardJob(x, w, y);
   Multiply({&job, 1}, ArithmeticOf(product));
+}
+
+void Linears(std::span<const LinearTask> tasks, Product product) {
+  if (product == Product::kLibrary) {
+    for (const LinearTask& t : tasks) Linear(t.x, t.w, t.y, product);
+    return;
+  }
+  std::vector<Job> jobs;
+  jobs.reserve(tasks.size());
+  for (const LinearTask& t : tasks) {
+    jobs.push_back(ForwardJob(t.x, t.w, t.y));
+  }
+  Multiply(jobs, ArithmeticOf(product));
 }
 
 //   dx[m,c] += sum_n dy[m,n] W[n,c]      dW[n,c] += sum_m dy[m,n] x[m,c]

@@ -41,6 +41,10 @@ void Linear(const Tensor& x, const Tensor& w, Tensor y, Product product) {
   }
 }
 
+void Linears(std::span<const LinearTask> tasks, Product product) {
+  for (const LinearTask& t : tasks) Linear(t.x, t.w, t.y, product);
+}
+
 //   dx[m,c] += sum_n dy[m,n] W[n,c]      dW[n,c] += sum_m dy[m,n] x[m,c]
 void LinearBackward(const Tensor& x, const Tensor& w, const Tensor& dy,
                     Tensor dx, Tensor dw, Product product) {

@@ -191,6 +191,31 @@ TEST_F(LinearTest, OutputsDoNotDependOnTheirNeighbours) {
   }
 }
 
+TEST_F(LinearTest, SeveralAtOnceGiveTheBitsOfEachAlone) {
+  Random random(8);
+  for (const Product product : {Product::kExact, Product::kBf16}) {
+    if (product == Product::kBf16 && !HasBf16()) continue;
+    for (int round = 0; round < 40; ++round) {
+      std::vector<LinearTask> tasks;
+      const int64_t count = random.Int(0, 9);
+      Tensor x;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t cols = x.empty() ? random.Int(1, 300) : x.cols();
+        if (i % 3 == 0) x = pool_.Normal({random.Int(0, 70), cols}, random);
+        const Tensor w = pool_.Normal({random.Int(1, 400), cols}, random);
+        tasks.push_back({x, w, pool_.Zeros({x.rows(), w.rows()})});
+      }
+      SetThreads(static_cast<int>(random.Int(1, 2)));
+      Cpu().linears(tasks, product);
+      for (const LinearTask& t : tasks) {
+        Tensor y = pool_.Zeros(t.y.shape);
+        Cpu().linear(t.x, t.w, y, product);
+        ASSERT_TRUE(SameBits(y, t.y)) << t.x.rows() << " " << t.w.rows();
+      }
+    }
+  }
+}
+
 TEST_F(LinearTest, LibraryGivesTheSameBitsRunToRun) {
   Random random(4);
   const Tensor x = pool_.Normal({200, 192}, random);
