@@ -6,12 +6,12 @@
 
 namespace motet::math {
 
-// Call first in main(). Workers that wait then sleep instead of spinning:
+// Call first in main(). Workers that wait then spin for some 0.1 ms and sleep:
 // where several programs share the processors (nodes that train beside a
-// coordinator), spinning makes each of them several times slower. Replaces
-// the process by itself once, with OMP_WAIT_POLICY=passive; returns at once
-// where that variable or GOMP_SPINCOUNT is set, so people can decide
-// otherwise. argv: main's own.
+// coordinator), spinning on makes each of them several times slower. Replaces
+// the process by itself once, with OMP_WAIT_POLICY=passive and a short
+// GOMP_SPINCOUNT; returns at once where one of these is set, so people can
+// decide otherwise. argv: main's own.
 void SleepWhileWaiting(char** argv);
 
 }  // namespace motet::math
