@@ -18,8 +18,8 @@
 
 namespace motet::assemble {
 
-// An expert set is a 64-bit mask and bit 0 is the base's.
-inline constexpr int kMaxExperts = 63;
+// Bit 0 of an expert set is the base's.
+inline constexpr int kMaxExperts = math::kMaxExperts - 1;
 
 // A verified package folder that takes part (compose/package OpenPackage).
 struct Part {

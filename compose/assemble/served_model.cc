@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "compose/package/weight_match.h"
 #include "proto/error.h"
 
 namespace motet::assemble {
@@ -107,13 +108,13 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadDirectory(
   }
   served->name = NameOf(folder);
   served->config = served->base->config;
-  model::Router router;
-  router.k = served->config.experts_per_token;
-  router.renormalise = served->config.renormalise;
+  MOTET_RETURN_IF_ERROR(
+      package::CheckFinite(served->config, served->base->weights));
+  model::Router router = model::RouterOf(served->config);
   for (int64_t e = 0; e < served->config.experts; ++e) {
     ServedExpert expert;
     expert.id = absl::StrCat(e);
-    expert.always = e == 0;
+    expert.always = e == 0 && router.base_always;
     served->experts.push_back(std::move(expert));
   }
   MOTET_ASSIGN_OR_RETURN(

@@ -110,9 +110,13 @@ struct HeadShape {
   Product product = Product::kExact;  // kBf16: both products round to bf16
 };
 
-// Which experts each row may use: bit e of allowed[m]. Bit 0, the base, is
-// always set. At most 64 experts.
-using ExpertMask = uint64_t;
+// Which experts each row may use: bit e of allowed[m]. At most 128 experts.
+__extension__ typedef unsigned __int128 ExpertMask;
+inline constexpr int kMaxExperts = 128;
+constexpr ExpertMask FirstExperts(int64_t experts) {
+  return experts >= kMaxExperts ? ~ExpertMask{0}
+                                : (ExpertMask{1} << experts) - 1;
+}
 
 // What anchored routing needs of one layer (METHODS 11). E counts the base.
 struct AnchoredLayer {
@@ -235,7 +239,8 @@ struct Kernels {
   void (*owner_bias_backward)(const Tensor& b, const Tensor& dy, Tensor dx,
                               Tensor db);
 
-  // allowed: one mask a row, or empty = all. idx [M,K] i32 in descending
+  // allowed: one mask a row, each with at least one of the E experts, or empty
+  // = all. idx [M,K] i32 in descending
   // weight, ties to the lowest expert; -1 and weight 0 where fewer than K
   // experts are allowed. renormalise: weights of a row sum to 1.
   void (*top_k)(const Tensor& x, std::span<const ExpertMask> allowed,

@@ -25,6 +25,11 @@ struct Row {
 
 // Rows with equal keys are the same arithmetic: the base alone is FFN 0 with
 // weight 1 under either router, and top-k depends on (k, set) only.
+int Count(math::ExpertMask set) {
+  return std::popcount(static_cast<uint64_t>(set)) +
+         std::popcount(static_cast<uint64_t>(set >> 64));
+}
+
 using Key = std::tuple<int, int64_t, math::ExpertMask>;
 Key KeyOf(const Row& row) {
   if (row.allowed == 1) return {0, 0, 1};
@@ -33,7 +38,7 @@ Key KeyOf(const Row& row) {
     return {1, 0, row.allowed};
   }
   const int64_t k =
-      std::min<int64_t>(router.k, std::popcount(row.allowed));
+      std::min<int64_t>(router.k, Count(row.allowed));
   return {2, k, row.allowed};
 }
 

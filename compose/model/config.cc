@@ -3,14 +3,12 @@
 // (config_json.cc) and for what a program puts together alike.
 #include "compose/model/config.h"
 
-#include <algorithm>
-#include <cmath>
-#include <numbers>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "compose/math/operators.h"
 #include "proto/error.h"
 
 namespace motet::model {
@@ -33,37 +31,28 @@ constexpr Bound kBounds[] = {
     {"intermediate_size", &ModelConfig::ffn_width, int64_t{1} << 20},
     {"max_position_embeddings", &ModelConfig::max_positions, int64_t{1} << 27},
 };
-constexpr int64_t kMaxExperts = 64;  // the bits of an ExpertMask
+void CheckRope(const RopeScaling& rope, std::vector<std::string>& reasons) {
+  if (rope.original_positions == 0) return;
+  if (rope.original_positions < 1 ||
+      rope.original_positions > int64_t{1} << 27) {
+    reasons.push_back(absl::StrCat("original_max_position_embeddings = ",
+                                   rope.original_positions,
+                                   " (want 1 to 134217728)"));
+  }
+  if (!(rope.factor >= 1 && rope.factor <= 1e6)) {
+    reasons.push_back(
+        absl::StrCat("rope factor = ", rope.factor, " (want 1 to 1e6)"));
+  }
+  if (!(rope.low_factor > 0 && rope.low_factor < rope.high_factor &&
+        rope.high_factor <= 1e6)) {
+    reasons.push_back(absl::StrCat(
+        "low_freq_factor = ", rope.low_factor, ", high_freq_factor = ",
+        rope.high_factor, " (want 0 < low < high)"));
+  }
+}
+
 
 }  // namespace
-
-const char* Architecture(const ModelConfig& config) {
-  if (config.block == Block::kPreNorm) {
-    return config.experts == 0 ? "LlamaForCausalLM" : "MixtralForCausalLM";
-  }
-  return config.experts == 0 ? "Olmo2ForCausalLM" : "FlexOlmoForCausalLM";
-}
-
-std::vector<double> RopeFrequencies(const ModelConfig& config) {
-  const RopeScaling& scaling = config.rope_scaling;
-  const double original = static_cast<double>(scaling.original_positions);
-  std::vector<double> frequencies;
-  for (int64_t i = 0; i < config.head_dim / 2; ++i) {
-    double f = std::pow(config.rope_theta,
-                        -2.0 * static_cast<double>(i) / config.head_dim);
-    if (scaling.original_positions > 0) {
-      // Turns in the original positions decide.
-      const double turns = original * f / (2 * std::numbers::pi);
-      const double share =
-          std::clamp((turns - scaling.low_factor) /
-                         (scaling.high_factor - scaling.low_factor),
-                     0.0, 1.0);
-      f = (1 - share) * f / scaling.factor + share * f;
-    }
-    frequencies.push_back(f);
-  }
-  return frequencies;
-}
 
 absl::Status CheckConfig(const ModelConfig& config) {
   std::vector<std::string> reasons;
@@ -94,20 +83,22 @@ absl::Status CheckConfig(const ModelConfig& config) {
     reasons.push_back(
         absl::StrCat("rope_theta = ", config.rope_theta, " (want 1 to 1e12)"));
   }
-  if (config.experts < 0 || config.experts > kMaxExperts) {
+  CheckRope(config.rope_scaling, reasons);
+  if (config.window < 0 || config.window_from < 0 ||
+      config.window_from > kBounds[2].most) {
+    reasons.push_back(absl::StrCat("sliding_window = ", config.window,
+                                   " from layer ", config.window_from,
+                                   " (want 0 or more)"));
+  }
+  if (config.experts < 0 || config.experts > math::kMaxExperts) {
     reasons.push_back(absl::StrCat("num_experts = ", config.experts,
-                                   " (want 0 to ", kMaxExperts, ")"));
+                                   " (want 0 to ", math::kMaxExperts, ")"));
   } else if (config.experts > 0) {
     if (config.experts_per_token < 1 ||
         config.experts_per_token > config.experts) {
       reasons.push_back(
           absl::StrCat("num_experts_per_tok = ", config.experts_per_token,
                        " (want 1 to num_experts = ", config.experts, ")"));
-    }
-    if (config.block == Block::kPreNorm && !config.renormalise) {
-      reasons.push_back(
-          "norm_topk_prob = false (want true on a pre-norm block, where the "
-          "size of the FFN's output matters)");
     }
   }
   const struct {
@@ -116,6 +107,12 @@ absl::Status CheckConfig(const ModelConfig& config) {
   } ids[] = {{"bos_token_id", config.bos_id},
              {"eos_token_id", config.eos_id},
              {"pad_token_id", config.pad_id}};
+  for (const int32_t id : config.more_eos_ids) {
+    if (config.eos_id >= 0 && id >= 0 && id < config.vocabulary) continue;
+    reasons.push_back(absl::StrCat("eos_token_id also ", id,
+                                   " (want ids below vocab_size = ",
+                                   config.vocabulary, ")"));
+  }
   for (const auto& [name, id] : ids) {
     if (id < -1 || id >= config.vocabulary) {
       reasons.push_back(absl::StrCat(

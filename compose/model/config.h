@@ -15,7 +15,26 @@ namespace motet::model {
 
 enum class Block {
   kPreNorm,   // Llama: x + attn(norm(x)), h + ffn(norm(h))
-  kPostNorm,  // OLMo-2: x + norm(attn(x)), h + norm(ffn(h)); QK-norm
+  kPostNorm,  // OLMo-2: x + norm(attn(x)), h + norm(ffn(h))
+};
+// RMSNorm of the projected q and k, before RoPE.
+enum class QkNorm {
+  kNone,
+  kWhole,    // OLMo-2: over all heads together
+  kPerHead,  // Qwen3: over each head, one weight of D for all
+};
+// docs/models.md; config_family.h has the table.
+enum class Family : uint8_t {
+  kAny,
+  kLlama,
+  kMistral,
+  kQwen2,
+  kQwen3,
+  kOlmo2,
+  kMixtral,
+  kOlmoe,
+  kQwen3Moe,
+  kFlexOlmo,
 };
 
 // The `llama3` scaling of RoPE's frequencies: pairs that turn slower than once
@@ -30,7 +49,14 @@ struct RopeScaling {
 };
 
 struct ModelConfig {
+  // Which name to export under where several families make these choices
+  // (a Mistral without a window is a Llama). Changes nothing else.
+  Family family = Family::kAny;
   Block block = Block::kPostNorm;
+  QkNorm qk_norm = QkNorm::kWhole;
+  bool qkv_bias = false;   // q, k and v have a bias
+  int64_t window = 0;      // positions a row sees, its own included; 0 = all
+  int64_t window_from = 0;  // the first layer with the window
   int64_t vocabulary = 0;  // V
   int64_t width = 0;       // C
   int64_t layers = 0;      // L
@@ -47,27 +73,28 @@ struct ModelConfig {
   int64_t experts_per_token = 0;                  // K
   bool renormalise = false;                       // top-k weights sum to 1
   int32_t bos_id = -1, eos_id = -1, pad_id = -1;  // -1 = none
+  std::vector<int32_t> more_eos_ids;              // also end a text
 
-  bool qk_norm() const { return block == Block::kPostNorm; }
   bool operator==(const ModelConfig&) const = default;
 };
 
 // Radians a position for each of the D / 2 pairs of a head.
 std::vector<double> RopeFrequencies(const ModelConfig& config);
 
-// What the four files below call a model:
-//              dense               experts
-//   pre-norm   LlamaForCausalLM    MixtralForCausalLM (renormalised, METHODS 1)
-//   post-norm  Olmo2ForCausalLM    FlexOlmoForCausalLM
+// What transformers calls such a model; null when it has no name for it.
 const char* Architecture(const ModelConfig& config);
+// OK when it has one; otherwise says which choices do not go together there.
+absl::Status CheckExport(const ModelConfig& config);
 
-// Reads a config.json of one of these. InvalidArgument names every field
+// Reads a config.json of one of the families. InvalidArgument names every field
 // that does not fit, with its value; a config that comes back has passed
 // CheckConfig.
 absl::StatusOr<ModelConfig> ParseConfig(const std::string& json);
-// config.json that stock transformers loads; every field explicit but dtype,
-// which the weights tell. config has passed CheckConfig.
-std::string WriteConfig(const ModelConfig& config);
+// config.json that stock transformers loads; every field explicit but dtype
+// ("float32", "bfloat16", "float16"), which is left out where not given.
+// config has passed CheckConfig and CheckExport.
+std::string WriteConfig(const ModelConfig& config,
+                        const std::string& dtype = "");
 // OK when the shapes make sense; otherwise every reason in one error.
 absl::Status CheckConfig(const ModelConfig& config);
 

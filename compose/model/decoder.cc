@@ -24,7 +24,7 @@ Batch::Batch(std::span<const SequenceInput> sequences)
     for (size_t i = 0; i < sequence.ids.size(); ++i) {
       ids_.push_back(sequence.ids[i]);
       positions_.push_back(static_cast<int32_t>(past + i));
-      allowed_.push_back(sequence.allowed | 1);
+      allowed_.push_back(sequence.allowed);
     }
   }
 }
@@ -32,14 +32,17 @@ Batch::Batch(std::span<const SequenceInput> sequences)
 namespace {
 
 // What only a programmer can get wrong: ids outside the table, a batch whose
-// caches moved since it was made, a cache that is full.
-void CheckBatch(const ModelConfig& config, const Batch& batch) {
+// caches moved since it was made, a cache that is full, an empty expert set.
+void CheckBatch(const ModelConfig& config, const Router& router,
+                const Batch& batch) {
   for (int32_t id : batch.ids()) {
     MOTET_CHECK(id >= 0 && id < config.vocabulary);
   }
   for (size_t s = 0; s < batch.sequences().size(); ++s) {
     const SequenceInput& sequence = batch.sequences()[s];
     const int64_t rows = static_cast<int64_t>(sequence.ids.size());
+    MOTET_CHECK(config.experts == 0 || router.base_always ||
+                (sequence.allowed & math::FirstExperts(config.experts)) != 0);
     if (sequence.cache == nullptr || rows == 0) continue;
     MOTET_CHECK(batch.positions()[batch.first_row(s)] ==
                 sequence.cache->length());
@@ -81,7 +84,7 @@ std::span<const Segment> Remember(Exec& exec, const Batch& batch, int64_t layer,
 //   x = embed(ids);   x = layer_l(x), l = 0..L-1;   y = norm(x)
 // y: [M,C].
 Tensor Decoder::Forward(Exec& exec, const Batch& batch, Trace* trace) const {
-  CheckBatch(config_, batch);
+  CheckBatch(config_, router_, batch);
   const bool visits = trace != nullptr && trace->visit;
   const auto clear = [trace] {
     if (trace != nullptr) *trace = Trace{std::move(trace->visit), {}, {}, {}, {}};
@@ -161,25 +164,45 @@ Tensor Decoder::RecomputedLayer(Exec& exec, const Batch& batch, int64_t layer,
   return results[0];
 }
 
-// Causal self-attention, with grouped heads and, in post-norm blocks, RMSNorm
-// over the whole projected q and k before the head split and RoPE.
-//   y = W_o attention(rope(W_q x), rope(W_k x), W_v x)
+namespace {
+
+// RMSNorm of q or k [M,heads*D]: none, over the whole row, or head by head.
+Tensor NormHeads(Exec& exec, const ModelConfig& config, const Tensor& x,
+                 const Tensor& weight) {
+  if (config.qk_norm == QkNorm::kNone) return x;
+  if (config.qk_norm == QkNorm::kWhole) {
+    return exec.RmsNorm(x, weight, config.norm_eps);
+  }
+  const Tensor heads =
+      x.Reshaped({x.size() / config.head_dim, config.head_dim});
+  return exec.RmsNorm(heads, weight, config.norm_eps).Reshaped(x.shape);
+}
+
+}  // namespace
+
+// Causal self-attention, with grouped heads and, by family, a bias on q, k and
+// v, RMSNorm of q and k, and a window of positions.
+//   y = W_o attention(rope(norm(W_q x + b_q)), rope(norm(W_k x + b_k)),
+//                     W_v x + b_v)
 // x: [M,C].   q: [M,H*D].   k, v: [M,G*D].   y: [M,C].
 Tensor Decoder::Attend(Exec& exec, const Batch& batch, int64_t layer,
                        const Tensor& x) const {
   const LayerWeights& w = weights_.layers[layer];
   Tensor q = exec.Linear(x, w.q);
   Tensor k = exec.Linear(x, w.k);
-  const Tensor v = exec.Linear(x, w.v);
-  if (config_.qk_norm()) {
-    q = exec.RmsNorm(q, w.q_norm, config_.norm_eps);
-    k = exec.RmsNorm(k, w.k_norm, config_.norm_eps);
+  Tensor v = exec.Linear(x, w.v);
+  if (config_.qkv_bias) {
+    q = exec.AddBias(q, w.q_bias);
+    k = exec.AddBias(k, w.k_bias);
+    v = exec.AddBias(v, w.v_bias);
   }
+  q = NormHeads(exec, config_, q, w.q_norm);
+  k = NormHeads(exec, config_, k, w.k_norm);
   q = exec.Rope(q, batch.positions(), rope_frequencies_);
   k = exec.Rope(k, batch.positions(), rope_frequencies_);
   const std::span<const Segment> segments = Remember(exec, batch, layer, k, v);
-  const math::HeadShape heads = {config_.heads, config_.kv_heads,
-                                 config_.head_dim};
+  math::HeadShape heads = {config_.heads, config_.kv_heads, config_.head_dim};
+  if (layer >= config_.window_from) heads.window = config_.window;
   return exec.Linear(exec.Attention(q, k, v, heads, segments), w.o);
 }
 

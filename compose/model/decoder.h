@@ -21,11 +21,18 @@ struct Router {
   enum class Kind { kTopK, kAnchored } kind = Kind::kTopK;
   int64_t k = 2;  // top-k: clamped to the experts allowed
   bool renormalise = false;
+  // Expert 0 is the public base and in every set, as in federated compositions
+  // and FlexOlmo. Otherwise (imported mixtures) it can be left out like any
+  // other. The anchored kind always has its base.
+  bool base_always = true;
   std::vector<math::AnchoredLayer> anchored;  // one a layer
 };
+// The router of a model as its config says it: top-k.
+Router RouterOf(const ModelConfig& config);
 
 // One sequence's next tokens. Without a cache, past is 0 and the tokens are
-// the whole sequence. The base is always allowed; bits beyond E mean nothing.
+// the whole sequence. Bits of `allowed` beyond E mean nothing; one within must
+// be set unless the router adds the base.
 // A cache belongs to one `allowed` from its first token to Clear().
 struct SequenceInput {
   std::span<const int32_t> ids;    // each in [0, V)

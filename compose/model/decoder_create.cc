@@ -72,6 +72,15 @@ absl::Status CheckRouter(const ModelConfig& config, const Router& router) {
 
 }  // namespace
 
+Router RouterOf(const ModelConfig& config) {
+  Router router;
+  if (config.experts == 0) return router;
+  router.k = config.experts_per_token;
+  router.renormalise = config.renormalise;
+  router.base_always = config.block == Block::kPostNorm;  // FlexOlmo
+  return router;
+}
+
 Decoder::Decoder(ModelConfig config, ModelWeights weights, Router router)
     : config_(std::move(config)),
       weights_(std::move(weights)),

@@ -107,8 +107,16 @@ Routing Decoder::Route(Exec& exec, const Batch& batch, int64_t layer,
   const LayerWeights& w = weights_.layers[layer];
   *logits = exec.Linear(x, w.router);
   if (!w.owner_bias.empty()) *logits = exec.OwnerBias(*logits, w.owner_bias);
+  std::span<const math::ExpertMask> allowed = batch.allowed();
+  if (router_.base_always && !allowed.empty()) {
+    // In the arena: a backward pass reads them after we are gone.
+    auto* masks = static_cast<math::ExpertMask*>(exec.arena().Allocate(
+        static_cast<int64_t>(allowed.size() * sizeof(math::ExpertMask))));
+    for (size_t m = 0; m < allowed.size(); ++m) masks[m] = allowed[m] | 1;
+    allowed = {masks, allowed.size()};
+  }
   const int64_t k = std::min(router_.k, config_.experts);
-  return exec.TopK(*logits, batch.allowed(), static_cast<int>(k),
+  return exec.TopK(*logits, allowed, static_cast<int>(k),
                    router_.renormalise);
 }
 

@@ -28,32 +28,30 @@ struct Names {
   const char* down;
 };
 
+// Mixtral alone names its experts in its own way; every other mixture, those
+// without a name in transformers included, goes by OLMoE's names.
+bool IsMixtral(const ModelConfig& config) {
+  return config.experts > 0 && config.block == Block::kPreNorm &&
+         config.qk_norm == QkNorm::kNone && !config.qkv_bias;
+}
+
 Names NamesOf(const ModelConfig& config) {
+  Names names = {"input_layernorm", "post_attention_layernorm",
+                 "mlp.gate",        "mlp.experts.",
+                 "gate_proj",       "up_proj",
+                 "down_proj"};
   if (config.block == Block::kPostNorm) {
-    return {"post_attention_layernorm",
-            "post_feedforward_layernorm",
-            "mlp.gate",
-            "mlp.experts.",
-            "gate_proj",
-            "up_proj",
-            "down_proj"};
+    names.attention_norm = "post_attention_layernorm";
+    names.ffn_norm = "post_feedforward_layernorm";
   }
-  if (config.experts == 0) {
-    return {"input_layernorm",
-            "post_attention_layernorm",
-            "",
-            "",
-            "gate_proj",
-            "up_proj",
-            "down_proj"};
+  if (IsMixtral(config)) {
+    names.router = "block_sparse_moe.gate";
+    names.experts = "block_sparse_moe.experts.";
+    names.gate = "w1";
+    names.up = "w3";
+    names.down = "w2";
   }
-  return {"input_layernorm",
-          "post_attention_layernorm",
-          "block_sparse_moe.gate",
-          "block_sparse_moe.experts.",
-          "w1",
-          "w3",
-          "w2"};
+  return names;
 }
 
 void VisitFfn(const ModelConfig& config, const Names& names,
@@ -81,9 +79,20 @@ void VisitLayer(const ModelConfig& config, const std::string& prefix,
   weight("self_attn.k_proj", {kv_width, width}, layer.k);
   weight("self_attn.v_proj", {kv_width, width}, layer.v);
   weight("self_attn.o_proj", {width, q_width}, layer.o);
-  if (config.qk_norm()) {
-    weight("self_attn.q_norm", {q_width}, layer.q_norm);
-    weight("self_attn.k_norm", {kv_width}, layer.k_norm);
+  if (config.qkv_bias) {
+    visit(absl::StrCat(prefix, "self_attn.q_proj.bias"), {q_width},
+          layer.q_bias);
+    visit(absl::StrCat(prefix, "self_attn.k_proj.bias"), {kv_width},
+          layer.k_bias);
+    visit(absl::StrCat(prefix, "self_attn.v_proj.bias"), {kv_width},
+          layer.v_bias);
+  }
+  if (config.qk_norm != QkNorm::kNone) {
+    const bool whole = config.qk_norm == QkNorm::kWhole;
+    weight("self_attn.q_norm", {whole ? q_width : config.head_dim},
+           layer.q_norm);
+    weight("self_attn.k_norm", {whole ? kv_width : config.head_dim},
+           layer.k_norm);
   }
   weight(names.ffn_norm, {width}, layer.ffn_norm);
   if (config.experts == 0) {
@@ -110,11 +119,12 @@ std::string Complaint(const std::string& name, const Shape& want,
   }
   const bool vector = want.rank == 1;
   if (tensor.dtype == math::DType::kF32 ||
-      (!vector && tensor.dtype == math::DType::kBF16)) {
+      (!vector && (tensor.dtype == math::DType::kBF16 ||
+                   tensor.dtype == math::DType::kF16))) {
     return "";
   }
   return absl::StrCat(name, " of dtype ", math::Name(tensor.dtype),
-                      vector ? " (want F32)" : " (want F32 or BF16)");
+                      vector ? " (want F32)" : " (want F32, BF16 or F16)");
 }
 
 // The shape asked of an expert's matrix, with the expert's own FFN width (as
@@ -198,7 +208,7 @@ absl::Status CheckWeights(const ModelConfig& config, const ModelWeights& w) {
   }
   if (reasons.empty()) return absl::OkStatus();
   return proto::Invalid("weights", absl::StrJoin(reasons, ", "),
-                        absl::StrCat("the tensors of a ", Architecture(config)),
+                        "the tensors that the config describes",
                         "check that config and weights belong together");
 }
 

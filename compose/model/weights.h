@@ -25,7 +25,8 @@ struct LayerWeights {
   // post_attention_layernorm, post_feedforward_layernorm.
   math::Tensor attention_norm, ffn_norm;  // [C]
   math::Tensor q, k, v, o;                // [HD,C], [GD,C], [GD,C], [C,HD]
-  math::Tensor q_norm, k_norm;            // [HD], [GD]; post-norm only
+  math::Tensor q_bias, k_bias, v_bias;    // [HD], [GD], [GD]; with qkv_bias
+  math::Tensor q_norm, k_norm;            // [HD], [GD], or both [D] by head
   std::vector<FfnWeights> experts;        // one when dense
   math::Tensor router;                    // [E,C]; empty when dense
   math::Tensor owner_bias;                // [E-1]; owners' training only
@@ -40,14 +41,14 @@ struct ModelWeights {
 // Makes w's vectors as long as config says and calls visit(name, shape,
 // tensor) for every tensor of a Hugging Face file, in the order of the data.
 // A tied head and owner_bias are not visited: the caller lets a tied head
-// view the embedding. Names follow Architecture(config).
+// view the embedding. Names are those of transformers.
 void VisitWeights(
     const ModelConfig& config, ModelWeights& w,
     const std::function<void(const std::string& name, const math::Shape& shape,
                              math::Tensor& tensor)>& visit);
 int64_t CountParameters(const ModelConfig& config);
-// OK when every tensor is there with a fitting shape and dtype: matrices f32
-// or bf16, vectors f32. Experts may have FFN widths of their own. Otherwise
+// OK when every tensor is there with a fitting shape and dtype: matrices f32,
+// bf16 or f16, vectors f32. Experts may have FFN widths of their own. Otherwise
 // InvalidArgument lists every tensor that does not fit.
 absl::Status CheckWeights(const ModelConfig& config, const ModelWeights& w);
 

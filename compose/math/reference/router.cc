@@ -10,7 +10,7 @@ namespace {
 bool Has(ExpertMask mask, int64_t e) { return (mask >> e & 1) != 0; }
 
 ExpertMask MaskOf(std::span<const ExpertMask> allowed, int64_t m) {
-  return allowed.empty() ? ~ExpertMask{0} : allowed[m] | 1;
+  return allowed.empty() ? ~ExpertMask{0} : allowed[m];
 }
 
 }  // namespace
@@ -20,7 +20,7 @@ ExpertMask MaskOf(std::span<const ExpertMask> allowed, int64_t m) {
 // Experts that are not allowed are gone before the softmax, so the result is
 // the one of a composition without them; K beyond the allowed ones gives
 // idx -1 and w 0.                              [FlexOlmo 3.2; DESIGN 4.6]
-// x: [M,E] in, E <= 64.   allowed: [M] masks, or empty for all.
+// x: [M,E] in, E <= 128.   allowed: [M] masks, or empty for all.
 // idx: [M,K] i32 out, descending weight, ties to the lowest expert.
 // w: [M,K] out; renormalise: divided by the row's sum.
 void TopK(const Tensor& x, std::span<const ExpertMask> allowed,
