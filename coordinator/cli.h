@@ -47,6 +47,7 @@ void AddCompose(CLI::App& app, Context& context);  // plan, apply, export
 void AddEval(CLI::App& app, Context& context);     // matrix, exclusion, …
 void AddGenerate(CLI::App& app, Context& context);
 void AddServe(CLI::App& app, Context& context);
+void AddModel(CLI::App& app, Context& context);    // show, convert
 
 // Aligned columns; the first left, the others right. Bold marks only on a
 // terminal. Cells with mark == true get a trailing "*" (or bold).

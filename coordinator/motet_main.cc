@@ -30,7 +30,7 @@ constexpr AddCommand kCommands[] = {
     motet::coordinator::AddDaemon,  motet::coordinator::AddTrain,
     motet::coordinator::AddExpert,  motet::coordinator::AddCompose,
     motet::coordinator::AddEval,    motet::coordinator::AddServe,
-    motet::coordinator::AddGenerate,
+    motet::coordinator::AddGenerate, motet::coordinator::AddModel,
 };
 
 std::string CommandName(const CLI::App& app) {

@@ -37,7 +37,7 @@ bool IsMixtral(const ModelConfig& config) {
 
 Names NamesOf(const ModelConfig& config) {
   Names names = {"input_layernorm", "post_attention_layernorm",
-                 "mlp.gate",        "mlp.experts.",
+                 "mlp.gate",        "mlp.experts",
                  "gate_proj",       "up_proj",
                  "down_proj"};
   if (config.block == Block::kPostNorm) {
@@ -46,7 +46,7 @@ Names NamesOf(const ModelConfig& config) {
   }
   if (IsMixtral(config)) {
     names.router = "block_sparse_moe.gate";
-    names.experts = "block_sparse_moe.experts.";
+    names.experts = "block_sparse_moe.experts";
     names.gate = "w1";
     names.up = "w3";
     names.down = "w2";
@@ -104,7 +104,7 @@ void VisitLayer(const ModelConfig& config, const std::string& prefix,
   weight(names.router, {config.experts, width}, layer.router);
   layer.experts.resize(config.experts);
   for (int64_t e = 0; e < config.experts; ++e) {
-    VisitFfn(config, names, absl::StrCat(prefix, names.experts, e, "."),
+    VisitFfn(config, names, absl::StrCat(prefix, names.experts, ".", e, "."),
              layer.experts[e], visit);
   }
 }
@@ -147,6 +147,10 @@ void VisitWeights(const ModelConfig& config, ModelWeights& w,
   }
   visit("model.norm.weight", {config.width}, w.final_norm);
   if (!config.tied_head) visit("lm_head.weight", table, w.head);
+}
+
+const char* ExpertsName(const ModelConfig& config) {
+  return NamesOf(config).experts;
 }
 
 int64_t CountParameters(const ModelConfig& config) {

@@ -46,6 +46,9 @@ void VisitWeights(
     const ModelConfig& config, ModelWeights& w,
     const std::function<void(const std::string& name, const math::Shape& shape,
                              math::Tensor& tensor)>& visit);
+// What stands between the layer's name and an expert's number: "mlp.experts"
+// or Mixtral's "block_sparse_moe.experts".
+const char* ExpertsName(const ModelConfig& config);
 int64_t CountParameters(const ModelConfig& config);
 // OK when every tensor is there with a fitting shape and dtype: matrices f32,
 // bf16 or f16, vectors f32. Experts may have FFN widths of their own. Otherwise

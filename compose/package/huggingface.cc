@@ -4,17 +4,12 @@
 // must be; this file only matches it with what lies on disk.
 #include "compose/package/huggingface.h"
 
-#include <string.h>
-
 #include <algorithm>
-#include <set>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "compose/package/weight_files.h"
+#include "compose/package/weight_match.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -28,69 +23,15 @@ using proto::Invalid;
 
 constexpr absl::string_view kHuggingFaceWeights = "model.safetensors";
 
-using Files = WeightFiles;
-
-// Old exports carry a constant that the config already says.
-bool IsDerived(absl::string_view name) {
-  return absl::EndsWith(name, ".rotary_emb.inv_freq");
-}
-
-// Fills `weights` from the files; every disagreement becomes a problem.
-std::vector<std::string> Match(const model::ModelConfig& config,
-                               const Files& files,
-                               model::ModelWeights& weights) {
-  std::vector<std::string> problems;
-  absl::flat_hash_map<absl::string_view, math::Tensor> left;
-  for (const auto& file : files) {
-    for (const auto& entry : file->entries()) {
-      if (IsDerived(entry.name)) continue;
-      if (!left.emplace(entry.name, entry.tensor).second) {
-        problems.push_back(absl::StrCat(entry.name, " in two files"));
-      }
-    }
+// What the matrices are: transformers casts all weights to this one.
+std::string DTypeOf(const std::vector<NamedTensor>& tensors) {
+  bool bf16 = true, f16 = true;
+  for (const NamedTensor& t : tensors) {
+    if (t.tensor.shape.rank < 2) continue;
+    bf16 = bf16 && t.tensor.dtype == math::DType::kBF16;
+    f16 = f16 && t.tensor.dtype == math::DType::kF16;
   }
-  model::VisitWeights(
-      config, weights,
-      [&](const std::string& name, const math::Shape& shape,
-          math::Tensor& tensor) {
-        const auto it = left.find(name);
-        if (it == left.end()) {
-          problems.push_back(absl::StrCat(name, " is missing"));
-          return;
-        }
-        tensor = it->second;
-        left.erase(it);
-        if (!(tensor.shape == shape)) {
-          problems.push_back(absl::StrCat(name, " is ",
-                                          tensor.shape.ToString(), ", not ",
-                                          shape.ToString()));
-        }
-        if (tensor.dtype != math::DType::kF32 &&
-            tensor.dtype != math::DType::kBF16) {
-          problems.push_back(absl::StrCat(
-              name, " is ", math::Name(tensor.dtype), ", not F32 or BF16"));
-        }
-      });
-  if (config.tied_head) {
-    weights.head = weights.embed;
-    // A stored copy of a tied head must be one.
-    const auto copy = left.find("lm_head.weight");
-    if (copy != left.end()) {
-      const math::Tensor& head = copy->second;
-      if (head.dtype != weights.embed.dtype ||
-          !(head.shape == weights.embed.shape) ||
-          memcmp(head.data, weights.embed.data, head.bytes()) != 0) {
-        problems.push_back("lm_head.weight differs from the tied embedding");
-      }
-      left.erase(copy);
-    }
-  }
-  std::set<std::string> unknown;
-  for (const auto& [name, tensor] : left) unknown.emplace(name);
-  for (const std::string& name : unknown) {
-    problems.push_back(absl::StrCat(name, " is unknown"));
-  }
-  return problems;
+  return bf16 ? "bfloat16" : f16 ? "float16" : "float32";
 }
 
 // What AutoTokenizer needs beside tokenizer.json.
@@ -122,7 +63,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
   MOTET_ASSIGN_OR_RETURN(loaded->config, model::ParseConfig(config));
   MOTET_ASSIGN_OR_RETURN(loaded->files, OpenWeightFiles(folder));
   const std::vector<std::string> problems =
-      Match(loaded->config, loaded->files, loaded->weights);
+      MatchWeights(loaded->config, loaded->files, loaded->weights,
+                   loaded->widened);
   if (!problems.empty()) {
     constexpr size_t kShown = 50;
     std::string list = absl::StrJoin(
@@ -160,6 +102,7 @@ absl::Status SaveModel(const std::string& folder,
                        const std::string& tokenizer_json,
                        const std::string& weights_name) {
   MOTET_RETURN_IF_ERROR(model::CheckConfig(config));
+  MOTET_RETURN_IF_ERROR(model::CheckExport(config));
   std::vector<NamedTensor> tensors;
   std::vector<std::string> problems;
   model::ModelWeights copy = weights;
@@ -194,11 +137,12 @@ absl::Status SaveModel(const std::string& folder,
                                  TokenizerConfig(config, *tokenizer)));
     }
   }
+  const std::string dtype = DTypeOf(tensors);
   MOTET_RETURN_IF_ERROR(WriteSafetensors(
       absl::StrCat(folder, "/", weights_name), std::move(tensors)));
   // Last: a folder with config.json is complete.
   return proto::WriteFileAtomic(folder + "/config.json",
-                                model::WriteConfig(config));
+                                model::WriteConfig(config, dtype));
 }
 
 }  // namespace motet::package

@@ -19,18 +19,21 @@ struct LoadedModel {
   model::ModelConfig config;
   model::ModelWeights weights;
   std::vector<std::shared_ptr<const SafetensorsFile>> files;  // keep mapped
+  std::vector<std::unique_ptr<float[]>> widened;  // norms and biases
   std::unique_ptr<model::Tokenizer> tokenizer;  // null when none lies there
 };
 // Reads config.json, model.safetensors (or weights.safetensors, or the files
 // of model.safetensors.index.json) and, when present, tokenizer.json. Weights
-// may be F32 or BF16 and stay where they lie. All missing, unknown or
+// may be F32, BF16 or F16: matrices stay where they lie, vectors are widened
+// to F32. Experts may lie one by one or fused (transformers 5). All missing, unknown or
 // ill-shaped tensors are listed in one error.
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
     const std::string& folder);
 // Writes model.safetensors, config.json (last) and, when tokenizer_json is not
 // empty, tokenizer.json, so that stock transformers loads the folder (with a
 // tokenizer_config.json for it unless weights_name says that this is a
-// package). Each file is written atomically.
+// package). The config names the dtype of the matrices: F32 unless all are BF16
+// or all are F16. Each file is written atomically.
 absl::Status SaveModel(const std::string& folder,
                        const model::ModelConfig& config,
                        const model::ModelWeights& weights,

@@ -117,10 +117,29 @@ Corpus ConfigCorpus() {
   c.experts_per_token = 2;
   corpus.seeds.push_back(model::WriteConfig(c));
   c.block = model::Block::kPreNorm;
+  c.qk_norm = model::QkNorm::kNone;
   c.experts = c.experts_per_token = 0;
   c.tied_head = true;
   corpus.seeds.push_back(model::WriteConfig(c));
-  corpus.words = {"\"hidden_size\": ", "\"rope_parameters\": {",
+  c.rope_scaling = {8, 1, 4, 64};
+  c.qkv_bias = true;
+  c.window = 16;
+  c.window_from = 1;
+  corpus.seeds.push_back(model::WriteConfig(c));
+  c.qkv_bias = false;
+  c.window_from = 0;
+  c.qk_norm = model::QkNorm::kPerHead;
+  c.experts = 5;
+  c.experts_per_token = 2;
+  corpus.seeds.push_back(model::WriteConfig(c));
+  c.qk_norm = model::QkNorm::kWhole;
+  c.window = 0;
+  corpus.seeds.push_back(model::WriteConfig(c));
+  corpus.words = {"\"hidden_size\": ", "\"sliding_window\": 8,",
+                  "\"use_sliding_window\": true,", "\"llama3\"",
+                  "\"MistralForCausalLM\"", "\"mistral\"",
+                  "\"layer_types\": [", "\"sliding_attention\",",
+ "\"rope_parameters\": {",
                   "\"rope_type\": \"default\"", "\"num_experts\": 3,",
                   "\"head_dim\": null,", "\"rope_scaling\": null,",
                   "\"model_type\": \"llama\",", "\"architectures\": [",

@@ -92,6 +92,7 @@ std::vector<float> Fixture::Floats(const std::string& name) const {
 std::vector<int32_t> Fixture::Ids(const std::string& name) const {
   const math::Tensor t = Get(name);
   if (t.empty()) return {};
+  if (t.dtype == math::DType::kI32) return Cast<int32_t, int32_t>(t);
   EXPECT_EQ(t.dtype, math::DType::kI64) << name;
   return Cast<int32_t, int64_t>(t);
 }

@@ -37,7 +37,7 @@ class Fixture {
   math::Shape ShapeOf(const std::string& name) const;
   std::vector<double> Doubles(const std::string& name) const;
   std::vector<float> Floats(const std::string& name) const;
-  std::vector<int32_t> Ids(const std::string& name) const;  // from I64
+  std::vector<int32_t> Ids(const std::string& name) const;  // I64, I32
   const nlohmann::json& meta() const { return meta_; }
 
  private:

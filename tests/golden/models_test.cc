@@ -43,13 +43,6 @@ std::string NameOf(const testing::TestParamInfo<Case>& info) {
          (info.param.product == Product::kExact ? "Exact" : "Library");
 }
 
-model::Router TopK(const model::ModelConfig& config) {
-  model::Router router;
-  router.k = config.experts_per_token;
-  router.renormalise = config.renormalise;
-  return router;
-}
-
 // The sequences of input_ids [B,T], each without a cache.
 std::vector<SequenceInput> Sequences(const std::vector<int32_t>& ids,
                                      int64_t tokens,
@@ -72,7 +65,7 @@ class ModelsTest : public testing::TestWithParam<Case> {
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     loaded_ = *std::move(loaded);
     auto decoder = Decoder::Create(loaded_->config, loaded_->weights,
-                                   TopK(loaded_->config));
+                                   model::RouterOf(loaded_->config));
     ASSERT_TRUE(decoder.ok()) << decoder.status();
     decoder_ = std::make_unique<Decoder>(*std::move(decoder));
     ids_ = fixture_->Ids("input_ids");
@@ -250,7 +243,7 @@ TEST_P(ExpertSetsTest, ByMasksAndByBuilding) {
                     layer.router.f32() + i * config.width);
       }
     }
-    auto built = Decoder::Create(config, weights, TopK(config));
+    auto built = Decoder::Create(config, weights, model::RouterOf(config));
     ASSERT_TRUE(built.ok()) << built.status();
     const Batch whole(Sequences(ids_, tokens_));
     const Tensor by_build = built->Logits(exec, built->Forward(exec, whole));
@@ -271,30 +264,13 @@ std::vector<Case> Cases(const std::vector<const char*>& names) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ModelsTest,
-                         testing::ValuesIn(Cases({"llama", "llama_tied",
-                                                  "olmo2", "flex_olmo",
-                                                  "mixtral"})),
+                         testing::ValuesIn(Cases(
+                             {"llama", "llama_tied", "llama3_rope", "qwen2",
+                              "qwen3", "olmo2", "flex_olmo", "mixtral",
+                              "olmoe", "qwen3_moe"})),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(All, ExpertSetsTest,
                          testing::ValuesIn(Cases({"flex_olmo"})), NameOf);
-
-// Models of this folder that this build does not run are refused by name.
-TEST(ModelsRefused, OtherFamiliesAndScaledRope) {
-  MOTET_GOLDEN_OR_SKIP();
-  const struct {
-    const char* name;
-    const char* says;
-  } cases[] = {{"llama3_rope", "rope_parameters"},
-               {"qwen2", "Qwen2ForCausalLM"},
-               {"olmoe", "OlmoeForCausalLM"}};
-  for (const auto& [name, says] : cases) {
-    const auto loaded =
-        package::LoadModel(*Folder() + "/models/" + std::string(name));
-    ASSERT_FALSE(loaded.ok()) << name;
-    EXPECT_NE(loaded.status().message().find(says), absl::string_view::npos)
-        << loaded.status();
-  }
-}
 
 }  // namespace
 }  // namespace motet::golden

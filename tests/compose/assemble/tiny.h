@@ -171,6 +171,9 @@ class TinyFederation {
 
   void MakeBase() {
     config_.block = options_.block;
+    if (config_.block == model::Block::kPreNorm) {
+      config_.qk_norm = model::QkNorm::kNone;
+    }
     config_.vocabulary = (*model::Tokenizer::Parse(tokenizer_json_))
                              ->vocabulary();
     config_.width = 16;

@@ -36,6 +36,9 @@ int32_t Letters::IdOf(absl::string_view token) const {
 model::ModelConfig Config(model::Block block) {
   model::ModelConfig config;
   config.block = block;
+  if (block == model::Block::kPreNorm) {
+    config.qk_norm = model::QkNorm::kNone;
+  }
   config.vocabulary = 27;
   config.width = 16;
   config.layers = 2;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/model/config.h"
 
+#include <cmath>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -16,6 +18,7 @@ using ::testing::HasSubstr;
 ModelConfig Tiny(Block block, int64_t experts) {
   ModelConfig config;
   config.block = block;
+  if (block == Block::kPreNorm) config.qk_norm = QkNorm::kNone;
   config.vocabulary = 331;
   config.width = 48;
   config.layers = 3;
@@ -63,7 +66,7 @@ const nlohmann::json kAbsent = nlohmann::json::object();
 
 TEST(ConfigTest, EveryFamilyComesBackAsWritten) {
   for (Block block : {Block::kPreNorm, Block::kPostNorm}) {
-    for (int64_t experts : {0, 1, 4, 64}) {
+    for (int64_t experts : {0, 1, 4, 128}) {
       for (bool tied : {false, true}) {
         ModelConfig config = Tiny(block, experts);
         config.experts_per_token = std::min<int64_t>(experts, 2);
@@ -125,6 +128,164 @@ TEST(ConfigTest, ReadsWhatOlderAndNewerFilesLeaveOut) {
   EXPECT_EQ(config->eos_id, 2);
 }
 
+// One config of each family, with the choices that it alone has.
+std::vector<ModelConfig> EveryFamily() {
+  std::vector<ModelConfig> all;
+  const auto add = [&](int64_t experts, Block block, QkNorm norm) {
+    ModelConfig config = Tiny(block, experts);
+    config.qk_norm = norm;
+    all.push_back(config);
+    return &all.back();
+  };
+  add(0, Block::kPreNorm, QkNorm::kNone);
+  all.back().rope_scaling = {8, 1, 4, 64};
+  all.back().more_eos_ids = {5, 7};
+  add(0, Block::kPreNorm, QkNorm::kNone)->window = 16;
+  add(0, Block::kPreNorm, QkNorm::kNone)->family = Family::kMistral;
+  add(0, Block::kPreNorm, QkNorm::kNone)->qkv_bias = true;
+  ModelConfig* late = add(0, Block::kPreNorm, QkNorm::kNone);
+  late->qkv_bias = true;
+  late->window = 8;
+  late->window_from = 2;
+  add(0, Block::kPreNorm, QkNorm::kPerHead)->head_dim = 16;
+  add(0, Block::kPostNorm, QkNorm::kWhole);
+  add(4, Block::kPreNorm, QkNorm::kNone)->window = 16;
+  add(6, Block::kPreNorm, QkNorm::kWhole)->renormalise = false;
+  add(5, Block::kPreNorm, QkNorm::kPerHead)->window = 8;
+  add(4, Block::kPostNorm, QkNorm::kWhole);
+  return all;
+}
+
+TEST(ConfigTest, EveryFamilysChoicesComeBack) {
+  const char* const names[] = {
+      "LlamaForCausalLM",   "MistralForCausalLM", "MistralForCausalLM",
+      "Qwen2ForCausalLM",   "Qwen2ForCausalLM",   "Qwen3ForCausalLM",
+      "Olmo2ForCausalLM",   "MixtralForCausalLM", "OlmoeForCausalLM",
+      "Qwen3MoeForCausalLM", "FlexOlmoForCausalLM"};
+  const std::vector<ModelConfig> all = EveryFamily();
+  ASSERT_EQ(all.size(), std::size(names));
+  for (size_t i = 0; i < all.size(); ++i) {
+    EXPECT_STREQ(Architecture(all[i]), names[i]);
+    EXPECT_TRUE(CheckExport(all[i]).ok());
+    const auto back = ParseConfig(WriteConfig(all[i]));
+    ASSERT_TRUE(back.ok()) << names[i] << back.status();
+    EXPECT_EQ(*back, all[i]) << names[i];
+  }
+}
+
+TEST(ConfigTest, ChoicesWithoutANameAreNotExported) {
+  ModelConfig config = Tiny(Block::kPreNorm, 4);
+  config.renormalise = false;
+  EXPECT_EQ(Architecture(config), nullptr);
+  EXPECT_THAT(std::string(CheckExport(config).message()),
+              HasSubstr("weights not renormalised"));
+  config = Tiny(Block::kPreNorm, 4);
+  config.qkv_bias = true;
+  EXPECT_THAT(std::string(CheckExport(config).message()),
+              HasSubstr("bias on q, k and v, 4 experts"));
+  EXPECT_TRUE(CheckConfig(config).ok());
+}
+
+std::string FamilyWith(size_t family, const nlohmann::json& changes) {
+  nlohmann::json json =
+      nlohmann::json::parse(WriteConfig(EveryFamily()[family]));
+  for (const auto& [key, value] : changes.items()) {
+    if (value == kAbsent) {
+      json.erase(key);
+    } else {
+      json[key] = value;
+    }
+  }
+  return json.dump();
+}
+
+TEST(ConfigTest, FamiliesRefuseWhatTheyDoNotRunByName) {
+  const struct {
+    size_t family;
+    nlohmann::json change;
+    const char* says;
+  } cases[] = {
+      {1, {{"sliding_window", kAbsent}}, "sliding_window absent"},
+      {1, {{"sliding_window", 0}}, "sliding_window = 0"},
+      {1, {{"num_key_value_heads", kAbsent}}, "num_key_value_heads absent"},
+      {3, {{"layer_types", {"sliding_attention", "full_attention",
+                            "full_attention"}}},
+       "layer_types = [\"sliding"},
+      {4, {{"max_window_layers", kAbsent}}, "max_window_layers absent"},
+      {4, {{"sliding_window", kAbsent}}, "sliding_window absent"},
+      {5, {{"head_dim", kAbsent}}, "head_dim absent"},
+      {5, {{"attention_bias", true}}, "attention_bias = true"},
+      {8, {{"clip_qkv", 8.0}}, "clip_qkv = 8.0"},
+      {8, {{"num_experts_per_tok", 7}}, "num_experts_per_tok = 7"},
+      {8, {{"num_local_experts", 5}}, "num_local_experts = 5"},
+      {9, {{"decoder_sparse_step", 2}}, "decoder_sparse_step = 2"},
+      {9, {{"mlp_only_layers", {1}}}, "mlp_only_layers = [1]"},
+      {9, {{"moe_intermediate_size", kAbsent}},
+       "moe_intermediate_size absent"},
+      {9, {{"shared_expert_intermediate_size", 8}},
+       "shared_expert_intermediate_size = 8 (want no such field"},
+      {0, {{"rope_parameters", {{"rope_type", "llama3"},
+                                {"rope_theta", 1e4},
+                                {"factor", 8.0},
+                                {"low_freq_factor", 4.0},
+                                {"high_freq_factor", 4.0},
+                                {"original_max_position_embeddings", 64}}},
+           {"rope_scaling", kAbsent}},
+       "low_freq_factor = 4, high_freq_factor = 4"},
+  };
+  for (const auto& [family, change, says] : cases) {
+    EXPECT_THAT(Refusal(FamilyWith(family, change)), HasSubstr(says))
+        << family << " " << change;
+  }
+}
+
+TEST(ConfigTest, SpellingsOfTransformers4And5AreTheSameModel) {
+  const std::vector<ModelConfig> all = EveryFamily();
+  for (size_t i = 0; i < all.size(); ++i) {
+    for (const nlohmann::json& change :
+         {nlohmann::json{{"rope_parameters", kAbsent}},
+          nlohmann::json{{"rope_theta", kAbsent},
+                         {"rope_scaling", kAbsent}}}) {
+      const auto config = ParseConfig(FamilyWith(i, change));
+      ASSERT_TRUE(config.ok()) << config.status();
+      EXPECT_EQ(*config, all[i]);
+    }
+  }
+  // Qwen as transformers 4 wrote it: a window that is not used.
+  auto config = ParseConfig(FamilyWith(
+      3, {{"sliding_window", 32768}, {"max_window_layers", 28}}));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->window, 0);
+  // And the layers that it names must be those that the numbers say.
+  config = ParseConfig(FamilyWith(
+      4, {{"layer_types",
+           {"full_attention", "full_attention", "sliding_attention"}}}));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->window_from, 2);
+  // The number of experts by either name.
+  config = ParseConfig(
+      FamilyWith(9, {{"num_experts", kAbsent}, {"num_local_experts", 5}}));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->experts, 5);
+}
+
+// transformers 5.23's _compute_llama3_parameters, theta 500000, factor 8, low
+// 1, high 4, 64 original positions, head_dim 8.
+TEST(ConfigTest, Llama3ScalingSlowsSlowPairs) {
+  ModelConfig config = Tiny(Block::kPreNorm, 0);
+  config.rope_theta = 500000;
+  config.rope_scaling = {8, 1, 4, 64};
+  const std::vector<double> scaled = RopeFrequencies(config);
+  config.rope_scaling = {};
+  const std::vector<double> plain = RopeFrequencies(config);
+  ASSERT_EQ(scaled.size(), 4u);
+  EXPECT_EQ(scaled[0], 1);  // 10 turns in 64 positions
+  EXPECT_DOUBLE_EQ(plain[1], std::pow(500000.0, -0.25));
+  for (size_t i = 1; i < 4; ++i) {
+    EXPECT_DOUBLE_EQ(scaled[i], plain[i] / 8) << i;
+  }
+}
+
 TEST(ConfigTest, RefusesWhatWouldChangeTheMathematicsByNameAndValue) {
   const struct {
     nlohmann::json change;
@@ -139,7 +300,15 @@ TEST(ConfigTest, RefusesWhatWouldChangeTheMathematicsByNameAndValue) {
       {{{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}},
        "rope_scaling = {\"factor\":2.0,\"type\":\"linear\"}"},
       {{{"rope_parameters", {{"rope_type", "llama3"}, {"rope_theta", 1e4}}}},
-       "\"rope_type\":\"llama3\""},
+       "rope_parameters.factor absent"},
+      {{{"rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}}},
+       "\"rope_type\":\"yarn\""},
+      {{{"rope_scaling", {{"rope_type", "llama3"},
+                          {"factor", 8.0},
+                          {"low_freq_factor", 1.0},
+                          {"high_freq_factor", 4.0},
+                          {"original_max_position_embeddings", 64}}}},
+       "rope_scaling = {"},
       {{{"rope_parameters",
          {{"rope_type", "default"}, {"rope_theta", 1e4}, {"factor", 8}}}},
        "factor = 8"},
@@ -200,13 +369,13 @@ TEST(ConfigTest, RefusesWrongTypesAndAbsurdSizes) {
       {{{"tie_word_embeddings", 1}}, "tie_word_embeddings = 1"},
       {{{"pad_token_id", 331}}, "pad_token_id = 331"},
       {{{"pad_token_id", -1}}, "pad_token_id = -1"},
-      {{{"eos_token_id", {2, 3}}}, "eos_token_id = [2,3]"},
+      {{{"eos_token_id", {2, 331}}}, "eos_token_id = [2,331]"},
   };
   for (const auto& [change, says] : cases) {
     EXPECT_THAT(Refusal(With(change)), HasSubstr(says)) << change;
   }
-  EXPECT_THAT(Refusal(With({{"num_experts", 65}}, Block::kPostNorm, 4)),
-              HasSubstr("num_experts = 65"));
+  EXPECT_THAT(Refusal(With({{"num_experts", 129}}, Block::kPostNorm, 4)),
+              HasSubstr("num_experts = 129"));
   EXPECT_THAT(Refusal(With({{"num_experts", 0}}, Block::kPostNorm, 4)),
               HasSubstr("num_experts = 0"));
   EXPECT_THAT(Refusal(With({{"num_experts_per_tok", 5}}, Block::kPostNorm, 4)),
@@ -246,11 +415,7 @@ TEST(ConfigTest, CheckConfigHoldsForConfigsFromPrograms) {
   EXPECT_TRUE(CheckConfig(Tiny(Block::kPostNorm, 0)).ok());
   EXPECT_TRUE(CheckConfig(Tiny(Block::kPreNorm, 4)).ok());
   EXPECT_FALSE(CheckConfig(ModelConfig{}).ok());
-  ModelConfig config = Tiny(Block::kPreNorm, 4);
-  config.renormalise = false;  // the FFN's size would shrink
-  EXPECT_THAT(std::string(CheckConfig(config).message()),
-              HasSubstr("norm_topk_prob = false"));
-  config = Tiny(Block::kPostNorm, 4);
+  ModelConfig config = Tiny(Block::kPostNorm, 4);
   config.eos_id = -2;
   EXPECT_THAT(std::string(CheckConfig(config).message()),
               HasSubstr("eos_token_id = -2"));

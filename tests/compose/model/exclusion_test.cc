@@ -179,7 +179,8 @@ TEST_P(ExclusionTest, EqualsTheModelBuiltWithoutTheExcluded) {
   for (ExpertMask owners = 0; owners < 16; ++owners) {
     if (large && owners % 5 != 0) continue;
     const ExpertMask allowed = owners << 1 | 1;
-    SCOPED_TRACE(testing::Message() << "expert set " << allowed);
+    SCOPED_TRACE(testing::Message() << "expert set "
+                                    << static_cast<uint64_t>(allowed));
     const RandomModel built = BuildFrom(model_, ExpertsOf(allowed));
     const Decoder never = Make(built, GetParam().router);
     math::SetThreads(1);
@@ -341,7 +342,8 @@ TEST(ExclusionMutations, MaskingAfterTheSoftmaxIsNoticed) {
     const Decoder never = Make(built, Router::Kind::kTopK);
     const Bits want = Whole(never, mutant, text, ~ExpertMask{0});
     const Bits got = Whole(composition, mutant, text, allowed);
-    EXPECT_EQ(got == want, owners == 15) << "expert set " << allowed;
+    EXPECT_EQ(got == want, owners == 15)
+        << "expert set " << static_cast<uint64_t>(allowed);
   }
 }
 

@@ -237,6 +237,7 @@ RandomModel MakeRandomModel(Block block, int64_t experts, bool bf16,
   RandomModel model;
   ModelConfig& config = model.config;
   config.block = block;
+  if (block == Block::kPreNorm) config.qk_norm = QkNorm::kNone;
   config.vocabulary = large ? 603 : 83;
   config.width = large ? 92 : 28;
   config.layers = 3;

@@ -72,6 +72,7 @@ TEST_F(HuggingFace, WhatIsSavedLoads) {
     model::ModelConfig config = Tiny();
     if (tied) {
       config.block = model::Block::kPreNorm;
+      config.qk_norm = model::QkNorm::kNone;
       config.tied_head = true;
       config.experts = config.experts_per_token = 0;
     }
