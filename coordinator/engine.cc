@@ -207,7 +207,7 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
   for (uint32_t i = 0; i < request.max_tokens(); ++i) {
     const int32_t id = Sample(logits, sampling, prompt.size() + i);
     ++shown_tokens;
-    if (id == model_.config.eos_id) {
+    if (model_.config.Ends(id)) {
       finish = "stop";
       break;
     }

@@ -4,6 +4,7 @@
 // not know is an error which names it; nothing is guessed.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -75,6 +76,9 @@ struct ModelConfig {
   int32_t bos_id = -1, eos_id = -1, pad_id = -1;  // -1 = none
   std::vector<int32_t> more_eos_ids;              // also end a text
 
+  bool Ends(int32_t id) const {
+    return id == eos_id || std::ranges::count(more_eos_ids, id) > 0;
+  }
   bool operator==(const ModelConfig&) const = default;
 };
 
