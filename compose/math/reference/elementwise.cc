@@ -9,15 +9,16 @@ namespace motet::math::reference {
 
 // One row of the table for each id.
 //   y[m,c] = table[ids[m], c]
-// ids: [M].   table: [V,C] f32 or bf16 in.   y: [M,C] f32 out.
+// ids: [M].   table: [V,C] f32, bf16 or f16 in.   y: [M,C] f32 out.
 void Embed(std::span<const int32_t> ids, const Tensor& table, Tensor y) {
   const int64_t cols = table.cols();
   for (size_t m = 0; m < ids.size(); ++m) {
     for (int64_t c = 0; c < cols; ++c) {
       const int64_t from = ids[m] * cols + c;
-      y.f32()[m * cols + c] = table.dtype == DType::kBF16
-                                  ? WidenBf16(table.bf16()[from])
-                                  : table.f32()[from];
+      y.f32()[m * cols + c] =
+          table.dtype == DType::kBF16  ? WidenBf16(table.bf16()[from])
+          : table.dtype == DType::kF16 ? WidenF16(table.bf16()[from])
+                                       : table.f32()[from];
     }
   }
 }

@@ -78,7 +78,7 @@ void CrossEntropyBackward(const Tensor& logits,
 //   x = W h[m]        loss = (sum nll + z sum lse^2) / count
 //   g = scale / count (p (1 + 2 z lse) - onehot(target))     p = exp(x - lse)
 //   dh[m] += g W      dW += g h[m]^T
-// h: [M,C], w: [V,C] f32 or bf16 in.   logits: [R,V], scratch, not used here.
+// h: [M,C], w: [V,C] f32, bf16 or f16 in.   logits: [R,V], scratch, not used here.
 double HeadLoss(const Tensor& h, const Tensor& w,
                 std::span<const int32_t> targets, int64_t count,
                 double z_weight, double scale, Product, Tensor, Tensor dh,
@@ -86,8 +86,10 @@ double HeadLoss(const Tensor& h, const Tensor& w,
   const int64_t cols = h.cols(), vocabulary = w.rows();
   std::vector<double> x(vocabulary), sum_h(cols);
   const auto weight = [&](int64_t v, int64_t c) {
-    return w.dtype == DType::kBF16 ? WidenBf16(w.bf16()[v * cols + c])
-                                   : w.f32()[v * cols + c];
+    const int64_t i = v * cols + c;
+    return w.dtype == DType::kBF16  ? WidenBf16(w.bf16()[i])
+           : w.dtype == DType::kF16 ? WidenF16(w.bf16()[i])
+                                    : w.f32()[i];
   };
   double sum = 0, squares = 0;
   for (int64_t m = 0; m < h.rows(); ++m) {
