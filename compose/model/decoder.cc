@@ -188,9 +188,9 @@ Tensor NormHeads(Exec& exec, const ModelConfig& config, const Tensor& x,
 Tensor Decoder::Attend(Exec& exec, const Batch& batch, int64_t layer,
                        const Tensor& x) const {
   const LayerWeights& w = weights_.layers[layer];
-  Tensor q = exec.Linear(x, w.q);
-  Tensor k = exec.Linear(x, w.k);
-  Tensor v = exec.Linear(x, w.v);
+  const std::pair<Tensor, Tensor> inputs[] = {{x, w.q}, {x, w.k}, {x, w.v}};
+  std::vector<Tensor> qkv = exec.Linears(inputs);
+  Tensor q = qkv[0], k = qkv[1], v = qkv[2];
   if (config_.qkv_bias) {
     q = exec.AddBias(q, w.q_bias);
     k = exec.AddBias(k, w.k_bias);

@@ -4,6 +4,7 @@
 // no row chose is not run, and since an FFN works row by row, which rows
 // stand beside a row in its group cannot matter.
 #include <algorithm>
+#include <array>
 #include <span>
 #include <utility>
 #include <vector>
@@ -19,11 +20,27 @@ using math::RouteSegment;
 using math::Routing;
 using math::Tensor;
 
-// y = W_down swiglu(W_gate x, W_up x).   x, y: [m,C].
-Tensor Ffn(Exec& exec, const FfnWeights& w, const Tensor& x) {
-  const Tensor gate = exec.Linear(x, w.gate);
-  const Tensor up = exec.Linear(x, w.up);
-  return exec.Linear(exec.SwiGlu(gate, up), w.down);
+// One FFN and its rows.
+struct FfnInput {
+  const FfnWeights* weights;
+  Tensor x;
+};
+
+// y = W_down swiglu(W_gate x, W_up x) of each; their products run together.
+// x, y: [m,C].
+std::vector<Tensor> Ffns(Exec& exec, std::span<const FfnInput> inputs) {
+  std::vector<std::pair<Tensor, Tensor>> products;
+  for (const FfnInput& input : inputs) {
+    products.push_back({input.x, input.weights->gate});
+    products.push_back({input.x, input.weights->up});
+  }
+  const std::vector<Tensor> wide = exec.Linears(products);
+  products.clear();
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    products.push_back({exec.SwiGlu(wide[2 * i], wide[2 * i + 1]),
+                        inputs[i].weights->down});
+  }
+  return exec.Linears(products);
 }
 
 // Which rows chose an expert, ascending, and as which of their choices.
@@ -64,6 +81,7 @@ std::vector<Group> GroupByExpert(Exec& exec, const Tensor& idx,
 // y[m] = sum over m's experts, ascending, of w[m,slot] FFN_e(x[m]).
 Tensor RunExperts(Exec& exec, const std::vector<FfnWeights>& experts,
                   const Routing& routing, const Tensor& x) {
+  std::vector<FfnInput> inputs;
   std::vector<ExpertRows> outputs;
   const std::vector<Group> groups =
       GroupByExpert(exec, routing.idx, experts.size());
@@ -73,10 +91,11 @@ Tensor RunExperts(Exec& exec, const std::vector<FfnWeights>& experts,
     // A row chooses an expert once, so as many rows as there are means all of
     // them in order: no copy.
     const bool all = static_cast<int64_t>(group.rows.size()) == x.rows();
-    const Tensor own = all ? x : exec.Gather(x, group.rows);
-    outputs.push_back(
-        {group.rows, group.slots, Ffn(exec, experts[e], own), Tensor{}});
+    inputs.push_back({&experts[e], all ? x : exec.Gather(x, group.rows)});
+    outputs.push_back({group.rows, group.slots, Tensor{}, Tensor{}});
   }
+  const std::vector<Tensor> results = Ffns(exec, inputs);
+  for (size_t i = 0; i < results.size(); ++i) outputs[i].f = results[i];
   return exec.Combine(routing, std::move(outputs), x.rows(), x.cols());
 }
 
@@ -132,7 +151,7 @@ Tensor Decoder::FeedForward(Exec& exec, const Batch& batch, int64_t layer,
     trace->routing.push_back(routing);
   }
   return config_.experts > 0 ? RunExperts(exec, experts, routing, x)
-                             : Ffn(exec, experts[0], x);
+                             : Ffns(exec, std::array{FfnInput{&experts[0], x}})[0];
 }
 
 }  // namespace motet::model
