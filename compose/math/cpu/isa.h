@@ -22,11 +22,11 @@ struct AdamWStep {
 // Panels of sixteen rows for Multiply (product.h). A word is one f32 term, or
 // two of bf16.
 inline constexpr int64_t kPanel = 16;
-inline constexpr int64_t kDirectRows = 4;
 inline constexpr int64_t kDirectPanels = 2;
 struct PanelOps {
   int64_t terms_a_word;
   int64_t block_words;            // of a panel in the first-level cache
+  int64_t direct_rows;            // that `direct` takes at most
   int8_t panels_for[kPanel + 1];  // that a tile of so many rows takes at once
 
   // dst[word][row] of src, whose element (row, k) lies at row*stride + k. f32,

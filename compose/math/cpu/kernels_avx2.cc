@@ -9,6 +9,8 @@
 #define MOTET_ISA_NAME "avx2"
 #include "compose/math/cpu/vec_avx2.inl"
 
+#define MOTET_DIRECT_ROWS 4
+#define MOTET_DIRECT_SUMS 4
 #include "compose/math/cpu/turn.inl"
 #include "compose/math/cpu/product.inl"
 
@@ -57,6 +59,7 @@ void TileF32(const float* a, const float* b, int64_t panel, int64_t terms,
 const PanelOps kF32Panels = {
     1,
     1536,
+    kDirectRows,
     {1, 4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
     PackF32,
     PackTurnedF32,

@@ -11,6 +11,8 @@
 
 #define MOTET_ISA avx512bf16
 #include "compose/math/cpu/vec_avx512.inl"
+#define MOTET_DIRECT_ROWS 16
+#define MOTET_DIRECT_SUMS 16
 #include "compose/math/cpu/turn.inl"
 
 namespace motet::math::cpu::avx512bf16 {
@@ -189,22 +191,22 @@ struct Bf16Tile {
   }
 };
 
-// A few rows by two panels of weights that are read once (product.inl).
-template <int R, typename S>
+// A few rows by panels of weights that are read once (product.inl).
+template <int R, int P, typename S>
 void DirectOf(const float* a, const S* w, int64_t stride, int64_t terms,
               float* c, int64_t c_stride) {
-  constexpr int kPanels = 2;
   constexpr int64_t kSize = sizeof(S);
-  __m512 sum[R][kPanels];
+  __m512 sum[R][P];
   for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < kPanels; ++p) sum[r][p] = _mm512_setzero_ps();
+    for (int p = 0; p < P; ++p) sum[r][p] = _mm512_setzero_ps();
   }
   for (int64_t k = 0; k < terms; k += 8) {
     const int64_t n = terms - k < 8 ? terms - k : 8;
-    for (int p = 0; p < kPanels; ++p) {
+    for (int p = 0; p < P; ++p) {
       const S* first = w + p * kPanel * stride + k;
       if (k * kSize % 64 == 0) {
-        Expect(reinterpret_cast<const char*>(first + kPanel * stride),
+        Expect(reinterpret_cast<const char*>(first + (P - 1) * kPanel *
+                                                         stride),
                stride * kSize);
       }
       Vec out[4];
@@ -224,39 +226,33 @@ void DirectOf(const float* a, const S* w, int64_t stride, int64_t terms,
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < kPanels; ++p) {
+    for (int p = 0; p < P; ++p) {
       _mm512_storeu_ps(c + r * c_stride + p * kPanel, sum[r][p]);
     }
   }
 }
 
 template <typename S>
-void DirectRows(const float* a, int64_t rows, const S* w, int64_t stride,
-                int64_t terms, float* c, int64_t c_stride) {
-  switch (rows) {
-    case 1:
-      return DirectOf<1>(a, w, stride, terms, c, c_stride);
-    case 2:
-      return DirectOf<2>(a, w, stride, terms, c, c_stride);
-    case 3:
-      return DirectOf<3>(a, w, stride, terms, c, c_stride);
-    case 4:
-      return DirectOf<4>(a, w, stride, terms, c, c_stride);
+struct DirectForm {
+  template <int R, int P>
+  static void Run(const float* a, const S* w, int64_t stride, int64_t terms,
+                  float* c, int64_t c_stride) {
+    DirectOf<R, P>(a, w, stride, terms, c, c_stride);
   }
-}
+};
 
 void Direct(const float* a, int64_t rows, const void* w, DType dtype,
             int64_t stride, int64_t terms, float* c, int64_t c_stride) {
   switch (dtype) {
     case DType::kBF16:
-      return DirectRows(a, rows, static_cast<const Bf16*>(w), stride, terms,
-                        c, c_stride);
+      return DirectRows<DirectForm<Bf16>>(
+          a, rows, static_cast<const Bf16*>(w), stride, terms, c, c_stride);
     case DType::kF16:
-      return DirectRows(a, rows, static_cast<const Half*>(w), stride, terms,
-                        c, c_stride);
+      return DirectRows<DirectForm<Half>>(
+          a, rows, static_cast<const Half*>(w), stride, terms, c, c_stride);
     default:
-      return DirectRows(a, rows, static_cast<const float*>(w), stride, terms,
-                        c, c_stride);
+      return DirectRows<DirectForm<float>>(
+          a, rows, static_cast<const float*>(w), stride, terms, c, c_stride);
   }
 }
 
@@ -264,6 +260,7 @@ void Direct(const float* a, int64_t rows, const void* w, DType dtype,
 
 const PanelOps kPanels = {2,
                           1536,
+                          kDirectRows,
                           {1, 4, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3},
                           Pack,
                           PackTurned,

@@ -179,7 +179,8 @@ void Multiply(std::span<const Job> jobs, Arithmetic arithmetic) {
     Plan plan;
     plan.job = &job;
     plan.tiles = Panels(job.rows);
-    plan.direct = job.rows <= kDirectRows && !job.b.turned && !job.add;
+    plan.direct =
+        job.rows <= ops.direct_rows && !job.b.turned && !job.add;
     plan.tile_words = ops.Words(job.terms) * kPanel;
     const double share = static_cast<double>(job.rows) *
                          static_cast<double>(job.cols) *

@@ -158,16 +158,15 @@ struct F32Tile {
   }
 };
 
-// R rows times two panels of weights that are read once and never stored:
-// the form for a few rows, bound by memory. Same sums as the tile.
-template <int R, typename S>
+// R rows times P panels of weights that are read once and never stored: the
+// form for a few rows, bound by memory. Same sums as the tile.
+template <int R, int P, typename S>
 void DirectF32Of(const float* a, const S* w, int64_t stride, int64_t terms,
                  float* c, int64_t c_stride) {
-  constexpr int kPanels = 2;
   constexpr int64_t kSize = sizeof(S);
-  Vec sum[R][kPanels];
+  Vec sum[R][P];
   for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < kPanels; ++p) sum[r][p] = Zero();
+    for (int p = 0; p < P; ++p) sum[r][p] = Zero();
   }
   const auto add = [&](int64_t k, const Vec* out, int64_t n, int p) {
     for (int64_t i = 0; i < n; ++i) {
@@ -179,56 +178,51 @@ void DirectF32Of(const float* a, const S* w, int64_t stride, int64_t terms,
   Vec words[4], out[kStep<S>];
   int64_t k = 0;
   for (; k + kStep<S> <= terms; k += kStep<S>) {
-    for (int p = 0; p < kPanels; ++p) {
+    for (int p = 0; p < P; ++p) {
       const char* first =
           reinterpret_cast<const char*>(w + p * kPanel * stride + k);
-      if (k * kSize % 64 == 0) Expect(first + kPanel * stride * kSize,
-                                      stride * kSize);
+      if (k * kSize % 64 == 0) {
+        Expect(first + (P - 1) * kPanel * stride * kSize, stride * kSize);
+      }
       TurnAt(first, stride * kSize, words);
       Terms(words, w, out);
       add(k, out, kStep<S>, p);
     }
   }
   if (k < terms) {
-    for (int p = 0; p < kPanels; ++p) {
+    for (int p = 0; p < P; ++p) {
       TailTerms(w + p * kPanel * stride + k, stride, kPanel, terms - k, out);
       add(k, out, terms - k, p);
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < kPanels; ++p) {
+    for (int p = 0; p < P; ++p) {
       Store(c + r * c_stride + p * kPanel, sum[r][p]);
     }
   }
 }
 
 template <typename S>
-void DirectF32Rows(const float* a, int64_t rows, const S* w, int64_t stride,
-                   int64_t terms, float* c, int64_t c_stride) {
-  switch (rows) {
-    case 1:
-      return DirectF32Of<1>(a, w, stride, terms, c, c_stride);
-    case 2:
-      return DirectF32Of<2>(a, w, stride, terms, c, c_stride);
-    case 3:
-      return DirectF32Of<3>(a, w, stride, terms, c, c_stride);
-    case 4:
-      return DirectF32Of<4>(a, w, stride, terms, c, c_stride);
+struct DirectF32Form {
+  template <int R, int P>
+  static void Run(const float* a, const S* w, int64_t stride, int64_t terms,
+                  float* c, int64_t c_stride) {
+    DirectF32Of<R, P>(a, w, stride, terms, c, c_stride);
   }
-}
+};
 
 void DirectF32(const float* a, int64_t rows, const void* w, DType dtype,
                int64_t stride, int64_t terms, float* c, int64_t c_stride) {
   switch (dtype) {
     case DType::kBF16:
-      return DirectF32Rows(a, rows, static_cast<const Bf16*>(w), stride,
-                           terms, c, c_stride);
+      return DirectRows<DirectF32Form<Bf16>>(
+          a, rows, static_cast<const Bf16*>(w), stride, terms, c, c_stride);
     case DType::kF16:
-      return DirectF32Rows(a, rows, static_cast<const Half*>(w), stride,
-                           terms, c, c_stride);
+      return DirectRows<DirectF32Form<Half>>(
+          a, rows, static_cast<const Half*>(w), stride, terms, c, c_stride);
     default:
-      return DirectF32Rows(a, rows, static_cast<const float*>(w), stride,
-                           terms, c, c_stride);
+      return DirectRows<DirectF32Form<float>>(
+          a, rows, static_cast<const float*>(w), stride, terms, c, c_stride);
   }
 }
 

@@ -4,6 +4,10 @@
 namespace motet::math::cpu::MOTET_ISA {
 namespace {
 
+// Rows that the direct form takes, and vector sums that it keeps.
+constexpr int kDirectRows = MOTET_DIRECT_ROWS;
+constexpr int kDirectSums = MOTET_DIRECT_SUMS;
+
 struct Bf16 {
   uint16_t bits;
 };
@@ -38,6 +42,51 @@ inline void TurnAt(const char* first, int64_t stride, Vec out[4]) {
 inline void Expect(const char* first, int64_t stride) {
   for (int64_t r = 0; r < kPanel; ++r) {
     _mm_prefetch(first + (kPanel + r) * stride, _MM_HINT_T1);
+  }
+}
+
+// F::Run<R, P>(a, w, stride, terms, c, c_stride) for rows of a up to
+// kDirectRows by two panels of w: both at once where R x 2 sums fit the
+// registers, else one after another.
+template <typename F, int R, typename S>
+inline void DirectPair(const float* a, const S* w, int64_t stride,
+                       int64_t terms, float* c, int64_t c_stride) {
+  if constexpr (2 * R <= kDirectSums) {
+    F::template Run<R, 2>(a, w, stride, terms, c, c_stride);
+  } else {
+    F::template Run<R, 1>(a, w, stride, terms, c, c_stride);
+    F::template Run<R, 1>(a, w + kPanel * stride, stride, terms, c + kPanel,
+                          c_stride);
+  }
+}
+
+template <typename F, typename S>
+void DirectRows(const float* a, int64_t rows, const S* w, int64_t stride,
+                int64_t terms, float* c, int64_t c_stride) {
+  switch (rows) {
+#define MOTET_DIRECT(R)                                                \
+  case R:                                                              \
+    if constexpr (R <= kDirectRows) {                                  \
+      DirectPair<F, R>(a, w, stride, terms, c, c_stride);              \
+    }                                                                  \
+    return;
+    MOTET_DIRECT(1)
+    MOTET_DIRECT(2)
+    MOTET_DIRECT(3)
+    MOTET_DIRECT(4)
+    MOTET_DIRECT(5)
+    MOTET_DIRECT(6)
+    MOTET_DIRECT(7)
+    MOTET_DIRECT(8)
+    MOTET_DIRECT(9)
+    MOTET_DIRECT(10)
+    MOTET_DIRECT(11)
+    MOTET_DIRECT(12)
+    MOTET_DIRECT(13)
+    MOTET_DIRECT(14)
+    MOTET_DIRECT(15)
+    MOTET_DIRECT(16)
+#undef MOTET_DIRECT
   }
 }
 
