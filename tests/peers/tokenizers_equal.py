@@ -5,7 +5,7 @@ document of the JSONL files and of random Unicode strings, with and without
 the tokens that the tokenizer adds, and the decoded text of each.
 
   pip install tokenizers
-  tests/peers/tokenizers_equal.py --motet build/coordinator/motet \
+  tests/peers/tokenizers_equal.py --motet build/motet \
       --random 100000 --data FILE.jsonl ... -- TOKENIZER.json ...
 """
 import argparse
@@ -139,7 +139,7 @@ def compare(args, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--motet", default="build/coordinator/motet")
+    parser.add_argument("--motet", default="build/motet")
     parser.add_argument("--data", nargs="*", default=[])
     parser.add_argument("--random", type=int, default=100000)
     parser.add_argument("--seed", type=int, default=1)
