@@ -70,7 +70,8 @@ EncodeOptions Plain(int64_t max_tokens = 0) {
 
 TEST(WordPiece, TakesTheLongestPieces) {
   const auto t = Make();
-  EXPECT_THAT(t->Encode("Playing played.", Plain()), ElementsAre(4, 5, 4, 6, 9));
+  EXPECT_THAT(t->Encode("Playing played.", Plain()),
+              ElementsAre(4, 5, 4, 6, 9));
   EXPECT_THAT(t->Encode("\u00C9lan\u4F60a", Plain()), ElementsAre(11, 10, 8));
   // No pieces for its end, or too long: the whole word is unknown.
   EXPECT_THAT(t->Encode("playx a", Plain()), ElementsAre(1, 8));
