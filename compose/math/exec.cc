@@ -130,7 +130,7 @@ Tensor Exec::LayerNorm(const Tensor& x, const Tensor& w, const Tensor& b,
   const bool needed = Needs(x) || Needs(w) || Needs(b);
   Tensor moments;
   if (needed) moments = arena_.New({x.rows(), 2});
-  kernels_.layer_norm(x, w, b, eps, y, moments);
+  kernels_.layer_norm(x, {}, {}, w, b, eps, y, moments);
   if (needed) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kLayerNorm, [k = &kernels_, r = recorder_, x, w,
@@ -139,6 +139,16 @@ Tensor Exec::LayerNorm(const Tensor& x, const Tensor& w, const Tensor& b,
                              r->Gradient(w), r->Gradient(b));
     });
   }
+  return y;
+}
+
+Tensor Exec::LayerNorm(const Tensor& x, const Tensor& bias, const Tensor& a,
+                       const Tensor& w, const Tensor& b, float eps) {
+  if (Needs(x) || Needs(bias) || Needs(a) || Needs(w) || Needs(b)) {
+    return LayerNorm(Add(a, AddBias(x, bias)), w, b, eps);
+  }
+  Tensor y = arena_.New(x.shape);
+  kernels_.layer_norm(x, bias, a, w, b, eps, y, {});
   return y;
 }
 
@@ -207,13 +217,20 @@ Tensor Exec::SwiGlu(const Tensor& gate, const Tensor& up) {
 
 Tensor Exec::Gelu(const Tensor& x) {
   Tensor y = arena_.New(x.shape);
-  kernels_.gelu(x, y);
+  kernels_.gelu(x, {}, y);
   if (Needs(x)) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kGelu, [k = &kernels_, r = recorder_, x, y] {
       k->gelu_backward(x, r->Gradient(y), r->Gradient(x));
     });
   }
+  return y;
+}
+
+Tensor Exec::Gelu(const Tensor& x, const Tensor& bias) {
+  if (Needs(x) || Needs(bias)) return Gelu(AddBias(x, bias));
+  Tensor y = arena_.New(x.shape);
+  kernels_.gelu(x, bias, y);
   return y;
 }
 

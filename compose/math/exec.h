@@ -81,6 +81,10 @@ class Exec {
   Tensor RmsNorm(const Tensor& x, const Tensor& w, float eps);
   Tensor LayerNorm(const Tensor& x, const Tensor& w, const Tensor& b,
                    float eps);
+  // LayerNorm(Add(a, AddBias(x, bias)), w, b, eps), the same bits; in one
+  // pass when none of it is recorded.
+  Tensor LayerNorm(const Tensor& x, const Tensor& bias, const Tensor& a,
+                   const Tensor& w, const Tensor& b, float eps);
   Tensor Normalise(const Tensor& x);
   Tensor Rope(const Tensor& x, std::span<const int32_t> positions,
               std::span<const double> frequencies);
@@ -88,6 +92,8 @@ class Exec {
                    const HeadShape& shape, std::span<const Segment> segments);
   Tensor SwiGlu(const Tensor& gate, const Tensor& up);
   Tensor Gelu(const Tensor& x);
+  // Gelu(AddBias(x, bias)), likewise.
+  Tensor Gelu(const Tensor& x, const Tensor& bias);
   Tensor MeanPool(const Tensor& x, std::span<const Segment> segments);
   Tensor OwnerBias(const Tensor& x, const Tensor& b);
   Routing TopK(const Tensor& x, std::span<const ExpertMask> allowed, int k,

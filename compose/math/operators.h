@@ -193,9 +193,12 @@ struct Kernels {
                             const Tensor& inverse_rms, const Tensor& dy,
                             Tensor dx, Tensor dw);
 
-  // moments [M,2]: mean and 1 / deviation of each row; may be empty.
-  void (*layer_norm)(const Tensor& x, const Tensor& w, const Tensor& b,
-                     float eps, Tensor y, Tensor moments);
+  // Of a + (x + bias) in place of x where bias [C] and a [M,C] are not empty;
+  // the backward form takes that sum. moments [M,2]: mean and 1 / deviation
+  // of each row; may be empty.
+  void (*layer_norm)(const Tensor& x, const Tensor& bias, const Tensor& a,
+                     const Tensor& w, const Tensor& b, float eps, Tensor y,
+                     Tensor moments);
   void (*layer_norm_backward)(const Tensor& x, const Tensor& w,
                               const Tensor& moments, const Tensor& dy,
                               Tensor dx, Tensor dw, Tensor db);
@@ -226,7 +229,9 @@ struct Kernels {
   void (*swiglu_backward)(const Tensor& gate, const Tensor& up,
                           const Tensor& dy, Tensor dgate, Tensor dup);
 
-  void (*gelu)(const Tensor& x, Tensor y);  // y may alias x
+  // Of x + bias where bias [F] is not empty; the backward form takes that
+  // sum. y may alias x.
+  void (*gelu)(const Tensor& x, const Tensor& bias, Tensor y);
   void (*gelu_backward)(const Tensor& x, const Tensor& dy, Tensor dx);
 
   // Of a segment, row and rows count; without rows its mean is 0.

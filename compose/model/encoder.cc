@@ -18,10 +18,10 @@ using math::Tensor;
 // second-level caches, and products want some hundred rows.
 constexpr int64_t kBatchRows = 1024;
 
-// y = W x + b, and with an adapter + scale B (A x).   x: [M,C].   y: [M,N].
+// y = W x, and with an adapter + scale B (A x).   x: [M,C].   y: [M,N].
 Tensor Apply(Exec& exec, const Affine& map, const LoraPair* lora, float scale,
              const Tensor& x) {
-  const Tensor y = exec.AddBias(exec.Linear(x, map.weight), map.bias);
+  const Tensor y = exec.Linear(x, map.weight);
   if (lora == nullptr || lora->a.empty()) return y;
   const Tensor low = exec.Linear(x, lora->a);
   return exec.AddScaled(y, scale, exec.Linear(low, lora->b));
@@ -125,21 +125,27 @@ Tensor Encoder::Layer(Exec& exec, const EncoderBatch& batch, int64_t layer,
                  lora == nullptr ? nullptr : &lora->At(layer, which),
                  lora == nullptr ? 0 : lora->scale(), in);
   };
-  const auto norm = [&](const NormWeights& weights, const Tensor& a,
-                        const Tensor& b) {
-    return exec.LayerNorm(exec.Add(a, b), weights.weight, weights.bias,
-                          config_.norm_eps);
+  const auto biased = [&](EncoderMap which) {
+    return exec.AddBias(map(which, x), w[which].bias);
   };
-  const math::HeadShape heads = {config_.heads, config_.heads,
-                                 config_.head_dim(), /*causal=*/false};
-  const Tensor q = map(EncoderMap::kQuery, x);
-  const Tensor k = map(EncoderMap::kKey, x);
-  const Tensor v = map(EncoderMap::kValue, x);
+  // norm(a + (map + bias))
+  const auto norm = [&](const NormWeights& weights, const Tensor& a,
+                        EncoderMap which, const Tensor& in) {
+    return exec.LayerNorm(map(which, in), w[which].bias, a, weights.weight,
+                          weights.bias, config_.norm_eps);
+  };
+  math::HeadShape heads;
+  heads.heads = heads.kv_heads = config_.heads;
+  heads.head_dim = config_.head_dim();
+  heads.causal = false;
+  const Tensor q = biased(EncoderMap::kQuery);
+  const Tensor k = biased(EncoderMap::kKey);
+  const Tensor v = biased(EncoderMap::kValue);
   const Tensor a = exec.Attention(q, k, v, heads, batch.segments());
-  const Tensor h =
-      norm(w.attention_norm, x, map(EncoderMap::kAttentionOutput, a));
-  const Tensor wide = exec.Gelu(map(EncoderMap::kIntermediate, h));
-  return norm(w.output_norm, h, map(EncoderMap::kOutput, wide));
+  const Tensor h = norm(w.attention_norm, x, EncoderMap::kAttentionOutput, a);
+  const Tensor wide = exec.Gelu(map(EncoderMap::kIntermediate, h),
+                                w[EncoderMap::kIntermediate].bias);
+  return norm(w.output_norm, h, EncoderMap::kOutput, wide);
 }
 
 Tensor Encoder::Pool(Exec& exec, const EncoderBatch& batch,

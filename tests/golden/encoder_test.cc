@@ -2,6 +2,8 @@
 // The BERT encoder and its LoRA adapter against transformers and peft
 // (fixtures models/bert): vectors of queries and documents, contrastive loss
 // and the adapter's gradients; and MiniLM's vectors (fixture real).
+#include "compose/model/encoder.h"
+
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
@@ -10,7 +12,6 @@
 #include <vector>
 
 #include "compose/learn/tape.h"
-#include "compose/model/encoder.h"
 #include "compose/package/encoder_folder.h"
 #include "compose/package/peft.h"
 #include "gtest/gtest.h"
@@ -124,9 +125,9 @@ TEST_P(EncoderTest, LossAndAdapterGradientsArePefts) {
   const auto queries =
       Rows(golden.Ids("input_ids"), golden.ShapeOf("input_ids").dim[1],
            golden.Ids("attention_mask"));
-  std::vector<float> docs = Encode(
-      Rows(golden.Ids("doc_ids"), golden.ShapeOf("doc_ids").dim[1], {}),
-      nullptr);
+  std::vector<float> docs =
+      Encode(Rows(golden.Ids("doc_ids"), golden.ShapeOf("doc_ids").dim[1], {}),
+             nullptr);
   const auto count = static_cast<int64_t>(queries.size());
   Tensor documents;
   documents.data = docs.data();
@@ -135,17 +136,17 @@ TEST_P(EncoderTest, LossAndAdapterGradientsArePefts) {
   math::Arena arena;
   learn::Tape tape(arena);
   std::vector<std::pair<std::string, Tensor>> parameters;
-  model::VisitLora(loaded_->config, lora_->lora,
-                   [&](const std::string& name, const math::Shape&,
-                       Tensor& tensor) {
-                     tape.Watch(tensor);
-                     parameters.emplace_back(name, tensor);
-                   });
+  model::VisitLora(
+      loaded_->config, lora_->lora,
+      [&](const std::string& name, const math::Shape&, Tensor& tensor) {
+        tape.Watch(tensor);
+        parameters.emplace_back(name, tensor);
+      });
   Exec exec(kernels(), arena, GetParam().product, &tape);
   const auto inputs = Inputs(queries);
   const EncoderBatch batch(inputs);
-  const Tensor q = encoder_->Pool(
-      exec, batch, encoder_->Forward(exec, batch, &lora_->lora));
+  const Tensor q =
+      encoder_->Pool(exec, batch, encoder_->Forward(exec, batch, &lora_->lora));
   const auto temperature = golden.meta()["temperature"].get<float>();
   const Tensor scores =
       exec.AddScaled({}, 1 / temperature, exec.Linear(q, documents));
@@ -161,6 +162,70 @@ TEST_P(EncoderTest, LossAndAdapterGradientsArePefts) {
                       golden.Doubles("grad." + name), kTolerance))
         << name;
   }
+}
+
+// With MOTET_KEEP, the encoder, an adapter on every map and our vectors are
+// written there, for tests/peers/peft_adapter.py.
+TEST_P(EncoderTest, WhatIsWrittenLoadsAgain) {
+  MOTET_GOLDEN_OR_SKIP();
+  Load();
+  ASSERT_NE(encoder_, nullptr);
+  const char* keep = std::getenv("MOTET_KEEP");
+  const std::string folder =
+      keep != nullptr ? keep
+                      : testing::TempDir() + "encoder_" + GetParam().name;
+  std::filesystem::create_directories(folder);
+  // The fixture's adapter is on two maps; this one on all, made of numbers of
+  // the base.
+  const model::EncoderConfig& config = loaded_->config;
+  model::Lora lora;
+  lora.config = {3, 4, 0, {"query", "key", "value", "dense"}};
+  const float* from = loaded_->weights.words.f32();
+  model::VisitLora(
+      config, lora,
+      [&](const std::string&, const math::Shape& shape, Tensor& tensor) {
+        tensor = {const_cast<float*>(from), math::DType::kF32,
+                  math::Device::kCpu, shape};
+        from += shape.size() / 8;
+      });
+  ASSERT_TRUE(package::SaveLora(folder + "/adapter", config, lora).ok());
+  ASSERT_TRUE(package::SaveEncoder(folder + "/encoder", config,
+                                   loaded_->weights, false,
+                                   config.max_positions)
+                  .ok());
+  const Fixture golden("models/bert/golden");
+  ASSERT_TRUE(golden.ok());
+  std::vector<int32_t> ids = golden.Ids("input_ids");
+  std::vector<int32_t> mask = golden.Ids("attention_mask");
+  const auto rows = Rows(ids, golden.ShapeOf("input_ids").dim[1], mask);
+  std::vector<float> base = Encode(rows, nullptr);
+  std::vector<float> adapted = Encode(rows, &lora);
+
+  auto written = package::LoadEncoder(folder + "/encoder");
+  ASSERT_TRUE(written.ok()) << written.status();
+  auto adapter = package::LoadLora(folder + "/adapter", config);
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  auto again = Encoder::Create((*written)->config, (*written)->weights, false);
+  ASSERT_TRUE(again.ok()) << again.status();
+  *encoder_ = *std::move(again);
+  EXPECT_EQ(Encode(rows, &(*adapter)->lora), adapted);
+  if (keep == nullptr) {
+    std::filesystem::remove_all(folder);
+    return;
+  }
+  const auto tensor = [](auto& values, math::DType dtype,
+                         const math::Shape& shape) {
+    return Tensor{values.data(), dtype, math::Device::kCpu, shape};
+  };
+  const math::Shape tokens = golden.ShapeOf("input_ids");
+  const math::Shape vectors = {tokens.dim[0], config.width};
+  ASSERT_TRUE(package::WriteSafetensors(
+                  folder + "/vectors.safetensors",
+                  {{"ids", tensor(ids, math::DType::kI32, tokens)},
+                   {"mask", tensor(mask, math::DType::kI32, tokens)},
+                   {"base", tensor(base, math::DType::kF32, vectors)},
+                   {"adapted", tensor(adapted, math::DType::kF32, vectors)}})
+                  .ok());
 }
 
 // $MOTET_MODELS/minilm-l6, the real model; ids are the fixture's.

@@ -86,9 +86,13 @@ void AddScaled(const Tensor& a, float s, const Tensor& b, Tensor y) {
   });
 }
 
-void Gelu(const Tensor& x, Tensor y) {
-  ForPieces(x.size(), kPiece, [&](int64_t b, int64_t e) {
-    Active().gelu(x.f32() + b, e - b, y.f32() + b);
+void Gelu(const Tensor& x, const Tensor& bias, Tensor y) {
+  const int64_t cols = x.cols();
+  ForPieces(x.rows(), RowsPerPiece(cols), [&](int64_t b, int64_t e) {
+    for (int64_t m = b; m < e; ++m) {
+      Active().gelu(x.f32() + m * cols, bias.f32(), cols,
+                    y.f32() + m * cols);
+    }
   });
 }
 

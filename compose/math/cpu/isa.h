@@ -66,7 +66,8 @@ struct Isa {
   // y = a + s b; a may be null.
   void (*add_scaled)(const float* a, float s, const float* b, int64_t n,
                      float* y);
-  void (*gelu)(const float* x, int64_t n, float* y);
+  // Of x + bias; bias may be null.
+  void (*gelu)(const float* x, const float* bias, int64_t n, float* y);
   void (*gelu_backward)(const float* x, const float* dy, int64_t n,
                         float* dx);
   void (*scale)(float a, const float* x, int64_t n, float* y);

@@ -63,14 +63,25 @@ void RmsNormBackward(const Tensor& x, const Tensor& w,
   });
 }
 
-void LayerNorm(const Tensor& x, const Tensor& w, const Tensor& b, float eps,
-               Tensor y, Tensor moments) {
+void LayerNorm(const Tensor& x, const Tensor& bias, const Tensor& a,
+               const Tensor& w, const Tensor& b, float eps, Tensor y,
+               Tensor moments) {
   const int64_t cols = x.cols();
   ForPieces(x.rows(), RowsPerPiece(cols), [&](int64_t begin, int64_t end) {
-    Active().layer_norm(
-        x.f32() + begin * cols, w.f32(), b.f32(), eps, end - begin, cols,
-        y.f32() + begin * cols,
-        moments.empty() ? nullptr : moments.f32() + 2 * begin);
+    for (int64_t m = begin; m < end; ++m) {
+      const float* in = x.f32() + m * cols;
+      float* out = y.f32() + m * cols;  // holds the sums on their way
+      if (!bias.empty()) {
+        Active().add(in, bias.f32(), cols, out);
+        in = out;
+      }
+      if (!a.empty()) {
+        Active().add(a.f32() + m * cols, in, cols, out);
+        in = out;
+      }
+      Active().layer_norm(in, w.f32(), b.f32(), eps, 1, cols, out,
+                          moments.empty() ? nullptr : moments.f32() + 2 * m);
+    }
   });
 }
 

@@ -235,9 +235,10 @@ inline Vec NormalBelow(Vec x) {
   return ZeroBelow(x, -5.2f, Fma(half, Erf(x), half));
 }
 
-void GeluRow(const float* x, int64_t n, float* y) {
+void GeluRow(const float* x, const float* bias, int64_t n, float* y) {
   Each(n, [&](int64_t i, auto load, auto store) {
-    const Vec in = load(x + i);
+    Vec in = load(x + i);
+    if (bias != nullptr) in = Add(in, load(bias + i));
     store(y + i, Mul(in, NormalBelow(in)));
   });
 }

@@ -97,10 +97,13 @@ void AddScaled(const Tensor& a, float s, const Tensor& b, Tensor y) {
 
 // Gaussian error linear unit, the exact form.
 //   y = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2     [arXiv 1606.08415]
-// x: [M,F] in.   y: [M,F] out, may be x.
-void Gelu(const Tensor& x, Tensor y) {
+// x: [M,F] in.   y: [M,F] out, may be x.   bias: [F] in, x + bias in place of
+// x; may be empty.
+void Gelu(const Tensor& x, const Tensor& bias, Tensor y) {
+  const int64_t cols = x.cols();
   for (int64_t i = 0; i < x.size(); ++i) {
-    const double v = x.f32()[i];
+    double v = x.f32()[i];
+    if (!bias.empty()) v += bias.f32()[i % cols];
     y.f32()[i] = static_cast<float>(v * std::erfc(-v * M_SQRT1_2) / 2);
   }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "compose/math/kernels.h"
 
@@ -58,12 +59,19 @@ void RmsNormBackward(const Tensor& x, const Tensor& w,
 //   r = 1 / sqrt(mean_c (x - mean_c x)^2 + eps)   y = w (x - mean_c x) r + b
 //                                                       [arXiv 1607.06450]
 // x: [M,C] in.   w, b: [C] in.   y: [M,C] out, may alias x.
+// bias: [C], a: [M,C] in: a + (x + bias) in place of x; may be empty.
 // moments: [M,2] out, mean and r of each row; may be empty.
-void LayerNorm(const Tensor& x, const Tensor& w, const Tensor& b, float eps,
-               Tensor y, Tensor moments) {
+void LayerNorm(const Tensor& x, const Tensor& bias, const Tensor& a,
+               const Tensor& w, const Tensor& b, float eps, Tensor y,
+               Tensor moments) {
   const int64_t cols = x.cols();
+  std::vector<double> row(cols);
   for (int64_t m = 0; m < x.rows(); ++m) {
-    const float* row = x.f32() + m * cols;
+    for (int64_t c = 0; c < cols; ++c) {
+      row[c] = x.f32()[m * cols + c];
+      if (!bias.empty()) row[c] += bias.f32()[c];
+      if (!a.empty()) row[c] += a.f32()[m * cols + c];
+    }
     double mean = 0, square = 0;
     for (int64_t c = 0; c < cols; ++c) mean += row[c];
     mean /= cols;

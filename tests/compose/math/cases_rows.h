@@ -58,19 +58,37 @@ struct OpCase<OpId::kLayerNorm> {
     const int64_t rows = random.Int(0, 70), cols = random.Int(2, 80);
     c.inputs = {c.pool.Normal({rows, cols}, random),
                 c.pool.Normal({cols}, random), c.pool.Normal({cols}, random)};
+    if (random.Flip()) {  // a + (x + bias) in one pass
+      c.inputs.push_back(c.pool.Normal({cols}, random));
+      c.inputs.push_back(c.pool.Normal({rows, cols}, random));
+    }
     const float level = 3 * random.Normal();  // a mean far from 0
     for (int64_t i = 0; i < rows * cols; ++i) c.inputs[0].f32()[i] += level;
     auto moments = Keep(c.pool.Zeros({rows, 2}));
     c.forward = [moments](const Kernels& k, Case& c) {
       Tensor y = c.pool.Zeros(c.inputs[0].shape);
-      k.layer_norm(c.inputs[0], c.inputs[1], c.inputs[2], 0.3f, y, *moments);
+      const bool whole = c.inputs.size() > 3;
+      k.layer_norm(c.inputs[0], whole ? c.inputs[3] : Tensor{},
+                   whole ? c.inputs[4] : Tensor{}, c.inputs[1], c.inputs[2],
+                   0.3f, y, *moments);
       return Values(y);
     };
     c.backward = [moments](const Kernels& k, Case& c, const Numbers& g,
                            std::vector<Tensor>& d) {
       const Tensor dy = FromNumbers(g, 0, c.inputs[0].shape, c.pool);
-      k.layer_norm_backward(c.inputs[0], c.inputs[1], *moments, dy, d[0],
-                            d[1], d[2]);
+      if (c.inputs.size() == 3) {
+        k.layer_norm_backward(c.inputs[0], c.inputs[1], *moments, dy, d[0],
+                              d[1], d[2]);
+        return;
+      }
+      const Tensor sum = c.pool.Zeros(dy.shape), dsum = c.pool.Zeros(dy.shape);
+      k.add_bias(c.inputs[0], c.inputs[3], sum);
+      k.add(c.inputs[4], sum, sum);
+      k.layer_norm_backward(sum, c.inputs[1], *moments, dy, dsum, d[1], d[2]);
+      k.add_bias_backward(dsum, d[3]);
+      for (size_t i : {0, 4}) {
+        if (!d[i].empty()) k.add(d[i], dsum, d[i]);
+      }
     };
   }
 };
@@ -98,15 +116,26 @@ struct OpCase<OpId::kGelu> {
   static void Make(Random& random, Case& c) {
     c.inputs = {
         c.pool.Normal({random.Int(0, 60), random.Int(1, 300)}, random, 3)};
+    if (random.Flip()) {
+      c.inputs.push_back(c.pool.Normal({c.inputs[0].cols()}, random));
+    }
     c.forward = [](const Kernels& k, Case& c) {
       Tensor y = c.pool.Zeros(c.inputs[0].shape);
-      k.gelu(c.inputs[0], y);
+      k.gelu(c.inputs[0], c.inputs.size() > 1 ? c.inputs[1] : Tensor{}, y);
       return Values(y);
     };
     c.backward = [](const Kernels& k, Case& c, const Numbers& g,
                     std::vector<Tensor>& d) {
       const Tensor dy = FromNumbers(g, 0, c.inputs[0].shape, c.pool);
-      k.gelu_backward(c.inputs[0], dy, d[0]);
+      if (c.inputs.size() == 1) {
+        k.gelu_backward(c.inputs[0], dy, d[0]);
+        return;
+      }
+      const Tensor sum = c.pool.Zeros(dy.shape), dsum = c.pool.Zeros(dy.shape);
+      k.add_bias(c.inputs[0], c.inputs[1], sum);
+      k.gelu_backward(sum, dy, dsum);
+      if (!d[0].empty()) k.add(d[0], dsum, d[0]);
+      k.add_bias_backward(dsum, d[1]);
     };
   }
 };
