@@ -96,6 +96,7 @@ row() {
 
 smollm2=$models/smollm2-135m
 smollm2_gguf=$models/smollm2-135m-bf16.gguf
+minilm=$models/minilm-l6
 prompt='The capital of France is'
 
 # ---- The sides -----------------------------------------------------------
@@ -107,6 +108,10 @@ player memory "$models/moe/hf" -- "$build/tests/serve_bench" \
   --model "$models/moe/hf" --arithmetic "$arithmetic"
 player load "$smollm2" -- "$build/tests/load_bench" "$build/motet" \
   generate "$smollm2" --prompt "$prompt" --max-tokens 1
+player encode "$minilm" -- "$build/tests/encode_bench" --model "$minilm" \
+  --arithmetic "$arithmetic"
+python_player encode_transformers "$python" MOTET_BENCH_PYTHON transformers \
+  "$minilm" -- $peers/encode_transformers.py "$minilm"
 python_player pytorch "$python" MOTET_BENCH_PYTHON transformers \
   -- $peers/pytorch_train.py "$smollm2"
 python_player llama "$llama_python" MOTET_BENCH_LLAMA_PYTHON llama_cpp \
@@ -135,6 +140,9 @@ row decode_1 tokens/s higher 1.0 "serve decode_1" \
 row decode_16 tokens/s higher 1.5 "serve decode_16" \
   "llama decode_16_bf16 llama.cpp, bf16" \
   "llama decode_16_f32 llama.cpp, f32"
+row encode docs/s higher 1.2 "encode documents" \
+  "encode_transformers bf16 transformers, sorted batches, bf16" \
+  "encode_transformers f32 transformers, sorted batches, f32"
 row excluded tokens/s higher 0.99 "serve decode_16_excluded" \
   "serve decode_16 ours, without exclusion"
 row anchored tokens/s higher 0.95 "serve decode_16_anchored" \
