@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -21,6 +22,7 @@ using math::Tensor;
 
 constexpr char kDescription[] = "run.description";
 constexpr char kNumbers[] = "run.numbers";
+constexpr char kMore[] = "run.more";  // absent in files of version 0.1
 constexpr char kChecksum[] = "run.checksum";
 constexpr int64_t kFixedNumbers = 6;  // then the curve
 
@@ -38,6 +40,10 @@ std::vector<Stored> Tensors(const Optimizer& optimizer) {
     tensors.push_back({absl::StrCat("adam.v.", name), item.v});
   }
   return tensors;
+}
+
+std::string BestName(const Parameter& parameter) {
+  return absl::StrCat("best.", parameter.name);
 }
 
 std::vector<double> Numbers(const RunState& state, int64_t updates) {
@@ -63,6 +69,51 @@ RunState StateOf(const std::vector<double>& numbers) {
   return state;
 }
 
+// What joined the state later, in one list: five numbers, then the losses
+// and the evaluations with their lengths in front.
+std::vector<double> More(const RunState& state) {
+  std::vector<double> more = {
+      static_cast<double>(state.spikes),
+      static_cast<double>(state.skipped_in_a_row),
+      static_cast<double>(state.best.step),
+      state.best.loss,
+      static_cast<double>(state.stale),
+      state.stopped_early ? 1.0 : 0.0,
+      static_cast<double>(state.losses.size())};
+  more.insert(more.end(), state.losses.begin(), state.losses.end());
+  more.push_back(static_cast<double>(state.evaluations.size()));
+  for (const Evaluation& e : state.evaluations) {
+    more.push_back(static_cast<double>(e.step));
+    more.push_back(e.loss);
+  }
+  return more;
+}
+
+// false: the list is not one that More made.
+bool SetMore(const std::vector<double>& more, RunState& state) {
+  size_t at = 0;
+  bool whole = true;
+  const auto next = [&] {
+    whole = whole && at < more.size();
+    return whole ? more[at++] : 0.0;
+  };
+  const auto count = [&] { return static_cast<int64_t>(next()); };
+  state.spikes = count();
+  state.skipped_in_a_row = count();
+  state.best.step = count();
+  state.best.loss = next();
+  state.stale = count();
+  state.stopped_early = next() != 0;
+  for (int64_t n = count(); n > 0 && whole; --n) {
+    state.losses.push_back(next());
+  }
+  for (int64_t n = count(); n > 0 && whole; --n) {
+    const int64_t step = count();
+    state.evaluations.push_back({step, next()});
+  }
+  return whole && at == more.size();
+}
+
 Tensor View(const void* data, DType dtype, int64_t n) {
   Tensor t;
   t.data = const_cast<void*>(data);
@@ -71,10 +122,18 @@ Tensor View(const void* data, DType dtype, int64_t n) {
   return t;
 }
 
+std::vector<double> Doubles(const Tensor& t) {
+  std::vector<double> values(static_cast<size_t>(t.size()));
+  std::memcpy(values.data(), t.data, static_cast<size_t>(t.bytes()));
+  return values;
+}
+
 std::string Checksum(const std::vector<double>& numbers,
+                     const std::vector<double>& more,
                      const std::vector<Tensor>& tensors) {
   Fingerprint sum;
   sum.Add(numbers.data(), static_cast<int64_t>(numbers.size() * 8));
+  sum.Add(more.data(), static_cast<int64_t>(more.size() * 8));
   for (const Tensor& t : tensors) sum.Add(t.data, t.bytes());
   return sum.Hex();
 }
@@ -126,13 +185,22 @@ absl::Status SaveCheckpoint(const std::string& path,
     file.push_back({stored.name, stored.tensor});
     summed.push_back(stored.tensor);
   }
-  const std::string checksum = Checksum(numbers, summed);
+  for (size_t i = 0; i < state.best_weights.size(); ++i) {
+    const Parameter& parameter = optimizer.items()[i].parameter;
+    Tensor best = parameter.value;
+    best.data = const_cast<float*>(state.best_weights[i].data());
+    file.push_back({BestName(parameter), best});
+    summed.push_back(best);
+  }
+  const std::vector<double> more = More(state);
+  const std::string checksum = Checksum(numbers, more, summed);
   const auto length = [](const auto& c) {
     return static_cast<int64_t>(c.size());
   };
   file.push_back({kDescription, View(text.data(), DType::kU8, length(text))});
   file.push_back(
       {kNumbers, View(numbers.data(), DType::kF64, length(numbers))});
+  file.push_back({kMore, View(more.data(), DType::kF64, length(more))});
   file.push_back(
       {kChecksum, View(checksum.data(), DType::kU8, length(checksum))});
   return package::WriteSafetensors(path, std::move(file));
@@ -155,9 +223,15 @@ absl::StatusOr<bool> LoadCheckpoint(const std::string& path,
   }
   MOTET_RETURN_IF_ERROR(CompareDescriptions(path, Text(text), description));
 
-  std::vector<double> values(static_cast<size_t>(numbers.size()));
-  std::memcpy(values.data(), numbers.data,
-              static_cast<size_t>(numbers.bytes()));
+  const std::vector<double> values = Doubles(numbers);
+  RunState found_state = StateOf(values);
+  std::vector<double> more;
+  if (const Tensor t = file.Find(kMore); !t.empty()) {
+    if (t.dtype == DType::kF64) more = Doubles(t);
+    if (!SetMore(more, found_state)) {
+      return Damaged(path, "a run's state cut short");
+    }
+  }
   const std::vector<Stored> wanted = Tensors(optimizer);
   std::vector<Tensor> found;
   for (const Stored& want : wanted) {
@@ -168,14 +242,28 @@ absl::StatusOr<bool> LoadCheckpoint(const std::string& path,
     }
     found.push_back(t);
   }
-  if (Checksum(values, found) != Text(checksum)) {
+  // All of the best weights or none.
+  for (const Optimizer::Item& item : optimizer.items()) {
+    const Tensor t = file.Find(BestName(item.parameter));
+    if (t.empty()) continue;
+    if (t.dtype != DType::kF32 ||
+        t.bytes() != item.parameter.value.bytes()) {
+      return Damaged(path, absl::StrCat("no fitting tensor ",
+                                        BestName(item.parameter)));
+    }
+    found.push_back(t);
+    found_state.best_weights.emplace_back(t.f32(), t.f32() + t.size());
+  }
+  if (Checksum(values, more, found) != Text(checksum) ||
+      (!found_state.best_weights.empty() &&
+       found_state.best_weights.size() != optimizer.items().size())) {
     return Damaged(path, "bytes that do not give their checksum");
   }
   for (size_t i = 0; i < wanted.size(); ++i) {
     std::memcpy(wanted[i].tensor.data, found[i].data,
                 static_cast<size_t>(found[i].bytes()));
   }
-  state = StateOf(values);
+  state = std::move(found_state);
   optimizer.set_updates(static_cast<int64_t>(values[1]));
   return true;
 }

@@ -14,13 +14,30 @@
 
 namespace motet::learn {
 
+// The loss on held-out windows after a step.
+struct Evaluation {
+  int64_t step = 0;
+  double loss = 0;
+  bool operator==(const Evaluation&) const = default;
+};
+
 struct RunState {
   int64_t step = 0;     // finished ones, skipped ones among them
-  int64_t skipped = 0;  // steps whose loss or gradient was not finite
+  int64_t skipped = 0;  // steps that moved nothing: not finite, or spikes
+  int64_t spikes = 0;   // of these
+  int64_t skipped_in_a_row = 0;
   double seconds = 0;   // of all processes so far
   std::vector<double> curve;  // finished groups of loss_every steps
   double group_sum = 0;       // of the group under way
   int64_t group_count = 0;
+  std::vector<double> losses;  // the spike detector's window
+  std::vector<Evaluation> evaluations;
+  Evaluation best;             // step 0: none yet
+  int64_t stale = 0;           // evaluations since the best one
+  bool stopped_early = false;
+  // The trained tensors at the best evaluation, in the optimiser's order;
+  // empty when nobody will ask for them.
+  std::vector<std::vector<float>> best_weights;
   bool operator==(const RunState&) const = default;
 };
 

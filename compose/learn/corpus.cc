@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/learn/corpus.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -133,6 +134,9 @@ TokenWindows::TokenWindows(const model::Tokenizer& tokenizer,
   MOTET_CHECK(window >= 1);
   for (size_t i = 0; i < documents.size(); ++i) {
     if (i > 0 && separator >= 0) ids_.push_back(separator);
+    if (starts_.empty() || starts_.back() < tokens()) {
+      starts_.push_back(tokens());
+    }
     const std::vector<int32_t> ids = tokenizer.Encode(documents[i]);
     ids_.insert(ids_.end(), ids.begin(), ids.end());
   }
@@ -144,6 +148,27 @@ std::span<const int32_t> TokenWindows::at(int64_t i) const {
   MOTET_CHECK(i >= 0 && i < count());
   return std::span(ids_).subspan(static_cast<size_t>(i * window_),
                                  static_cast<size_t>(window_));
+}
+
+std::vector<std::span<const int32_t>> TokenWindows::documents(
+    int64_t i) const {
+  const std::span<const int32_t> window = at(i);
+  const int64_t first = i * window_, last = first + window_;
+  std::vector<std::span<const int32_t>> parts;
+  int64_t begin = first;
+  const auto cut = [&](int64_t end) {
+    if (end > begin) {
+      parts.push_back(window.subspan(static_cast<size_t>(begin - first),
+                                     static_cast<size_t>(end - begin)));
+    }
+    begin = end;
+  };
+  for (auto start = std::upper_bound(starts_.begin(), starts_.end(), first);
+       start != starts_.end() && *start < last; ++start) {
+    cut(*start);
+  }
+  cut(last);
+  return parts;
 }
 
 BatchPlan::BatchPlan(int64_t own_windows, int64_t public_windows,

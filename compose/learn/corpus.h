@@ -35,7 +35,8 @@ Split DeduplicateAndSplit(const std::vector<std::string>& documents,
                           int test_percent = 10);
 
 // Token windows. Documents are joined by the separator id (< 0: none) and cut
-// in windows of `window` tokens, the rest dropped.
+// in windows of `window` tokens, the rest dropped. A separator belongs to the
+// document in front of it: it says that it has ended.
 class TokenWindows {
  public:
   TokenWindows(const model::Tokenizer& tokenizer,
@@ -44,10 +45,13 @@ class TokenWindows {
   int64_t count() const;
   int64_t window() const { return window_; }
   std::span<const int32_t> at(int64_t i) const;
+  // Window i in parts, none empty, that lie in one document each.
+  std::vector<std::span<const int32_t>> documents(int64_t i) const;
   int64_t tokens() const { return static_cast<int64_t>(ids_.size()); }
 
  private:
   std::vector<int32_t> ids_;
+  std::vector<int64_t> starts_;  // of documents, ascending, in ids_
   int64_t window_;
 };
 

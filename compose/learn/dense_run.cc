@@ -113,9 +113,10 @@ std::vector<Parameter> DenseParameters(OwnedModel& model) {
 absl::StatusOr<TrainResult> TrainDense(OwnedModel& model,
                                        const TokenWindows& windows,
                                        const TrainOptions& options,
-                                       const OnProgress& progress) {
+                                       const OnProgress& progress,
+                                       const TokenWindows* held_out) {
   MOTET_RETURN_IF_ERROR(
-      CheckRun("the base", options, model.config, windows, nullptr));
+      CheckRun("the base", options, model.config, windows, nullptr, held_out));
   model::Router router;
   router.k = std::max<int64_t>(1, model.config.experts_per_token);
   router.renormalise = model.config.renormalise;
@@ -127,6 +128,7 @@ absl::StatusOr<TrainResult> TrainDense(OwnedModel& model,
   run.decoder = &decoder;
   run.parameters = DenseParameters(model);
   run.own = &windows;
+  run.held_out = held_out;
   return RunTraining(std::move(run), options, progress);
 }
 

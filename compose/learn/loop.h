@@ -20,6 +20,7 @@ struct Run {
   std::vector<Parameter> parameters;  // at their start values
   const TokenWindows* own = nullptr;
   const TokenWindows* public_text = nullptr;  // may be null
+  const TokenWindows* held_out = nullptr;     // may be null
   Description description;            // beyond options and data
 };
 
@@ -34,7 +35,8 @@ Description Describe(const Run& run, const TrainOptions& options);
 absl::Status CheckRun(const std::string& name, const TrainOptions& options,
                       const model::ModelConfig& config,
                       const TokenWindows& own,
-                      const TokenWindows* public_text);
+                      const TokenWindows* public_text,
+                      const TokenWindows* held_out);
 
 absl::StatusOr<TrainResult> RunTraining(Run run, const TrainOptions& options,
                                         const OnProgress& progress);

@@ -158,9 +158,10 @@ absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
                                        const TokenWindows& public_text,
                                        const OwnerOptions& options,
                                        const OnProgress& progress,
-                                       TrainResult* result) {
+                                       TrainResult* result,
+                                       const TokenWindows* held_out) {
   MOTET_RETURN_IF_ERROR(CheckRun("the owner's expert", options, base.config,
-                                 own, &public_text));
+                                 own, &public_text, held_out));
   MOTET_ASSIGN_OR_RETURN(OwnerExpert expert,
                          StartExpert(base, own, public_text, options));
   MOTET_ASSIGN_OR_RETURN(model::Decoder decoder, PairDecoder(base, expert));
@@ -170,6 +171,7 @@ absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
   run.parameters = OwnerParameters(expert);
   run.own = &own;
   run.public_text = &public_text;
+  run.held_out = held_out;
   run.description = {
       absl::StrCat("row_norm = ", options.row_norm),
       BaseLine(base),

@@ -18,12 +18,18 @@
 namespace motet::learn {
 namespace {
 
-std::string WindowsLine(const std::string& name, const TokenWindows* windows) {
+// documents: where they begin counts too.
+std::string WindowsLine(const std::string& name, const TokenWindows* windows,
+                        bool documents) {
   if (windows == nullptr) return absl::StrCat(name, " = none");
   Fingerprint sum;
   for (int64_t i = 0; i < windows->count(); ++i) {
     const std::span<const int32_t> ids = windows->at(i);
     sum.Add(ids.data(), static_cast<int64_t>(ids.size_bytes()));
+    if (!documents) continue;
+    for (std::span<const int32_t> part : windows->documents(i)) {
+      sum.Add(static_cast<uint64_t>(part.size()));
+    }
   }
   return absl::StrCat(name, " = ", windows->count(), " windows ", sum.Hex());
 }
@@ -64,8 +70,9 @@ Description Describe(const Run& run, const TrainOptions& options) {
       absl::StrCat("lm_z_weight = ", exact(options.lm_z_weight)),
       absl::StrCat("public_fraction = ", exact(options.public_fraction)),
       absl::StrCat("seed = ", options.seed),
-      WindowsLine("text", run.own),
-      WindowsLine("public_text", run.public_text),
+      WindowsLine("text", run.own, options.document_boundaries),
+      WindowsLine("public_text", run.public_text,
+                  options.document_boundaries),
   };
   // Lines of what is younger stand only where it is used, so that a
   // checkpoint made without it still fits.
@@ -77,6 +84,15 @@ Description Describe(const Run& run, const TrainOptions& options) {
   line(options.schedule == ScheduleShape::kWarmupStableDecay,
        "decay_fraction = ", exact(options.decay_fraction));
   line(options.accumulation != 1, "accumulation = ", options.accumulation);
+  line(options.document_boundaries, "document_boundaries = true");
+  line(options.spike_sigma != 6 || options.spike_window != 128,
+       "spikes = ", exact(options.spike_sigma), " of ", options.spike_window);
+  // Evaluating moves no bit of the weights; stopping by it does.
+  line(options.evaluate_every > 0, "evaluate_every = ",
+       options.evaluate_every, ", ",
+       WindowsLine("held_out", run.held_out, options.document_boundaries),
+       ", of them ", options.evaluate_windows, ", patience ",
+       options.patience);
   line(!options.freeze.empty(), "freeze = ",
        absl::StrJoin(options.freeze, " "));
   std::vector<math::Tensor> start;
@@ -96,7 +112,8 @@ std::string DigestLine(const std::string& name,
 absl::Status CheckRun(const std::string& name, const TrainOptions& asked,
                       const model::ModelConfig& config,
                       const TokenWindows& own,
-                      const TokenWindows* public_text) {
+                      const TokenWindows* public_text,
+                      const TokenWindows* held_out) {
   const TrainOptions options = Resolved(asked);
   std::vector<std::string> reasons;
   const auto want = [&](bool fine, const auto&... reason) {
@@ -148,6 +165,22 @@ absl::Status CheckRun(const std::string& name, const TrainOptions& asked,
     want(AllBelow(*public_text, config.vocabulary),
          "public token ids beyond the model's vocabulary of ",
          config.vocabulary);
+  }
+  want(options.evaluate_every >= 0 && options.evaluate_windows >= 0 &&
+           options.patience >= 0,
+       "negative evaluate_every, evaluate_windows or patience");
+  want(options.patience <= 0 || options.evaluate_every > 0, "patience ",
+       options.patience, " without evaluate_every");
+  want(std::isfinite(options.spike_sigma) && options.spike_window >= 2,
+       "spikes by ", options.spike_sigma, " deviations of ",
+       options.spike_window, " losses (want a number, at least 2)");
+  if (options.evaluate_every > 0) {
+    const bool text = held_out != nullptr && held_out->count() > 0;
+    want(text, "evaluate_every ", options.evaluate_every,
+         " but not one window of held-out text");
+    want(!text || (held_out->window() == length &&
+                   AllBelow(*held_out, config.vocabulary)),
+         "held-out windows that are not like those of the training text");
   }
   if (reasons.empty()) return absl::OkStatus();
   return proto::Invalid(absl::StrCat("training of ", name),

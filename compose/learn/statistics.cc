@@ -23,10 +23,11 @@ using math::Tensor;
 constexpr int64_t kBatchTokens = 2048;
 // Router inputs of a first pass are kept for the second when all of them fit
 // in here; else the second pass runs the decoder again.
-constexpr int64_t kKeepBytes = int64_t{256} << 20;
+constexpr int64_t kKeepBytes = int64_t{640} << 20;
 
-// Router inputs [rows,C] of consecutive whole windows, one tensor a layer.
-using Visit = std::function<void(const std::vector<Tensor>& inputs)>;
+// Router inputs [rows,C] of consecutive whole windows in one layer; layers
+// ascend within a batch.
+using Visit = std::function<void(size_t layer, const Tensor& inputs)>;
 
 int64_t WindowCount(const TokenWindows& windows, int64_t max_tokens) {
   return std::min(windows.count(),
@@ -66,9 +67,11 @@ void ForEachBatch(const model::Decoder& decoder, const TokenWindows& windows,
       inputs.push_back(input);
     }
     const model::Batch batch(inputs);
-    model::Trace trace;
+    model::Trace trace;  // of one layer at a time: nothing is kept
+    trace.visit = [&](int64_t layer) {
+      visit(static_cast<size_t>(layer), trace.router_input[0]);
+    };
     decoder.Forward(exec, batch, &trace);
-    visit(trace.router_input);
   }
 }
 
@@ -256,11 +259,7 @@ absl::StatusOr<std::vector<std::vector<double>>> MeanRouterInputs(
   const int64_t count = WindowCount(windows, max_tokens);
   LayerSums mean = Zeros(decoder.config().layers, decoder.config().width);
   ForEachBatch(decoder, windows, count,
-               [&](const std::vector<Tensor>& inputs) {
-                 for (size_t l = 0; l < inputs.size(); ++l) {
-                   AddRows(inputs[l], mean[l]);
-                 }
-               });
+               [&](size_t l, const Tensor& h) { AddRows(h, mean[l]); });
   Scale(mean, 1.0 / static_cast<double>(count * windows.window()));
   return mean;
 }
@@ -274,11 +273,9 @@ absl::StatusOr<std::vector<AnchorLayer>> ComputeAnchor(
   const double tokens = static_cast<double>(count * windows.window());
   LayerSums mean = Zeros(layers, width);
   LayerSums squares = Zeros(layers, width * width);
-  ForEachBatch(base, windows, count, [&](const std::vector<Tensor>& inputs) {
-    for (size_t l = 0; l < inputs.size(); ++l) {
-      AddRows(inputs[l], mean[l]);
-      AddOuterProducts(inputs[l], squares[l]);
-    }
+  ForEachBatch(base, windows, count, [&](size_t l, const Tensor& h) {
+    AddRows(h, mean[l]);
+    AddOuterProducts(h, squares[l]);
   });
   Scale(mean, 1.0 / tokens);
 
@@ -326,13 +323,11 @@ absl::StatusOr<std::vector<OwnerLayer>> ComputeOwnerStatistics(
       tokens * layers * width * int64_t{sizeof(float)} <= kKeepBytes;
   std::vector<std::vector<std::vector<float>>> kept;  // [batch][layer]
   LayerSums pair_mean = Zeros(layers, width);
-  ForEachBatch(pair, own, count, [&](const std::vector<Tensor>& inputs) {
-    for (size_t l = 0; l < inputs.size(); ++l) AddRows(inputs[l], pair_mean[l]);
+  ForEachBatch(pair, own, count, [&](size_t l, const Tensor& h) {
+    AddRows(h, pair_mean[l]);
     if (!keep) return;
-    kept.emplace_back();
-    for (const Tensor& h : inputs) {
-      kept.back().emplace_back(h.f32(), h.f32() + h.size());
-    }
+    if (l == 0) kept.emplace_back();
+    kept.back().emplace_back(h.f32(), h.f32() + h.size());
   });
   Scale(pair_mean, 1.0 / static_cast<double>(tokens));
 
@@ -355,9 +350,7 @@ absl::StatusOr<std::vector<OwnerLayer>> ComputeOwnerStatistics(
     }
   }
   if (!keep) {
-    ForEachBatch(pair, own, count, [&](const std::vector<Tensor>& inputs) {
-      for (size_t l = 0; l < inputs.size(); ++l) add(l, inputs[l]);
-    });
+    ForEachBatch(pair, own, count, add);
   }
   for (size_t l = 0; l < result.size(); ++l) {
     const double tau = Quantile(std::move(distances[l]), options.quantile);

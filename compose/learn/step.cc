@@ -9,10 +9,6 @@
 namespace motet::learn {
 namespace {
 
-// Activations of one step are tens of megabytes; blocks of this size leave
-// little unused at their ends.
-constexpr int64_t kArenaBlock = int64_t{64} << 20;
-
 std::vector<model::SequenceInput> Inputs(Sequences sequences) {
   std::vector<model::SequenceInput> inputs;
   for (std::span<const int32_t> ids : sequences) {
@@ -41,20 +37,6 @@ int64_t Rows(Sequences sequences) {
     rows += static_cast<int64_t>(ids.size());
   }
   return rows;
-}
-
-// Of a whole batch: what its means divide by.
-struct Counts {
-  int64_t rows = 0, targets = 0;
-};
-
-Counts CountsOf(Sequences sequences) {
-  Counts counts;
-  counts.rows = Rows(sequences);
-  for (std::span<const int32_t> ids : sequences) {
-    counts.targets += std::max<int64_t>(0, std::ssize(ids) - 1);
-  }
-  return counts;
 }
 
 // One piece's share of the batch's loss [METHODS 1], added to `result`. The
@@ -87,6 +69,15 @@ void Forward(const model::Decoder& decoder, math::Exec& exec,
 
 }  // namespace
 
+Counts CountsOf(Sequences sequences) {
+  Counts counts;
+  counts.rows = Rows(sequences);
+  for (std::span<const int32_t> ids : sequences) {
+    counts.targets += std::max<int64_t>(0, std::ssize(ids) - 1);
+  }
+  return counts;
+}
+
 std::vector<Sequences> Pieces(Sequences sequences, int64_t pieces) {
   std::vector<Sequences> result;
   const int64_t rows = Rows(sequences);
@@ -108,31 +99,45 @@ Stepper::Stepper(const model::Decoder& decoder,
     : decoder_(decoder),
       kernels_(kernels),
       options_(options),
-      arena_(kArenaBlock),
-      gradients_(kArenaBlock),
+      arena_(kStepArenaBlock),
+      gradients_(kStepArenaBlock),
       tape_(gradients_),
       optimizer_(std::move(parameters), tape_) {}
+
+StepResult RunPiece(const model::Decoder& decoder,
+                    const math::Kernels& kernels, Sequences piece,
+                    const Counts& counts, const StepOptions& options,
+                    math::Arena& results, math::Arena& gradients,
+                    Tape& tape) {
+  tape.Forget();
+  results.Reset();
+  gradients.Reset();
+  tape.RecomputeNext(options.recompute_layers < 0 ? decoder.config().layers
+                                                  : options.recompute_layers);
+  const std::vector<model::SequenceInput> inputs = Inputs(piece);
+  const model::Batch batch(inputs);
+  const std::vector<int32_t> targets = NextTokens(piece);
+  math::Exec exec(kernels, results, options.product, &tape);
+  StepResult result;
+  Forward(decoder, exec, batch, targets, counts, options, result);
+  tape.Backward();
+  return result;
+}
 
 StepResult Stepper::Gradients(Sequences sequences) {
   tape_.Reset();
   const Counts counts = CountsOf(sequences);
-  StepResult result;
+  StepResult sum;
   for (Sequences piece : Pieces(sequences, options_.accumulation)) {
-    tape_.Forget();
-    arena_.Reset();
-    gradients_.Reset();
-    tape_.RecomputeNext(options_.recompute_layers < 0
-                            ? decoder_.config().layers
-                            : options_.recompute_layers);
-    const std::vector<model::SequenceInput> inputs = Inputs(piece);
-    const model::Batch batch(inputs);
-    const std::vector<int32_t> targets = NextTokens(piece);
-    math::Exec exec(kernels_, arena_, options_.product, &tape_);
-    Forward(decoder_, exec, batch, targets, counts, options_, result);
-    tape_.Backward();
+    const StepResult part = RunPiece(decoder_, kernels_, piece, counts,
+                                     options_, arena_, gradients_, tape_);
+    sum.loss += part.loss;
+    sum.cross_entropy += part.cross_entropy;
+    sum.router_z += part.router_z;
+    sum.lm_z += part.lm_z;
   }
-  result.gradient_norm = optimizer_.GradientNorm();
-  return result;
+  sum.gradient_norm = optimizer_.GradientNorm();
+  return sum;
 }
 
 StepResult Stepper::Step(Sequences sequences, double learning_rate) {

@@ -42,6 +42,24 @@ struct StepResult {
 
 using Sequences = std::span<const std::span<const int32_t>>;
 
+// Of a whole batch: what its means divide by.
+struct Counts {
+  int64_t rows = 0, targets = 0;
+};
+Counts CountsOf(Sequences sequences);
+
+// Activations of one step are tens of megabytes and more; blocks of this
+// size leave little unused at their ends.
+inline constexpr int64_t kStepArenaBlock = int64_t{64} << 20;
+
+// Forward and backward over a piece of a batch of these counts: its share of
+// the loss. Gradients add up in the tape's watched tensors. `results` and
+// `gradients` (the tape's) are reset first.
+StepResult RunPiece(const model::Decoder& decoder,
+                    const math::Kernels& kernels, Sequences piece,
+                    const Counts& counts, const StepOptions& options,
+                    math::Arena& results, math::Arena& gradients, Tape& tape);
+
 // Consecutive parts of a batch of about equal rows.
 std::vector<Sequences> Pieces(Sequences sequences, int64_t pieces);
 

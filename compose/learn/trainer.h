@@ -13,7 +13,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "compose/learn/checkpoint.h"
 #include "compose/learn/corpus.h"
+#include "compose/learn/memory.h"
 #include "compose/learn/optimizer.h"
 #include "compose/learn/schedule.h"
 #include "compose/model/decoder.h"
@@ -34,7 +36,20 @@ struct TrainOptions {
   int64_t accumulation = 1;      // pieces that a batch is computed in
   int64_t recompute_layers = 0;  // that run again in the backward pass to
                                  // save memory; -1: all
+  int64_t memory_bytes = 0;      // > 0: recompute as many more layers as a
+                                 // step needs to stay within (memory.h)
   std::vector<std::string> freeze;  // patterns of names (freeze.h)
+  // Attention, positions and targets begin anew with each document of a
+  // window; false: its documents see those in front of them.
+  bool document_boundaries = false;
+  int64_t evaluate_every = 0;    // steps; 0 = never
+  int64_t evaluate_windows = 64;  // held-out ones, from the first; 0 = all
+  int64_t patience = 0;          // evaluations without a better one that end
+                                 // the run; its best weights are returned.
+                                 // 0 = run to the end, keep the last
+  double spike_sigma = 6;        // deviations above the mean (spikes.h); 0 =
+                                 // no loss is a spike
+  int64_t spike_window = 128;    // losses that mean and deviation are of
   double clip_norm = 1.0;
   double weight_decay = 0.0;     // on tensors of two or more dimensions
   double router_z_weight = 0.0;
@@ -55,7 +70,11 @@ struct TrainProgress {
   double tokens_per_second = 0;
   double eta_seconds = 0;
   double seconds = 0;            // of this process
-  int64_t skipped = 0;           // steps without a finite loss and gradient
+  int64_t skipped = 0;           // steps that moved nothing
+  int64_t spikes = 0;            // of these: for a loss far above the others
+  bool evaluated = false;        // after this step; then:
+  double evaluation = 0;         // mean cross entropy of held-out windows
+  Evaluation best;               // so far; step 0 = none
 };
 // Called after every step, before its checkpoint. false: stop after a
 // checkpoint (Cancelled).
@@ -65,7 +84,12 @@ struct TrainResult {
   std::vector<double> loss_curve;  // mean of each loss_every steps
   int64_t loss_every = 1;
   int64_t steps = 0, tokens = 0;
-  int64_t skipped = 0;             // steps without a finite loss and gradient
+  int64_t skipped = 0;             // steps that moved nothing
+  int64_t spikes = 0;              // of these
+  std::vector<Evaluation> evaluations;
+  Evaluation best;                 // step 0 = none
+  bool stopped_early = false;
+  StepMemory memory;               // of a step, as stated before the first
   double seconds = 0;              // over all resumes
 };
 
@@ -90,7 +114,8 @@ std::vector<Parameter> DenseParameters(OwnedModel& model);
 absl::StatusOr<TrainResult> TrainDense(OwnedModel& model,
                                        const TokenWindows& windows,
                                        const TrainOptions& options,
-                                       const OnProgress& progress);
+                                       const OnProgress& progress,
+                                       const TokenWindows* held_out = nullptr);
 
 // What an owner's run leaves: own FFN, row and bias of every layer.
 struct OwnerExpert {
@@ -122,7 +147,8 @@ absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
                                        const TokenWindows& public_text,
                                        const OwnerOptions& options,
                                        const OnProgress& progress,
-                                       TrainResult* result);
+                                       TrainResult* result,
+                                       const TokenWindows* held_out = nullptr);
 
 // The base alone. A view: the base must outlive it.
 absl::StatusOr<model::Decoder> BaseDecoder(const package::LoadedModel& base);

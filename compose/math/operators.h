@@ -300,6 +300,8 @@ struct Kernels {
                 const AdamWOptions& options);
 };
 
+const Kernels& Counting();   // compute nothing: to learn how much memory a
+                             // model takes; experts share the rows evenly
 const Kernels& Reference();  // plain loops, double sums; for tests
 const Kernels& Cpu();        // fast forms, picked for this processor
 bool HasCuda();              // false in a build without CUDA (no_cuda/)
