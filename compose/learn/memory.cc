@@ -38,6 +38,19 @@ int64_t WeightBytes(const model::Decoder& decoder) {
   return sum.bytes();
 }
 
+// The library multiplies f32; one matrix at a time is widened for it.
+int64_t WidenedBytes(const model::Decoder& decoder) {
+  int64_t largest = 0;
+  model::ModelWeights views = decoder.weights();
+  VisitWeights(decoder.config(), views,
+               [&](const std::string&, const math::Shape&, Tensor& t) {
+                 if (t.dtype == math::DType::kF32) return;
+                 largest = std::max(
+                     largest, t.size() * math::ByteSize(math::DType::kF32));
+               });
+  return largest;
+}
+
 int64_t TrainedBytes(const std::vector<Parameter>& parameters) {
   Sum gradients, moments;
   for (const Parameter& p : parameters) {
@@ -76,6 +89,9 @@ StepMemory PlanStep(const model::Decoder& decoder,
              results, gradients, tape);
   }
   memory.activations = results.peak_bytes() + gradients.peak_bytes();
+  if (options.product == math::Product::kLibrary) {
+    memory.activations += WidenedBytes(decoder);
+  }
   return memory;
 }
 
@@ -89,8 +105,8 @@ int64_t LayersToRecompute(const model::Decoder& decoder,
     return PlanStep(decoder, parameters, options, sequences, tokens).total() <=
            bytes;
   };
-  // One recomputed layer costs a run of its own at the peak: none may be less
-  // than one, from one on more is less.
+  // A layer that runs again does so on top of what the others keep: one may
+  // take more than none; from one on, more layers take less.
   if (fits(0)) return 0;
   int64_t low = 1, high = layers;
   while (low < high) {

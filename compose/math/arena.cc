@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/math/arena.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 namespace motet::math {
@@ -23,7 +24,7 @@ struct Arena::Block {
 Arena::Arena(int64_t block_bytes) : block_bytes_(RoundUp(block_bytes)) {}
 
 Arena::~Arena() {
-  for (const Block& block : blocks_) std::free(block.data);
+  for (const Block& block : blocks_) munmap(block.data, block.bytes);
 }
 
 void* Arena::Allocate(int64_t bytes) {
@@ -37,9 +38,12 @@ void* Arena::Allocate(int64_t bytes) {
     offset_ = 0;
   }
   if (block_ == blocks_.size()) {
+    // Mapped, not from the heap: pages are taken when they are first written,
+    // and all of them go back to the system with the arena.
     const int64_t size = std::max(bytes, block_bytes_);
-    void* data = std::aligned_alloc(kAlign, size);
-    MOTET_CHECK(data != nullptr);
+    void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MOTET_CHECK(data != MAP_FAILED);
     const int64_t before =
         blocks_.empty() ? 0 : blocks_.back().before + blocks_.back().bytes;
     blocks_.push_back({static_cast<char*>(data), size, before});

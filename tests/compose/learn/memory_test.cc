@@ -25,26 +25,26 @@ constexpr bool kSanitized = true;
 constexpr bool kSanitized = false;
 #endif
 
-constexpr int64_t kSequences = 4, kTokens = 256;
+constexpr int64_t kSequences = 4, kTokens = 128;
 
-// About 300 MiB with its activations, so that 10 % of it are more than a
+// Some 600 MiB with its activations, so that 10 % of it are more than a
 // process's own code and libraries.
 model::ModelConfig Config() {
   model::ModelConfig config = toy::Config(model::Block::kPreNorm);
   config.vocabulary = 8192;
-  config.width = 256;
-  config.layers = 6;
+  config.width = 512;
+  config.layers = 8;
   config.heads = 8;
   config.kv_heads = 4;
-  config.head_dim = 32;
-  config.ffn_width = 1024;
+  config.head_dim = 64;
+  config.ffn_width = 2048;
   config.max_positions = 512;
   return config;
 }
 
 TrainOptions Options(int64_t recompute) {
   TrainOptions options;
-  options.steps = 2;
+  options.steps = 1;
   options.batch_sequences = kSequences;
   options.sequence_tokens = kTokens;
   options.recompute_layers = recompute;
@@ -91,7 +91,9 @@ struct Measured {
   int64_t stated = 0, peak = 0;
 };
 
+// Beyond what the process had before it began: its code and libraries.
 Measured Measure(bool owner, int64_t recompute) {
+  const int64_t before = PeakResident();
   const TokenWindows text = toy::Windows(12, 1, kTokens);
   const TokenWindows other = toy::Windows(12, 2, kTokens);
   TrainResult result;
@@ -110,7 +112,7 @@ Measured Measure(bool owner, int64_t recompute) {
     if (!trained.ok()) return {};
     result = *trained;
   }
-  return {result.memory.total(), PeakResident()};
+  return {result.memory.total(), PeakResident() - before};
 }
 
 // Measures in a process of its own.
@@ -149,18 +151,18 @@ TEST_P(MemoryTest, ResidentMemoryStaysWithinTheStatement) {
       << (measured.peak >> 20) << " MiB resident, "
       << (measured.stated >> 20) << " stated";
   // Nor does it claim what is never used.
-  EXPECT_GE(measured.peak, measured.stated * 8 / 10)
+  EXPECT_GE(measured.peak, measured.stated * 9 / 10)
       << (measured.peak >> 20) << " MiB resident, "
       << (measured.stated >> 20) << " stated";
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Runs, MemoryTest,
-    testing::Combine(testing::Bool(), testing::Values(0, 3, -1)),
+    testing::Combine(testing::Bool(), testing::Values(0, -1)),
     [](const auto& info) {
       const int64_t layers = std::get<1>(info.param);
       return std::string(std::get<0>(info.param) ? "Owner" : "Dense") +
-             (layers == 0 ? "" : layers < 0 ? "RecomputeAll" : "Recompute3");
+             (layers == 0 ? "" : "RecomputeAll");
     });
 
 TEST(StatementTest, IsThePeakOfTheArenas) {
@@ -208,7 +210,7 @@ TEST(StatementTest, RecomputesAsFewLayersAsFit) {
   EXPECT_EQ(needed(total(0)), 0);
   EXPECT_EQ(needed(total(4)), 4);
   EXPECT_EQ(needed(total(4) - 1), 5);
-  EXPECT_EQ(needed(1), 6);
+  EXPECT_EQ(needed(1), 8);
   EXPECT_LT(total(-1), total(0) / 2 + total(0) / 4);
 }
 
