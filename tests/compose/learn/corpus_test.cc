@@ -207,5 +207,31 @@ TEST(HashTest, NormalHasMeanZeroAndVarianceOne) {
   EXPECT_NEAR(square / n, 1, 0.05);
 }
 
+TEST(TokenWindowsTest, DocumentsOfAWindow) {
+  // Tokens: a b | c d e f g h | i, each but the last with its separator.
+  const TokenWindows windows(toy::Letters(), {"ab", "cdefgh", "i"}, 26, 4);
+  ASSERT_EQ(windows.count(), 2);
+  const auto parts = [&](int64_t i) {
+    std::vector<std::vector<int32_t>> all;
+    for (const auto& part : windows.documents(i)) {
+      all.emplace_back(part.begin(), part.end());
+    }
+    return all;
+  };
+  using Parts = std::vector<std::vector<int32_t>>;
+  EXPECT_EQ(parts(0), (Parts{{0, 1, 26}, {2}}));
+  EXPECT_EQ(parts(1), (Parts{{3, 4, 5, 6}}));
+  // Empty documents and a boundary between windows leave no empty part.
+  const TokenWindows odd(toy::Letters(), {"", "abc", "", "de"}, -1, 3);
+  ASSERT_EQ(odd.count(), 1);
+  EXPECT_EQ(odd.documents(0).size(), 1u);
+  const TokenWindows even(toy::Letters(), {"abc", "def"}, -1, 3);
+  for (int64_t i : {0, 1}) {
+    ASSERT_EQ(even.documents(i).size(), 1u);
+    EXPECT_EQ(even.documents(i)[0].data(), even.at(i).data());
+    EXPECT_EQ(even.documents(i)[0].size(), 3u);
+  }
+}
+
 }  // namespace
 }  // namespace motet::learn

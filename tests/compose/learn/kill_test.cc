@@ -27,6 +27,14 @@ OwnerOptions Options(const std::string& checkpoint) {
   options.public_fraction = 0.25;
   options.router_z_weight = 1e-3;
   options.lm_z_weight = 1e-5;
+  options.accumulation = 2;
+  options.recompute_layers = 1;
+  options.document_boundaries = true;
+  options.evaluate_every = 5;
+  options.evaluate_windows = 4;
+  options.patience = 20;  // its best weights are kept all along
+  options.spike_sigma = 1.5;
+  options.spike_window = 6;
   options.checkpoint_path = checkpoint;
   options.checkpoint_every = checkpoint.empty() ? 0 : 3;
   return options;
@@ -35,9 +43,10 @@ OwnerOptions Options(const std::string& checkpoint) {
 absl::StatusOr<OwnerExpert> Train(const std::string& checkpoint,
                                   const OnProgress& progress) {
   const OwnedModel model = toy::Model(toy::Config(model::Block::kPostNorm), 5);
+  const TokenWindows held_out = toy::Windows(2, 3, 24);
   return TrainOwner(*toy::Loaded(model), toy::Windows(12, 1, 24),
                     toy::Windows(12, 2, 24), Options(checkpoint), progress,
-                    nullptr);
+                    nullptr, &held_out);
 }
 
 // A byte a step into the pipe.
