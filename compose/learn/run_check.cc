@@ -130,9 +130,6 @@ absl::Status CheckRun(const std::string& name, const TrainOptions& asked,
        config.max_positions, ")");
   want(std::isfinite(options.learning_rate) && options.learning_rate > 0,
        "learning rate ", options.learning_rate, " (want above 0)");
-  want(options.warmup_steps <= std::max<int64_t>(0, options.steps),
-       options.warmup_steps, " warm-up steps (want at most the ",
-       options.steps, " of the run)");
   want(fraction(options.decay_fraction) && options.decay_fraction > 0,
        "decay_fraction ", options.decay_fraction, " (want above 0, to 1)");
   want(options.accumulation >= 1 &&
