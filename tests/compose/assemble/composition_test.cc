@@ -46,12 +46,12 @@ TEST_P(ExclusionTest, EverySubsetEqualsItsOwnComposition) {
     const std::string want =
         measure::LogitsSha256(*alone->decoder, ids, alone->All(), 0);
     EXPECT_EQ(want, measure::LogitsSha256(*whole->decoder, ids, mask, 0))
-        << "set " << mask;
+        << "set " << static_cast<uint64_t>(mask);
     EXPECT_EQ(want, measure::LogitsSha256(*whole->decoder, ids, mask, 16))
-        << "set " << mask << " in pieces";
+        << "set " << static_cast<uint64_t>(mask) << " in pieces";
     EXPECT_EQ(want,
               measure::LogitsSha256(*alone->decoder, ids, alone->All(), 5))
-        << "set " << mask << " alone, in pieces";
+        << "set " << static_cast<uint64_t>(mask) << " alone, in pieces";
   }
   // The sets are not all the same to this prompt.
   EXPECT_NE(measure::LogitsSha256(*whole->decoder, ids, 31, 0),
