@@ -31,6 +31,7 @@ constexpr double kLearningRate = 1e-4;
 model::ModelConfig DenseConfig() {
   model::ModelConfig config;
   config.block = model::Block::kPreNorm;
+  config.qk_norm = model::QkNorm::kNone;
   config.vocabulary = 8192;
   config.width = 512;
   config.layers = 8;
