@@ -209,6 +209,13 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
     ++shown_tokens;
     if (model_.config.Ends(id)) {
       finish = "stop";
+      if (!want_logprobs) break;
+      // Clients that count the scores find one for every token made.
+      v1::TokenResult end;
+      end.set_id(id);
+      end.set_text(text.Flush());
+      FillLogprobs(tokenizer, logits, id, request.logprobs(), &end);
+      if (!send(std::move(end))) return gone;
       break;
     }
     v1::TokenResult token;

@@ -87,7 +87,14 @@ absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(
       MOTET_ASSIGN_OR_RETURN(
           v1::JobUpdate job,
           ReadJson<v1::JobUpdate>(absl::StrCat(dir, "/", file)));
-      store->jobs_[{id, Who(job.owner(), job.node())}] = job;
+      const std::string who = Who(job.owner(), job.node());
+      if (file != who + ".json") {
+        return proto::Invalid(absl::StrCat(dir, "/", file),
+                              absl::StrCat("an update of ", who),
+                              absl::StrCat("the name ", who, ".json"),
+                              "move the file away");
+      }
+      store->jobs_[{id, who}] = job;
     }
   }
   return store;

@@ -18,6 +18,7 @@
 #include "compose/math/operators.h"
 #include "compose/math/threads.h"
 #include "coordinator/cli.h"
+#include "coordinator/usage_message.h"
 
 namespace {
 
@@ -45,6 +46,7 @@ std::string CommandName(const CLI::App& app) {
 
 // A wrong command line, in the form of every other error. CLI11 says "A
 // subcommand is required" of a mistyped one; this names it and its choices.
+// The other messages are UsageMessage's.
 std::string WrongUsage(const CLI::App* app, const CLI::Error& error) {
   const CLI::App* at = app;
   std::string path = "motet";
@@ -52,9 +54,10 @@ std::string WrongUsage(const CLI::App* app, const CLI::Error& error) {
     at = at->get_subcommands().front();
     absl::StrAppend(&path, " ", at->get_name());
   }
-  std::string text(error.what());
   const std::vector<const CLI::App*> choices =
       at->get_subcommands([](const CLI::App*) { return true; });
+  std::string text =
+      motet::coordinator::UsageMessage(path, error.get_name(), error.what());
   if (error.get_name() == "RequiredError" && !choices.empty()) {
     const std::vector<std::string> rest = app->remaining(true);
     std::vector<std::string> names;

@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "proto/error.h"
 #include "proto/files.h"
 #include "proto/limits.h"
@@ -75,6 +76,10 @@ absl::Status ReadConfigFile(const std::string& file, Config* config,
 
 }  // namespace
 
+std::string FlagName(const std::string& key) {
+  return absl::StrCat("--", absl::StrReplaceAll(key, {{"_", "-"}}));
+}
+
 const std::vector<Setting>& Settings() {
   static const auto* const settings = new std::vector<Setting>{
       {"federation", nullptr, false, "name of the federation"},
@@ -111,7 +116,7 @@ absl::StatusOr<Config> LoadConfig(
     const auto flag = flags.find(setting.key);
     const char* environment = getenv(variable.c_str());
     if (flag != flags.end()) {
-      value = {flag->second, absl::StrCat("--", setting.key)};
+      value = {flag->second, FlagName(setting.key)};
     } else if (environment != nullptr) {
       value = {environment, variable};
     } else if (value.source.empty() && setting.default_value != nullptr) {

@@ -20,6 +20,8 @@ struct Setting {
 };
 // Every setting there is.
 const std::vector<Setting>& Settings();
+// "--private-key" of private_key.
+std::string FlagName(const std::string& key);
 
 struct Value {
   std::string text;

@@ -122,7 +122,7 @@ void AddSettings(CLI::App* command, Arguments* arguments) {
   for (const Setting& setting : Settings()) {
     const std::string key = setting.key;
     command->add_option_function<std::string>(
-        "--" + key,
+        FlagName(key),
         [arguments, key](const std::string& value) {
           arguments->flags[key] = value;
         },

@@ -133,12 +133,16 @@ class Exchange final : public HttpReply {
   }
   void StartStream() override {
     answered_ = streaming_ = true;
+    // HTTP/1.0 knows no chunks: there the end of the stream is the end of the
+    // connection.
+    chunked_ = version_ >= 11;
+    keep_alive_ = keep_alive_ && chunked_;
     http::response<http::empty_body> response{http::status::ok, version_};
     response.set(http::field::server, "motet");
     response.set(http::field::content_type, "text/event-stream");
     response.set(http::field::cache_control, "no-cache");
     response.keep_alive(keep_alive_);
-    response.chunked(true);
+    response.chunked(chunked_);
     http::response_serializer<http::empty_body> serializer{response};
     error_code ec;
     http::write_header(wire_, serializer, ec);
@@ -149,8 +153,12 @@ class Exchange final : public HttpReply {
     if (broken_) return false;
     const std::string event = absl::StrCat("data: ", data, "\n\n");
     error_code ec;
-    boost::asio::write(
-        wire_, http::make_chunk(boost::asio::buffer(event)), ec);
+    if (chunked_) {
+      boost::asio::write(
+          wire_, http::make_chunk(boost::asio::buffer(event)), ec);
+    } else {
+      boost::asio::write(wire_, boost::asio::buffer(event), ec);
+    }
     broken_ = static_cast<bool>(ec);
     return !broken_;
   }
@@ -164,7 +172,7 @@ class Exchange final : public HttpReply {
   // After the handler; false closes the connection.
   bool Finish() {
     if (!answered_) Reply(500, "application/json", kBadHttp);
-    if (streaming_ && !broken_) {
+    if (streaming_ && chunked_ && !broken_) {
       error_code ec;
       boost::asio::write(wire_, http::make_chunk_last(), ec);
       broken_ = static_cast<bool>(ec);
@@ -177,6 +185,7 @@ class Exchange final : public HttpReply {
   bool keep_alive_;
   unsigned version_;
   bool answered_ = false, streaming_ = false, broken_ = false;
+  bool chunked_ = false;
 };
 
 class Server final : public HttpServer {
@@ -193,12 +202,16 @@ class Server final : public HttpServer {
       return proto::Invalid("serve", options_.address, "HOST:PORT");
     }
     error_code ec;
-    const auto ip = boost::asio::ip::make_address(
-        options_.address.substr(0, colon), ec);
-    if (ec) {
+    // An IPv6 address stands in brackets, as its own colons would mislead.
+    std::string host = options_.address.substr(0, colon);
+    const bool brackets =
+        host.size() > 2 && host.front() == '[' && host.back() == ']';
+    if (brackets) host = host.substr(1, host.size() - 2);
+    const auto ip = boost::asio::ip::make_address(host, ec);
+    if (ec || ip.is_v6() != brackets) {
       return proto::Invalid("serve", options_.address,
                             "an IP address and a port",
-                            "use 127.0.0.1:PORT");
+                            "use 127.0.0.1:PORT or [::1]:PORT");
     }
     const tcp::endpoint endpoint(ip, static_cast<uint16_t>(port));
     acceptor_.open(endpoint.protocol(), ec);
@@ -232,7 +245,10 @@ class Server final : public HttpServer {
 
   std::string address() const override {
     const auto endpoint = acceptor_.local_endpoint();
-    return absl::StrCat(endpoint.address().to_string(), ":", endpoint.port());
+    const std::string host = endpoint.address().to_string();
+    return endpoint.address().is_v6()
+               ? absl::StrCat("[", host, "]:", endpoint.port())
+               : absl::StrCat(host, ":", endpoint.port());
   }
 
   void Drain(int seconds) override {
@@ -269,8 +285,23 @@ class Server final : public HttpServer {
       acceptor_.accept(socket, ec);
       absl::MutexLock lock(&mutex_);
       if (stopping_) return;
-      if (ec) continue;
       Reap();
+      if (ec == boost::asio::error::connection_aborted) continue;
+      if (ec) {
+        // No descriptor or no memory left, most likely: the peer stays in the
+        // queue and the next try would fail at once. A connection that ends
+        // gives one back.
+        freed_ = false;
+        mutex_.AwaitWithTimeout(
+            absl::Condition(
+                +[](Server* s) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                  return s->stopping_ || s->freed_;
+                },
+                this),
+            absl::Milliseconds(200));
+        if (stopping_) return;
+        continue;
+      }
       // As many again are told that they are too many; the rest is closed.
       const size_t most = static_cast<size_t>(options_.max_connections);
       if (connections_.size() >= 2 * most) continue;
@@ -311,6 +342,7 @@ class Server final : public HttpServer {
     socket.shutdown(tcp::socket::shutdown_both, ec);
     socket.close(ec);
     ended_.insert(std::this_thread::get_id());
+    freed_ = true;
   }
 
   static void Refuse(Wire& wire, int status, const char* body) {
@@ -363,6 +395,7 @@ class Server final : public HttpServer {
   std::thread accepting_;
   absl::Mutex mutex_;
   bool stopping_ = false;
+  bool freed_ = false;  // a connection has ended
   std::set<tcp::socket*> connections_, idle_;
   size_t refused_ = 0;  // of the connections, those told 429
   std::list<std::thread> threads_;

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -27,12 +28,14 @@ using testing::StartsWith;
 
 class Client {
  public:
-  explicit Client(const HttpServer& server) {
+  explicit Client(const HttpServer& server) : Client() { Connect(server); }
+  // Has its descriptor, and no connection yet.
+  Client() : fd_(socket(AF_INET, SOCK_STREAM, 0)) {}
+  void Connect(const HttpServer& server) {
     const std::vector<std::string> parts =
         absl::StrSplit(server.address(), ':');
     int port = 0;
     EXPECT_TRUE(absl::SimpleAtoi(parts.back(), &port));
-    fd_ = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in to{};
     to.sin_family = AF_INET;
     to.sin_port = htons(static_cast<uint16_t>(port));
@@ -311,9 +314,60 @@ TEST(HttpServerTest, DrainEndsIdleOnesAndLetsBusyOnesFinish) {
   EXPECT_EQ(late.Rest(), "");
 }
 
+// A client of HTTP/1.0 knows no chunks: plain bytes until the end.
+TEST(HttpServerTest, Http10StreamsWithoutChunks) {
+  const auto server = Start([](const HttpRequest&, HttpReply& reply) {
+    reply.StartStream();
+    reply.Send("one");
+    reply.Send("two");
+  });
+  Client client(*server);
+  ASSERT_TRUE(client.Send("GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+  const std::string all = client.Rest();
+  EXPECT_TRUE(client.ended());
+  EXPECT_THAT(all, StartsWith("HTTP/1.0 200"));
+  EXPECT_THAT(all, testing::Not(HasSubstr("chunked")));
+  EXPECT_THAT(all, testing::EndsWith("\r\n\r\ndata: one\n\ndata: two\n\n"));
+}
+
+// Without a descriptor for it a connection waits; it is served once there is
+// one.
+TEST(HttpServerTest, OutOfDescriptorsIsNoEnd) {
+  const auto server = Start([](const HttpRequest&, HttpReply& reply) {
+    reply.Reply(200, "text/plain", "late");
+  });
+  Client first, second;
+  rlimit old{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
+  rlimit none = old;
+  none.rlim_cur = 3;  // all of these are open
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  // A waiting accept() has its descriptor; the one after it has none.
+  first.Connect(*server);
+  EXPECT_TRUE(first.Send("GET /x HTTP/1.1\r\n\r\n"));
+  EXPECT_EQ(first.Response().second, "late");
+  second.Connect(*server);
+  EXPECT_TRUE(second.Send("GET /x HTTP/1.1\r\n\r\n"));
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
+  EXPECT_EQ(second.Response().second, "late");
+}
+
+TEST(HttpServerTest, Ipv6AddressStandsInBrackets) {
+  HttpOptions options;
+  options.address = "[::1]:0";
+  const auto server =
+      HttpServer::Start(options, [](const HttpRequest&, HttpReply&) {});
+  if (absl::IsUnavailable(server.status())) {
+    GTEST_SKIP() << "no IPv6 here: " << server.status();
+  }
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_THAT((*server)->address(), StartsWith("[::1]:"));
+}
+
 TEST(HttpServerTest, AddressesThatCannotBe) {
   for (const char* address : {"", "8080", "127.0.0.1:", "127.0.0.1:70000",
-                              "example.org:80", "127.0.0.1:http"}) {
+                              "example.org:80", "127.0.0.1:http",
+                              "::1:80", "[127.0.0.1]:80", "[::1]"}) {
     HttpOptions options;
     options.address = address;
     EXPECT_EQ(HttpServer::Start(options, Echo).status().code(),
