@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+
 namespace motet::coordinator {
 namespace {
 
@@ -16,7 +18,15 @@ struct Arithmetic {
 };
 constexpr Arithmetic kArithmetics[] = {
     {"f32", math::Product::kExact},
+    {"bf16", math::Product::kBf16},
 };
+
+std::string Refusal(const std::string& given) {
+  if (given != "bf16" || math::HasBf16()) return "";
+  return absl::StrCat(
+      "got bf16, want a processor with bf16 instructions in use (this is ",
+      math::InstructionSet(), "); use f32");
+}
 
 }  // namespace
 
@@ -31,8 +41,11 @@ void AddArithmeticOption(CLI::App& command, math::Product& product) {
       };
   command
       .add_option_function<std::string>(
-          "--arithmetic", take, "How products round; f32 is the exact one")
+          "--arithmetic", take,
+          "f32, or bf16: products round both operands to bf16, where the "
+          "processor can")
       ->check(CLI::IsMember(names))
+      ->check(CLI::Validator(Refusal, ""))
       ->default_str(kArithmetics[0].name);
 }
 

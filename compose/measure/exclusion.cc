@@ -33,9 +33,10 @@ void AddLogits(math::Exec& exec, const model::Decoder& decoder,
 
 std::string LogitsSha256(const model::Decoder& decoder,
                          std::span<const int32_t> ids,
-                         math::ExpertMask allowed, int64_t chunk) {
+                         math::ExpertMask allowed, int64_t chunk,
+                         math::Product product) {
   math::Arena arena;
-  math::Exec exec(math::Cpu(), arena, math::Product::kExact);
+  math::Exec exec(math::Cpu(), arena, product);
   proto::Sha256Stream stream;
   const int64_t length = static_cast<int64_t>(ids.size());
   if (chunk == 0) {
@@ -65,7 +66,8 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
     const v1::CompositionLock& lock,
     const assemble::PackageFolder& folder_of, const std::vector<int>& experts,
     std::span<const int32_t> ids,
-    const std::function<void(double, const std::string&)>& progress) {
+    const std::function<void(double, const std::string&)>& progress,
+    math::Product product) {
   if (ids.empty()) {
     return proto::Invalid("exclusion", "an empty prompt", "some text");
   }
@@ -77,7 +79,7 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
                                        whole->config.max_positions));
   }
   const std::string included =
-      LogitsSha256(*whole->decoder, ids, whole->All(), 0);
+      LogitsSha256(*whole->decoder, ids, whole->All(), 0, product);
   std::vector<ExclusionProof> proofs;
   for (const int e : experts) {
     if (e < 1 || e > lock.experts_size()) {
@@ -93,9 +95,11 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
     }
     const math::ExpertMask rest =
         whole->All() & ~(math::ExpertMask{1} << e);
-    proof.excluded_sha256 = LogitsSha256(*whole->decoder, ids, rest, 0);
+    proof.excluded_sha256 =
+        LogitsSha256(*whole->decoder, ids, rest, 0, product);
     proof.excluded_chunked_sha256 =
-        LogitsSha256(*whole->decoder, ids, rest, kChunk);
+        LogitsSha256(*whole->decoder, ids, rest, kChunk,
+                                                 product);
 
     assemble::LoadOptions options;
     options.all = false;
@@ -105,9 +109,9 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
     MOTET_ASSIGN_OR_RETURN(
         const auto never, assemble::LoadComposition(lock, folder_of, options));
     proof.never_composed_sha256 =
-        LogitsSha256(*never->decoder, ids, never->All(), 0);
+        LogitsSha256(*never->decoder, ids, never->All(), 0, product);
     proof.never_composed_chunked_sha256 =
-        LogitsSha256(*never->decoder, ids, never->All(), kChunk);
+        LogitsSha256(*never->decoder, ids, never->All(), kChunk, product);
     proofs.push_back(std::move(proof));
   }
   return proofs;

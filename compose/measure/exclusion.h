@@ -20,7 +20,8 @@ namespace motet::measure {
 //   chunk > 0:  prefill through a cache in uneven pieces of at most `chunk`.
 std::string LogitsSha256(const model::Decoder& decoder,
                          std::span<const int32_t> ids,
-                         math::ExpertMask allowed, int64_t chunk);
+                         math::ExpertMask allowed, int64_t chunk,
+                         math::Product product = math::Product::kExact);
 
 struct ExclusionProof {
   std::string expert;                 // id
@@ -40,6 +41,7 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
     const v1::CompositionLock& lock,
     const assemble::PackageFolder& folder_of, const std::vector<int>& experts,
     std::span<const int32_t> ids,
-    const std::function<void(double, const std::string&)>& progress = {});
+    const std::function<void(double, const std::string&)>& progress = {},
+    math::Product product = math::Product::kExact);
 
 }  // namespace motet::measure

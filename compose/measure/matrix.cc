@@ -149,6 +149,7 @@ absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
         ScoreOptions score;
         score.allowed = row.allowed;
         score.max_tokens = options.max_tokens;
+        score.product = options.product;
         score.progress = [&](int64_t tokens) {
           done += tokens;
           if (!options.progress) return;

@@ -20,6 +20,7 @@ struct Domain {
 struct MatrixOptions {
   int64_t window = 256;
   int64_t max_tokens = 0;  // of text, a domain; 0 = all
+  math::Product product = math::Product::kExact;
   std::function<void(double fraction, const std::string& detail)> progress;
 };
 struct Matrix {

@@ -11,8 +11,8 @@ namespace motet::coordinator {
 
 void AddEval(CLI::App& app, Context& context) {
   CLI::App* noun = Noun(app, "eval",
-                        "Measure a model or a composition: perplexity, by domain "
-                        "or of any text, and the exclusion guarantee");
+                        "Measure a model or a composition: perplexity of any "
+                        "text or by domain, the exclusion guarantee");
   AddEvalMatrix(*noun, context);
   AddEvalExclusion(*noun, context);
   AddEvalLogits(*noun, context);

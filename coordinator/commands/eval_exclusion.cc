@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "compose/measure/exclusion.h"
+#include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "coordinator/commands/eval_prompt.h"
 #include "nlohmann/json.hpp"
@@ -22,6 +23,7 @@ struct Options {
   std::vector<std::string> experts;
   std::string router;
   PromptOptions prompt;
+  math::Product product = math::Product::kExact;
 };
 
 absl::Status Run(const Options& options, const Context& context) {
@@ -53,7 +55,8 @@ absl::Status Run(const Options& options, const Context& context) {
       measure::ProveExclusion(lock, folder_of, positions, ids,
                               [&](double fraction, const std::string& detail) {
                                 progress.Update(fraction, detail);
-                              }));
+                              },
+                              options.product));
   progress.Finish(absl::StrCat(proofs.size(), " experts, a prompt of ",
                                ids.size(), " tokens"));
 
@@ -121,6 +124,7 @@ void AddEvalExclusion(CLI::App& noun, Context& context) {
                    "Another router than the lock's")
       ->check(CLI::IsMember({"anchored", "topk"}));
   AddPromptOptions(*command, options->prompt);
+  AddArithmeticOption(*command, options->product);
   SetAction(command, context,
             [options, &context] { return Run(*options, context); });
 }

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "compose/package/safetensors.h"
+#include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "coordinator/commands/eval_prompt.h"
 #include "nlohmann/json.hpp"
@@ -21,6 +22,7 @@ struct Options {
   std::string router;
   std::vector<std::string> exclude;
   PromptOptions prompt;
+  math::Product product = math::Product::kExact;
 };
 
 absl::Status Run(const Options& options, const Context& context) {
@@ -41,7 +43,7 @@ absl::Status Run(const Options& options, const Context& context) {
                          composition->Resolve(options.exclude));
 
   math::Arena arena;
-  math::Exec exec(math::Cpu(), arena, math::Product::kExact);
+  math::Exec exec(math::Cpu(), arena, options.product);
   const model::SequenceInput inputs[] = {
       {ids, nullptr, composition->All() & ~excluded}};
   const model::Batch batch(inputs);
@@ -84,6 +86,7 @@ void AddEvalLogits(CLI::App& noun, Context& context) {
                    "Another router than the lock's")
       ->check(CLI::IsMember({"anchored", "topk"}));
   AddPromptOptions(*command, options->prompt);
+  AddArithmeticOption(*command, options->product);
   SetAction(command, context,
             [options, &context] { return Run(*options, context); });
 }

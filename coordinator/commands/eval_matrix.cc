@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "compose/learn/corpus.h"
 #include "compose/measure/matrix.h"
+#include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -24,6 +25,7 @@ struct Options {
   int64_t max_tokens = 0;
   std::string router;
   std::string svg, json;
+  math::Product product = math::Product::kExact;
 };
 
 absl::StatusOr<std::vector<measure::Domain>> ReadDomains(
@@ -86,6 +88,7 @@ absl::Status Run(const Options& options, const Context& context) {
   measure::MatrixOptions measure;
   measure.window = options.window;
   measure.max_tokens = options.max_tokens;
+  measure.product = options.product;
   measure.progress = [&](double fraction, const std::string& detail) {
     progress.Update(fraction, detail);
   };
@@ -139,6 +142,7 @@ void AddEvalMatrix(CLI::App& noun, Context& context) {
       ->add_option("--router", options->router,
                    "Another router than the lock's, for comparison")
       ->check(CLI::IsMember({"anchored", "topk"}));
+  AddArithmeticOption(*command, options->product);
   command->add_option("--svg", options->svg, "Also as a picture, to this file");
   command->add_option("--json", options->json, "Also as JSON, to this file");
   SetAction(command, context,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet serve: a model directory or a composition behind OpenAI's HTTP interface.
+// motet serve: a model directory or a composition behind OpenAI's HTTP
+// interface.
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
