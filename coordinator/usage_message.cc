@@ -26,7 +26,7 @@ bool Split(const std::string& text, const std::string& mark,
 }
 
 // "--output: xml not in {text,json}", "--threads: Value -1 not in range 0 to
-// 4", "--max-tokens: Number less than 0: -5".
+// 4"; a range without an end reads "0.000000 to 17976…".
 std::string OfValue(const std::string& text) {
   std::string where, what, got, want;
   if (!Split(text, ": ", &where, &what)) return text;
@@ -37,13 +37,12 @@ std::string OfValue(const std::string& text) {
                              absl::StrReplaceAll(want, {{",", ", "}})));
   }
   if (Split(what, " not in range ", &got, &want)) {
-    return Says(where, absl::StrReplaceAll(got, {{"Value ", ""}}), want);
-  }
-  if (Split(what, "Number less or equal to 0: ", &want, &got)) {
-    return Says(where, got, "a number above 0");
-  }
-  if (Split(what, "Number less than 0: ", &want, &got)) {
-    return Says(where, got, "0 or more");
+    got = absl::StrReplaceAll(got, {{"Value ", ""}});
+    constexpr size_t kSensible = 60;
+    if (want.size() > kSensible) {
+      want = got == "0" ? "a number above 0" : "0 or more";
+    }
+    return Says(where, got, want);
   }
   return absl::StrCat("[", where, "] ", what);
 }
@@ -67,7 +66,8 @@ std::string UsageMessage(const std::string& command, const std::string& kind,
     Split(text, " is required", &a, &b);
     return Says(command, absl::StrCat("no ", a), "it");
   }
-  if (kind == "ExtrasError" && Split(text, "expected: ", &a, &b)) {
+  // Of this kind the library gives another name.
+  if (Split(text, " not expected: ", &a, &b)) {
     return Says(command, absl::StrCat("\"", b, "\""),
                 "arguments that it knows");
   }

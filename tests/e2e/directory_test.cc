@@ -34,7 +34,7 @@ class DirectoryTest : public ::testing::Test {
   }
   Result Motet(std::vector<std::string> arguments) const {
     arguments.insert(arguments.begin(), Program("motet"));
-    return Run(arguments, folder_, kEnvironment);
+    return motet::testing::Run(arguments, folder_, kEnvironment);
   }
   json Json(std::vector<std::string> arguments) const {
     arguments.insert(arguments.end(), {"-o", "json"});
@@ -106,7 +106,7 @@ TEST_F(DirectoryTest, WrongCommandLinesSayWhatIsWanted) {
   } cases[] = {
       {{"generate", model}, 2, "[motet generate] got no --prompt, want it"},
       {{"generate", model, "--prompt", "a", "--max-tokens", "none"}, 2,
-       "[--max-tokens] got \"none\", want"},
+       "[--max-tokens] got none, want 1 to 1048576"},
       {{"generate", model, "--prompt", "a", "--arithmetic", "f8"}, 2,
        "[--arithmetic] got f8, want one of f32, bf16"},
       {{"generate", model, "--prompt", "\xff"}, 2, "UTF-8"},

@@ -23,6 +23,7 @@ import urllib.request
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
+sys.path.pop(0)  # this file's folder, where lm_eval is this file
 import lm_eval  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
