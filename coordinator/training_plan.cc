@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "compose/learn/schedule.h"
 #include "proto/error.h"
 #include "proto/identity.h"
 
@@ -27,7 +28,7 @@ constexpr Number kNumbers[] = {
     {"batch_sequences", 16, 1, 65536, "sequences a step"},
     {"sequence_tokens", 128, 8, 65536, "tokens a sequence"},
     {"learning_rate", 1e-3, 1e-9, 1, "at the top of the schedule"},
-    {"warmup_steps", 20, 0, 1e8, "linear, then cosine"},
+    {"warmup_steps", 20, 0, 1e8, "linear; default a tenth, at most 20"},
     {"final_lr_fraction", 0.1, 0, 1, "of the learning rate, at the end"},
     {"clip_norm", 1.0, 1e-6, 1e6, "of the gradient"},
     {"weight_decay", 0.0, 0, 1, "decoupled"},
@@ -39,6 +40,14 @@ constexpr Number kNumbers[] = {
     {"gate_quantile", 0.97, 0.5, 1, "q of the typicality gate"},
     {"smoothing", 0.8, 0, 0.999, "a of the anchored router"},
     {"statistics_tokens", 65536, 256, 1e10, "behind the published means"},
+    {"decay_fraction", 0.2, 1e-3, 1, "of warmup-stable-decay"},
+    {"accumulation", 1, 1, 65536, "pieces that a batch is computed in"},
+    {"recompute_layers", 0, 0, 1e6, "run again, to save memory"},
+    {"evaluate_every", 0, 0, 1e8, "steps, on held-out text; 0 = never"},
+    {"evaluate_windows", 64, 0, 1e8, "held-out ones; 0 = all"},
+    {"patience", 0, 0, 1e6, "evaluations; 0 = to the end"},
+    {"spike_sigma", 6, 0, 1e6, "deviations of a spike; 0 = none is"},
+    {"spike_window", 128, 2, 1e5, "losses that a spike is held against"},
 };
 
 void SetNumber(v1::TrainingPlan& plan, const std::string& key, double value) {
@@ -80,7 +89,9 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
   v1::TrainingPlan plan;
   plan.set_method("flexolmo");
   plan.set_expert_version("1.0.0");
+  plan.set_schedule("cosine");
   for (const Number& n : kNumbers) SetNumber(plan, n.key, n.value);
+  bool warmup_given = false;
   std::vector<std::string> problems;
   try {
     const toml::table table = toml::parse(text, where);
@@ -92,7 +103,7 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
                                         ", want ", want));
       };
       if (key == "id" || key == "method" || key == "expert_version" ||
-          key == "expert_name") {
+          key == "expert_name" || key == "schedule") {
         const auto s = value.value<std::string>();
         if (!s) {
           bad("that is no text", "a string");
@@ -102,8 +113,31 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
           plan.set_method(*s);
         } else if (key == "expert_name") {
           plan.set_expert_name(*s);
+        } else if (key == "schedule") {
+          plan.set_schedule(*s);
         } else {
           plan.set_expert_version(*s);
+        }
+        continue;
+      }
+      if (key == "document_boundaries") {
+        const auto b = value.value_exact<bool>();
+        if (b) {
+          plan.set_document_boundaries(*b);
+        } else {
+          bad("that is neither", "true or false");
+        }
+        continue;
+      }
+      if (key == "freeze") {
+        const toml::array* list = value.as_array();
+        if (list == nullptr ||
+            !(list->empty() || list->is_homogeneous<std::string>())) {
+          bad("that is no list of texts", "[\"layers.0.*\", …]");
+          continue;
+        }
+        for (const auto& pattern : *list) {
+          plan.add_freeze(*pattern.value<std::string>());
         }
         continue;
       }
@@ -134,11 +168,14 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
                               n.most));
         } else {
           SetNumber(plan, key, number);
+          warmup_given = warmup_given || key == "warmup_steps";
         }
       }
       if (!known) {
         std::vector<std::string> keys = {"id", "method", "expert_name",
-                                         "expert_version", "owners"};
+                                         "expert_version", "owners",
+                                         "schedule", "document_boundaries",
+                                         "freeze"};
         for (const Number& n : kNumbers) keys.push_back(n.key);
         bad("(unknown key)",
             absl::StrCat("one of ", absl::StrJoin(keys, ", ")));
@@ -157,6 +194,26 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
   if (plan.method() != "flexolmo") {
     problems.push_back(absl::StrCat("got method \"", plan.method(),
                                     "\", want \"flexolmo\""));
+  }
+  if (!warmup_given) {
+    plan.set_warmup_steps(static_cast<uint64_t>(learn::DefaultWarmupSteps(
+        static_cast<int64_t>(plan.steps()))));
+  }
+  learn::ScheduleShape shape;
+  if (!learn::FindSchedule(plan.schedule(), &shape)) {
+    problems.push_back(
+        absl::StrCat("got schedule \"", plan.schedule(), "\", want one of ",
+                     absl::StrJoin(learn::ScheduleNames(), ", ")));
+  }
+  if (plan.accumulation() > plan.batch_sequences()) {
+    problems.push_back(absl::StrCat("got ", plan.accumulation(),
+                                    " pieces of a batch of ",
+                                    plan.batch_sequences(),
+                                    " sequences, want at most as many"));
+  }
+  if (plan.patience() > 0 && plan.evaluate_every() == 0) {
+    problems.push_back(absl::StrCat("got patience ", plan.patience(),
+                                    " without evaluate_every, want both"));
   }
   if (plan.warmup_steps() > plan.steps()) {
     problems.push_back(absl::StrCat("got ", plan.warmup_steps(),
@@ -181,6 +238,13 @@ std::string DescribePlan(const v1::TrainingPlan& plan) {
     absl::StrAppend(&out, absl::StrFormat("  %-18s %-10g %s\n", n.key,
                                           GetNumber(plan, n.key), n.meaning));
   }
+  absl::StrAppend(&out, "  schedule           ", plan.schedule(),
+                  plan.document_boundaries() ? ", documents apart" : "",
+                  plan.freeze().empty()
+                      ? ""
+                      : absl::StrCat(", frozen: ",
+                                     absl::StrJoin(plan.freeze(), " ")),
+                  "\n");
   absl::StrAppend(&out, "  would publish      ",
                   absl::StrJoin(plan.publishes(), "; "), "\n");
   return out;

@@ -64,6 +64,10 @@ absl::StatusOr<Corpus> LoadCorpus(const Settings& settings,
   MOTET_ASSIGN_OR_RETURN(proto::Digest digest, proto::Sha256File(path));
   corpus.sha256 = proto::Hex(digest);
   MOTET_ASSIGN_OR_RETURN(corpus.train, learn::ReadJsonl(path));
+  const std::string test = settings.Path("corpus/test.jsonl");
+  if (proto::Exists(test)) {
+    MOTET_ASSIGN_OR_RETURN(corpus.test, learn::ReadJsonl(test));
+  }
   if (static_cast<int64_t>(corpus.train.size()) < min_documents) {
     return proto::Error(
         absl::StatusCode::kFailedPrecondition, path,

@@ -26,7 +26,7 @@ absl::StatusOr<ImportResult> ImportCorpus(
     int test_percent);
 
 struct Corpus {
-  std::vector<std::string> train;
+  std::vector<std::string> train, test;
   std::string sha256;  // of train.jsonl
 };
 // FailedPrecondition, with the command to use, when there is none or it has

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "compose/learn/schedule.h"
 #include "google/protobuf/util/json_util.h"
 #include "proto/digest.h"
 #include "proto/identity.h"
@@ -44,6 +45,11 @@ constexpr Bound kBounds[] = {
     {"gate_quantile", Get<&P::gate_quantile>, 0.5, 1},
     {"smoothing", Get<&P::smoothing>, 0, 0.9999},
     {"statistics_tokens", Get<&P::statistics_tokens>, 1, 1e10},
+    {"decay_fraction", Get<&P::decay_fraction>, 0, 1},
+    {"evaluate_every", Get<&P::evaluate_every>, 0, 1e8},
+    {"evaluate_windows", Get<&P::evaluate_windows>, 0, 1e8},
+    {"spike_sigma", Get<&P::spike_sigma>, 0, 1e6},
+    {"spike_window", Get<&P::spike_window>, 0, 1e5},
 };
 constexpr double kMaxBatchTokens = 1 << 22;
 constexpr int kMaxTextBytes = 200;
@@ -131,6 +137,21 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
   want(plan.warmup_steps() <= plan.steps(), "warmup_steps",
        absl::StrCat(plan.warmup_steps()),
        absl::StrCat("at most steps, ", plan.steps()));
+  learn::ScheduleShape shape;
+  want(plan.schedule().empty() || learn::FindSchedule(plan.schedule(), &shape),
+       "schedule", Shown(plan.schedule()),
+       absl::StrJoin(learn::ScheduleNames(), ", "));
+  want(plan.accumulation() <= plan.batch_sequences(), "accumulation",
+       absl::StrCat(plan.accumulation()),
+       absl::StrCat("at most batch_sequences, ", plan.batch_sequences()));
+  want(plan.patience() == 0 || plan.evaluate_every() > 0, "patience",
+       absl::StrCat(plan.patience()), "0 without evaluate_every");
+  want(plan.freeze_size() <= kMaxListEntries, "freeze",
+       absl::StrCat(plan.freeze_size(), " entries"), "at most 1000");
+  for (const std::string& pattern : plan.freeze()) {
+    want(pattern.size() <= kMaxTextBytes, "freeze", Shown(pattern),
+         "at most 200 bytes");
+  }
   want(plan.publishes_size() > 0 && plan.publishes_size() <= kMaxListEntries,
        "publishes", absl::StrCat(plan.publishes_size(), " entries"),
        "1 to 1000: a plan says what would leave the node");

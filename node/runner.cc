@@ -170,7 +170,7 @@ absl::Status Runner::Train(const JobRecord& job) {
   MOTET_ASSIGN_OR_RETURN(
       TrainedExpert trained,
       TrainExpert(
-          job.plan, base, corpus.train, jobs.JobPath(id, "checkpoint"),
+          job.plan, base, corpus.train, corpus.test, jobs.JobPath(id, "checkpoint"),
           [&](const learn::TrainProgress& p) {
             line.Update(1.0 * p.step / p.steps,
                         absl::StrFormat(

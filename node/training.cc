@@ -37,6 +37,19 @@ learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
                            ? kCheckpointEvery
                            : static_cast<int64_t>(plan.checkpoint_every());
   o.checkpoint_path = checkpoint_path;
+  // What a plan of an older coordinator does not say is left at its default;
+  // its spikes are none, as they were.
+  learn::FindSchedule(plan.schedule(), &o.schedule);  // checked before
+  if (plan.decay_fraction() > 0) o.decay_fraction = plan.decay_fraction();
+  o.accumulation = std::max<int64_t>(1, plan.accumulation());
+  o.recompute_layers = plan.recompute_layers();
+  o.freeze.assign(plan.freeze().begin(), plan.freeze().end());
+  o.document_boundaries = plan.document_boundaries();
+  o.evaluate_every = static_cast<int64_t>(plan.evaluate_every());
+  o.evaluate_windows = static_cast<int64_t>(plan.evaluate_windows());
+  o.patience = plan.patience();
+  o.spike_sigma = plan.spike_sigma();
+  if (plan.spike_window() > 0) o.spike_window = plan.spike_window();
   return o;
 }
 
@@ -47,6 +60,7 @@ void UseThreads(int64_t threads) {
 absl::StatusOr<TrainedExpert> TrainExpert(
     const v1::TrainingPlan& plan, const Base& base,
     const std::vector<std::string>& documents,
+    const std::vector<std::string>& held_out,
     const std::string& checkpoint_path, const learn::OnProgress& progress,
     const std::function<void()>& trained) {
   const package::LoadedModel& model = *base.model;
@@ -62,12 +76,16 @@ absl::StatusOr<TrainedExpert> TrainExpert(
   }
   const learn::TokenWindows public_text(
       *model.tokenizer, base.public_documents, model.config.eos_id, window);
+  const learn::TokenWindows evaluated(
+      *model.tokenizer,
+      plan.evaluate_every() > 0 ? held_out : std::vector<std::string>{},
+      model.config.eos_id, window);
   TrainedExpert out;
   MOTET_ASSIGN_OR_RETURN(
       out.expert,
       learn::TrainOwner(model, own, public_text,
                         OptionsOf(plan, checkpoint_path), progress,
-                        &out.result));
+                        &out.result, &evaluated));
   trained();
   MOTET_ASSIGN_OR_RETURN(
       model::Decoder base_decoder,

@@ -26,12 +26,14 @@ struct TrainedExpert {
   int64_t statistics_tokens = 0;
 };
 
-// `documents`: the owner's training text. progress: learn::OnProgress; false
+// `documents`: the owner's training text; held_out: the text that it is
+// evaluated on where the plan asks for it. progress: learn::OnProgress; false
 // stops after a checkpoint (Cancelled). trained: called once between
 // training and statistics.
 absl::StatusOr<TrainedExpert> TrainExpert(
     const v1::TrainingPlan& plan, const Base& base,
     const std::vector<std::string>& documents,
+    const std::vector<std::string>& held_out,
     const std::string& checkpoint_path, const learn::OnProgress& progress,
     const std::function<void()>& trained);
 

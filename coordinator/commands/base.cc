@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <memory>
 
@@ -222,7 +223,11 @@ void AddBase(CLI::App& app, Context& context) {
          "Tokens that the anchor statistics are taken over");
   number("--public-bytes", o->public_bytes, 1 << 10, 1e12,
          "Public text that travels in the package for owners' batches");
-  SetAction(train, context, [o, &context] {
+  SetAction(train, context, [o, train, &context] {
+    if (train->count("--warmup-steps") == 0) {  // the default fits 400 steps
+      o->train.warmup_steps =
+          std::min(o->train.warmup_steps, o->train.steps / 10);
+    }
     signal(SIGINT, [](int) { g_interrupted = true; });
     signal(SIGTERM, [](int) { g_interrupted = true; });
     return Train(*o, context);

@@ -89,6 +89,53 @@ TEST(TrainingPlanTest, AllProblemsAtOnce) {
               HasSubstr("11 warm-up steps of 10"));
 }
 
+TEST(TrainingPlanTest, FewStepsWarmUpInATenthOfThem) {
+  const auto warmup = [](const std::string& lines) {
+    const auto plan = ParseTrainingPlan("id = 'a'\n" + lines, "plan.toml");
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return plan.ok() ? static_cast<int64_t>(plan->warmup_steps()) : -1;
+  };
+  EXPECT_EQ(warmup("steps = 10\n"), 1);
+  EXPECT_EQ(warmup("steps = 5\n"), 0);
+  EXPECT_EQ(warmup("steps = 1000\n"), 20);
+  EXPECT_EQ(warmup("steps = 10\nwarmup_steps = 10\n"), 10);
+  EXPECT_EQ(warmup("warmup_steps = 0\n"), 0);
+}
+
+TEST(TrainingPlanTest, HowTrainingGoes) {
+  const auto plan = ParseTrainingPlan(
+      "id = 'a'\nschedule = 'warmup-stable-decay'\ndecay_fraction = 0.5\n"
+      "accumulation = 4\nrecompute_layers = 3\nevaluate_every = 10\n"
+      "evaluate_windows = 0\npatience = 2\nspike_sigma = 0\n"
+      "spike_window = 64\ndocument_boundaries = true\n"
+      "freeze = ['layers.0.*', '*.bias']\n",
+      "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->schedule(), "warmup-stable-decay");
+  EXPECT_EQ(plan->decay_fraction(), 0.5);
+  EXPECT_EQ(plan->accumulation(), 4u);
+  EXPECT_EQ(plan->recompute_layers(), 3u);
+  EXPECT_EQ(plan->evaluate_every(), 10u);
+  EXPECT_EQ(plan->evaluate_windows(), 0u);
+  EXPECT_EQ(plan->patience(), 2u);
+  EXPECT_EQ(plan->spike_sigma(), 0);
+  EXPECT_EQ(plan->spike_window(), 64u);
+  EXPECT_TRUE(plan->document_boundaries());
+  EXPECT_THAT(plan->freeze(), ElementsAre("layers.0.*", "*.bias"));
+  EXPECT_THAT(DescribePlan(*plan),
+              AllOf(HasSubstr("warmup-stable-decay, documents apart"),
+                    HasSubstr("layers.0.* *.bias")));
+  EXPECT_THAT(Message("id = 'a'\nschedule = 'stairs'\n"),
+              AllOf(HasSubstr("stairs"), HasSubstr("linear")));
+  EXPECT_THAT(Message("id = 'a'\npatience = 1\n"),
+              HasSubstr("evaluate_every"));
+  EXPECT_THAT(Message("id = 'a'\nbatch_sequences = 4\naccumulation = 5\n"),
+              HasSubstr("5 pieces"));
+  EXPECT_THAT(Message("id = 'a'\ndocument_boundaries = 1\n"),
+              HasSubstr("true or false"));
+  EXPECT_THAT(Message("id = 'a'\nfreeze = 'x'\n"), HasSubstr("freeze"));
+}
+
 TEST(TrainingPlanTest, UnknownKeyNamesTheKeysThatExist) {
   EXPECT_THAT(Message("id = 'a'\nlearningrate = 0.1\n"),
               AllOf(HasSubstr("learningrate (unknown key)"),
