@@ -96,9 +96,9 @@ TEST_F(PlanTest, TopKNeedsEnoughExperts) {
 }
 
 TEST_F(PlanTest, MoreExpertsThanAMaskHolds) {
-  std::vector<Part> parts(64, f().experts()[0]);
+  std::vector<Part> parts(kMaxExperts + 1, f().experts()[0]);
   const Plan plan = MakePlan(f().RecipeFor(parts), f().base(), parts);
-  EXPECT_THAT(plan.problems, Contains(HasSubstr("want at most 63")));
+  EXPECT_THAT(plan.problems, Contains(HasSubstr("want at most 127")));
 }
 
 TEST_F(PlanTest, ABaseAloneIsAComposition) {

@@ -62,10 +62,13 @@ TEST(TopKTest, TiesGoToTheLowestAndKIsClamped) {
     const Choice c = TopK(*k, {1, 2, 3}, 3, 0b011, false);
     EXPECT_EQ(c.idx, (std::vector<int32_t>{1, 0, -1}));
     EXPECT_EQ(c.w[2], 0);
-    // The base is always in the set.
-    const Choice base = TopK(*k, {1, 9}, 2, 0, false);
+    const Choice base = TopK(*k, {1, 9}, 2, 0b01, false);
     EXPECT_EQ(base.idx, (std::vector<int32_t>{0, -1}));
     EXPECT_EQ(base.w[0], 1);
+    // Where no expert is in the set none is chosen; who may leave all out is
+    // decided where sets are made (Batch, the policy gate).
+    EXPECT_EQ(TopK(*k, {1, 9}, 2, 0, false).idx,
+              (std::vector<int32_t>{-1, -1}));
   }
 }
 

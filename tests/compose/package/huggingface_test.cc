@@ -130,7 +130,7 @@ TEST_F(HuggingFace, ATokenizerTravelsAlong) {
                                    "weights.safetensors"));
   EXPECT_TRUE(LoadModel(package).ok());
   std::ofstream(folder_ + "/tokenizer.json") << "{}";
-  EXPECT_THAT(Refusal(), AllOf(HasSubstr(folder_), HasSubstr("decoder")));
+  EXPECT_THAT(Refusal(), AllOf(HasSubstr(folder_), HasSubstr("pre_tokenizer")));
 }
 
 TEST_F(HuggingFace, AllThatDoesNotFitIsListedAtOnce) {
