@@ -38,21 +38,19 @@ absl::StatusOr<std::string> AnchorBytes(
         {prefix + "precision", View(anchor[l].precision, {c, c})});
   }
   MOTET_RETURN_IF_ERROR(package::WriteSafetensors(path, std::move(tensors)));
-  return proto::ReadFile(path, proto::kMaxManifestBytes);
+  return proto::ReadFile(path, proto::kMaxAnchorBytes);
 }
 
-std::string Readme(const BasePackage& base, const model::ModelConfig& config,
-                   const learn::TrainResult& result) {
+std::string Readme(const BasePackage& base, const model::ModelConfig& config) {
   return absl::StrFormat(
       "# %s\n\nThe public base of a Motet federation: every expert is "
       "branched from it.\n\n- %.2f M parameters, %d layers, width %d, "
-      "vocabulary %d, context %d\n- trained on %d tokens of public text in "
-      "%d steps\n- `anchor.safetensors`: mean, covariance and precision of "
+      "vocabulary %d, context %d\n- %s\n"
+      "- `anchor.safetensors`: mean, covariance and precision of "
       "each layer's router inputs over public text\n- `public.jsonl`: the "
       "public text that owners mix into their batches\n",
       base.id, model::CountParameters(config) / 1e6, config.layers,
-      config.width, config.vocabulary, config.max_positions, result.tokens,
-      result.steps);
+      config.width, config.vocabulary, config.max_positions, base.origin);
 }
 
 }  // namespace
@@ -60,17 +58,15 @@ std::string Readme(const BasePackage& base, const model::ModelConfig& config,
 absl::Status WriteBasePackage(const Federation& federation,
                               const std::string& folder,
                               const BasePackage& base,
-                              const learn::OwnedModel& model,
-                              const std::vector<learn::AnchorLayer>& anchor,
-                              const learn::TrainOptions& options,
-                              const learn::TrainResult& result) {
+                              const model::ModelConfig& config,
+                              const model::ModelWeights& given,
+                              const std::vector<learn::AnchorLayer>& anchor) {
   package::PackageContent content;
   v1::ExpertManifest& m = content.manifest;
   m.set_id(base.id);
   m.set_kind("base");
   m.set_title("Public base");
   v1::ModelShape* shape = m.mutable_model();
-  const model::ModelConfig& config = model.config;
   shape->set_block(config.block == model::Block::kPostNorm ? "olmo2"
                                                            : "llama");
   shape->set_layers(static_cast<uint32_t>(config.layers));
@@ -79,23 +75,10 @@ absl::Status WriteBasePackage(const Federation& federation,
   shape->set_vocabulary(static_cast<uint32_t>(config.vocabulary));
   m.mutable_domain()->set_domain("public");
   m.mutable_domain()->set_documents(base.public_documents.size());
-  v1::TrainingRecord* training = m.mutable_training();
-  training->set_method("dense");
-  training->set_steps(result.steps);
-  training->set_tokens(result.tokens);
-  training->set_seed(options.seed);
-  training->set_software("motet " MOTET_VERSION);
-  training->set_seconds(result.seconds);
-  training->set_loss_every(result.loss_every);
-  for (double loss : result.loss_curve) training->add_loss_curve(loss);
-  auto& hyper = *training->mutable_hyper_parameters();
-  hyper["learning_rate"] = options.learning_rate;
-  hyper["weight_decay"] = options.weight_decay;
-  hyper["batch_sequences"] = options.batch_sequences;
-  hyper["sequence_tokens"] = options.sequence_tokens;
-  m.mutable_licence()->set_spdx("LicenseRef-federation-public");
+  *m.mutable_training() = base.training;
+  m.mutable_licence()->set_spdx(base.spdx);
 
-  model::ModelWeights weights = model.weights;
+  model::ModelWeights weights = given;
   model::VisitWeights(config, weights,
                       [&](const std::string& name, const math::Shape&,
                           math::Tensor& tensor) {
@@ -110,7 +93,7 @@ absl::Status WriteBasePackage(const Federation& federation,
   for (const std::string& document : base.public_documents) {
     absl::StrAppend(&lines, nlohmann::json{{"text", document}}.dump(), "\n");
   }
-  content.readme = Readme(base, config, result);
+  content.readme = Readme(base, config);
   MOTET_ASSIGN_OR_RETURN(std::string key,
                          proto::ReadFile(federation.tls.private_key,
                                          proto::kMaxCertificateBytes));
@@ -118,6 +101,16 @@ absl::Status WriteBasePackage(const Federation& federation,
                          proto::ReadFile(federation.tls.certificate,
                                          proto::kMaxCertificateBytes));
   return package::BuildPackage(folder, content, key, certificate);
+}
+
+absl::Status CheckNoBase(const Federation& federation,
+                         const std::string& command) {
+  const std::string folder = federation.Path("base");
+  if (!proto::Exists(folder)) return absl::OkStatus();
+  return proto::Error(absl::StatusCode::kAlreadyExists, command,
+                      absl::StrCat("a base in ", folder),
+                      "a federation without one",
+                      "experts belong to one base; make another federation");
 }
 
 std::vector<std::string> SampleDocuments(

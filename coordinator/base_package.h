@@ -8,8 +8,9 @@
 
 #include "absl/status/status.h"
 #include "compose/learn/statistics.h"
-#include "compose/learn/trainer.h"
+#include "compose/model/decoder.h"
 #include "coordinator/federation.h"
+#include "manifest.pb.h"
 
 namespace motet::coordinator {
 
@@ -17,15 +18,21 @@ struct BasePackage {
   std::string id;
   std::string tokenizer_json;
   std::vector<std::string> public_documents;
+  v1::TrainingRecord training;
+  std::string spdx = "LicenseRef-federation-public";
+  std::string origin;  // for README.md: "- trained on …"
 };
-// The folder appears whole or not at all.
+// The folder appears whole or not at all. Weights keep their dtype.
 absl::Status WriteBasePackage(const Federation& federation,
                               const std::string& folder,
                               const BasePackage& base,
-                              const learn::OwnedModel& model,
-                              const std::vector<learn::AnchorLayer>& anchor,
-                              const learn::TrainOptions& options,
-                              const learn::TrainResult& result);
+                              const model::ModelConfig& config,
+                              const model::ModelWeights& weights,
+                              const std::vector<learn::AnchorLayer>& anchor);
+
+// A federation has one base: AlreadyExists when there is one.
+absl::Status CheckNoBase(const Federation& federation,
+                         const std::string& command);
 
 // Documents of about max_bytes in all, chosen evenly by a seeded shuffle.
 std::vector<std::string> SampleDocuments(

@@ -90,6 +90,7 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
   plan.set_method("flexolmo");
   plan.set_expert_version("1.0.0");
   plan.set_schedule("cosine");
+  plan.set_arithmetic("f32");
   for (const Number& n : kNumbers) SetNumber(plan, n.key, n.value);
   bool warmup_given = false;
   std::vector<std::string> problems;
@@ -103,7 +104,8 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
                                         ", want ", want));
       };
       if (key == "id" || key == "method" || key == "expert_version" ||
-          key == "expert_name" || key == "schedule") {
+          key == "expert_name" || key == "schedule" ||
+          key == "arithmetic") {
         const auto s = value.value<std::string>();
         if (!s) {
           bad("that is no text", "a string");
@@ -115,6 +117,12 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
           plan.set_expert_name(*s);
         } else if (key == "schedule") {
           plan.set_schedule(*s);
+        } else if (key == "arithmetic") {
+          plan.set_arithmetic(*s);
+          if (*s != "f32" && *s != "bf16" && *s != "auto") {
+            bad(absl::StrCat("\"", *s, "\""),
+                "\"f32\", \"bf16\" or \"auto\"");
+          }
         } else {
           plan.set_expert_version(*s);
         }
@@ -175,7 +183,7 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         std::vector<std::string> keys = {"id", "method", "expert_name",
                                          "expert_version", "owners",
                                          "schedule", "document_boundaries",
-                                         "freeze"};
+                                         "freeze", "arithmetic"};
         for (const Number& n : kNumbers) keys.push_back(n.key);
         bad("(unknown key)",
             absl::StrCat("one of ", absl::StrJoin(keys, ", ")));
@@ -238,6 +246,8 @@ std::string DescribePlan(const v1::TrainingPlan& plan) {
     absl::StrAppend(&out, absl::StrFormat("  %-18s %-10g %s\n", n.key,
                                           GetNumber(plan, n.key), n.meaning));
   }
+  absl::StrAppend(&out, "  arithmetic         ", plan.arithmetic(),
+                  "\n");
   absl::StrAppend(&out, "  schedule           ", plan.schedule(),
                   plan.document_boundaries() ? ", documents apart" : "",
                   plan.freeze().empty()

@@ -74,6 +74,7 @@ void FillTraining(const v1::TrainingPlan& plan, const TrainedExpert& trained,
   hyper["lm_z_weight"] = o.lm_z_weight;
   hyper["public_fraction"] = o.public_fraction;
   hyper["row_norm"] = o.row_norm;
+  hyper["bf16_products"] = o.product == math::Product::kBf16 ? 1 : 0;
   record->set_software("motet " MOTET_VERSION);
   record->set_device(ProcessorName());
   record->mutable_loss_curve()->Assign(trained.result.loss_curve.begin(),

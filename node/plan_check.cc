@@ -129,6 +129,10 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
          absl::StrFormat("%g", value),
          absl::StrFormat("%g to %g", b.least, b.most));
   }
+  want(plan.arithmetic().empty() || plan.arithmetic() == "f32" ||
+           plan.arithmetic() == "bf16" || plan.arithmetic() == "auto",
+       "arithmetic", Shown(plan.arithmetic()),
+       "\"f32\", \"bf16\" or \"auto\"");
   const double batch_tokens = static_cast<double>(plan.batch_sequences()) *
                               static_cast<double>(plan.sequence_tokens());
   want(batch_tokens <= kMaxBatchTokens, "batch_sequences * sequence_tokens",

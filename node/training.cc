@@ -33,6 +33,10 @@ learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
   o.lm_z_weight = plan.lm_z_weight();
   o.public_fraction = plan.public_fraction();
   o.seed = plan.seed();
+  if (plan.arithmetic() == "bf16" ||
+      (plan.arithmetic() == "auto" && math::HasBf16())) {
+    o.product = math::Product::kBf16;
+  }
   o.checkpoint_every = plan.checkpoint_every() == 0
                            ? kCheckpointEvery
                            : static_cast<int64_t>(plan.checkpoint_every());
@@ -65,8 +69,17 @@ absl::StatusOr<TrainedExpert> TrainExpert(
     const std::function<void()>& trained) {
   const package::LoadedModel& model = *base.model;
   const int64_t window = plan.sequence_tokens();
-  const learn::TokenWindows own(*model.tokenizer, documents,
-                                model.config.eos_id, window);
+  const learn::OwnerOptions how = OptionsOf(plan, checkpoint_path);
+  if (how.product == math::Product::kBf16 && !math::HasBf16()) {
+    return proto::Error(
+        absl::StatusCode::kFailedPrecondition, "arithmetic",
+        absl::StrCat("bf16 on a processor with ", math::InstructionSet()),
+        "bf16 instructions", "ask for a plan with \"auto\" or \"f32\"");
+  }
+  const int32_t separator =
+      learn::SeparatorOf(*model.tokenizer, model.config.eos_id);
+  const learn::TokenWindows own(*model.tokenizer, documents, separator,
+                                window);
   if (own.count() < 1) {
     return proto::Error(
         absl::StatusCode::kFailedPrecondition, "corpus",
@@ -75,17 +88,16 @@ absl::StatusOr<TrainedExpert> TrainExpert(
         "import more text with `motet-node corpus import`");
   }
   const learn::TokenWindows public_text(
-      *model.tokenizer, base.public_documents, model.config.eos_id, window);
+      *model.tokenizer, base.public_documents, separator, window);
   const learn::TokenWindows evaluated(
       *model.tokenizer,
       plan.evaluate_every() > 0 ? held_out : std::vector<std::string>{},
-      model.config.eos_id, window);
+      separator, window);
   TrainedExpert out;
   MOTET_ASSIGN_OR_RETURN(
       out.expert,
-      learn::TrainOwner(model, own, public_text,
-                        OptionsOf(plan, checkpoint_path), progress,
-                        &out.result, &evaluated));
+      learn::TrainOwner(model, own, public_text, how, progress, &out.result,
+                        &evaluated));
   trained();
   MOTET_ASSIGN_OR_RETURN(
       model::Decoder base_decoder,

@@ -25,6 +25,7 @@ inline constexpr int64_t kMaxCertificateBytes = 64 << 10;
 inline constexpr int64_t kMaxRecipeBytes = 1 << 20;
 inline constexpr int64_t kMaxTokenizerBytes = int64_t{64} << 20;
 inline constexpr int64_t kMaxConfigBytes = 1 << 20;
+inline constexpr int64_t kMaxAnchorBytes = int64_t{4} << 30;
 inline constexpr int64_t kMaxDocumentBytes = int64_t{16} << 20;
 
 }  // namespace motet::proto

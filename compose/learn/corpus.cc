@@ -127,6 +127,11 @@ Split DeduplicateAndSplit(const std::vector<std::string>& documents,
   return split;
 }
 
+int32_t SeparatorOf(const model::Tokenizer& tokenizer, int32_t eos_id) {
+  const int32_t id = tokenizer.IdOf("<|endoftext|>");
+  return id >= 0 ? id : eos_id;
+}
+
 TokenWindows::TokenWindows(const model::Tokenizer& tokenizer,
                            const std::vector<std::string>& documents,
                            int32_t separator, int64_t window)

@@ -55,6 +55,10 @@ class TokenWindows {
   int64_t window_;
 };
 
+// What stands between joined documents: the tokenizer's <|endoftext|>, or
+// else the model's end of sequence (a chat model's is the end of a turn).
+int32_t SeparatorOf(const model::Tokenizer& tokenizer, int32_t eos_id);
+
 // Which window a training step reads: own and public windows in a seeded
 // order without replacement, reshuffled every epoch. A pure function of
 // (seed, step), so a resumed run reads what an unbroken one would have.

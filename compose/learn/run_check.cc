@@ -93,6 +93,7 @@ Description Describe(const Run& run, const TrainOptions& options) {
        WindowsLine("held_out", run.held_out, options.document_boundaries),
        ", of them ", options.evaluate_windows, ", patience ",
        options.patience);
+  line(options.product == math::Product::kBf16, "arithmetic = bf16");
   line(!options.freeze.empty(), "freeze = ",
        absl::StrJoin(options.freeze, " "));
   std::vector<math::Tensor> start;

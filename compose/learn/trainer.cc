@@ -64,6 +64,7 @@ StepOptions StepOptionsOf(const Run& run, const TrainOptions& options) {
   step.clip_norm = options.clip_norm;
   step.weight_decay = options.weight_decay;
   step.accumulation = options.accumulation;
+  step.product = options.product;
   step.recompute_layers = options.recompute_layers;
   if (options.memory_bytes > 0 && step.recompute_layers >= 0) {
     step.recompute_layers = std::max(

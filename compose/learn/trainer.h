@@ -50,6 +50,9 @@ struct TrainOptions {
   double spike_sigma = 6;        // deviations above the mean (spikes.h); 0 =
                                  // no loss is a spike
   int64_t spike_window = 128;    // losses that mean and deviation are of
+  // kBf16 only where math::HasBf16(): products round their operands to bf16
+  // and sum in f32; weights, gradients and AdamW's state stay f32.
+  math::Product product = math::Product::kLibrary;
   double clip_norm = 1.0;
   double weight_decay = 0.0;     // on tensors of two or more dimensions
   double router_z_weight = 0.0;

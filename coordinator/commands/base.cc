@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet base train|publish: the public model that every expert is branched
+// motet base train|publish (import: base_import.cc): the public model that every expert is branched
 // from, with its tokenizer, its anchor statistics and the public text that
 // owners mix into their batches, as one signed package.
 #include <signal.h>
@@ -17,6 +17,7 @@
 #include "compose/package/package_folder.h"
 #include "coordinator/base_package.h"
 #include "coordinator/cli.h"
+#include "coordinator/commands/base_import.h"
 #include "coordinator/federation.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
@@ -39,16 +40,30 @@ struct Options {
 
 std::atomic<bool> g_interrupted{false};
 
+v1::TrainingRecord Record(const learn::TrainOptions& options,
+                          const learn::TrainResult& result) {
+  v1::TrainingRecord record;
+  record.set_method("dense");
+  record.set_steps(result.steps);
+  record.set_tokens(result.tokens);
+  record.set_seed(options.seed);
+  record.set_software("motet " MOTET_VERSION);
+  record.set_seconds(result.seconds);
+  record.set_loss_every(result.loss_every);
+  for (double loss : result.loss_curve) record.add_loss_curve(loss);
+  auto& hyper = *record.mutable_hyper_parameters();
+  hyper["learning_rate"] = options.learning_rate;
+  hyper["weight_decay"] = options.weight_decay;
+  hyper["batch_sequences"] = options.batch_sequences;
+  hyper["sequence_tokens"] = options.sequence_tokens;
+  return record;
+}
+
 absl::Status Train(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(Federation federation,
                          OpenFederation(context.federation));
   const std::string folder = federation.Path("base");
-  if (proto::Exists(folder)) {
-    return proto::Error(absl::StatusCode::kAlreadyExists, "base train",
-                        absl::StrCat("a base in ", folder),
-                        "a federation without one",
-                        "experts belong to one base; make another federation");
-  }
+  MOTET_RETURN_IF_ERROR(CheckNoBase(federation, "base train"));
   MOTET_ASSIGN_OR_RETURN(std::vector<std::string> documents,
                          learn::ReadJsonl(options.data));
   ProgressLine tokenizer_progress("tokenizer");
@@ -110,8 +125,11 @@ absl::Status Train(const Options& options, const Context& context) {
   base.tokenizer_json = tokenizer_json;
   base.public_documents =
       SampleDocuments(documents, options.public_bytes, options.train.seed);
-  MOTET_RETURN_IF_ERROR(
-      WriteBasePackage(federation, folder, base, model, anchor, train, result));
+  base.training = Record(train, result);
+  base.origin = absl::StrFormat("trained on %d tokens of public text in %d "
+                                "steps", result.tokens, result.steps);
+  MOTET_RETURN_IF_ERROR(WriteBasePackage(federation, folder, base, config,
+                                         model.weights, anchor));
   MOTET_ASSIGN_OR_RETURN(
       package::OpenedPackage opened,
       package::OpenPackage(folder, federation.authority_pem));
@@ -232,6 +250,7 @@ void AddBase(CLI::App& app, Context& context) {
     signal(SIGTERM, [](int) { g_interrupted = true; });
     return Train(*o, context);
   });
+  AddBaseImport(*noun, context);
   CLI::App* publish =
       noun->add_subcommand("publish", "Put the base into the registry");
   SetAction(publish, context, [&context] { return Publish(context); });

@@ -142,9 +142,9 @@ void AddEvalMatrix(CLI::App& noun, Context& context) {
       ->add_option("--router", options->router,
                    "Another router than the lock's, for comparison")
       ->check(CLI::IsMember({"anchored", "topk"}));
-  AddArithmeticOption(*command, options->product);
   command->add_option("--svg", options->svg, "Also as a picture, to this file");
   command->add_option("--json", options->json, "Also as JSON, to this file");
+  AddArithmeticOption(*command, options->product);
   SetAction(command, context,
             [options, &context] { return Run(*options, context); });
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // motet eval perplexity MODEL --data FILE.jsonl: how well a model directory
-// or a composition predicts text, each document by itself.
+// or a composition predicts text, each document by itself or all joined.
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -25,8 +26,45 @@ struct Options {
   ServedOptions served;
   std::vector<std::string> data;
   int64_t window = 512;
+  bool join = false;
   measure::ScoreOptions score;
 };
+
+std::function<void(int64_t)> Report(ProgressLine& progress, int64_t total) {
+  auto done = std::make_shared<int64_t>(0);
+  return [&progress, total, done](int64_t tokens) {
+    *done += tokens;
+    progress.Update(static_cast<double>(*done) / static_cast<double>(total),
+                    absl::StrCat(*done, " of ", total, " tokens"));
+  };
+}
+
+// Each document by itself.
+absl::StatusOr<measure::Score> ScoreEach(
+    const Served& served, const std::vector<std::string>& documents,
+    const Options& options, measure::ScoreOptions score,
+    ProgressLine& progress) {
+  const measure::DocumentWindows windows(served.model->tokenizer(), documents,
+                                         options.window);
+  score.progress = Report(progress, windows.tokens());
+  return measure::ScoreDocuments(*served.model->decoder, windows, score);
+}
+
+// All documents as one text, cut in whole windows.
+absl::StatusOr<measure::Score> ScoreJoined(
+    const Served& served, const std::vector<std::string>& documents,
+    const Options& options, measure::ScoreOptions score,
+    ProgressLine& progress) {
+  const model::Tokenizer& tokenizer = served.model->tokenizer();
+  const learn::TokenWindows windows(
+      tokenizer, documents,
+      learn::SeparatorOf(tokenizer, served.model->config.eos_id),
+      options.window);
+  score.progress = Report(
+      progress,
+      measure::CappedWindows(windows, score.max_tokens) * options.window);
+  return measure::ScoreWindows(*served.model->decoder, windows, score);
+}
 
 absl::Status Run(const Options& options, const Context& context) {
   std::vector<std::string> documents;
@@ -46,20 +84,13 @@ absl::Status Run(const Options& options, const Context& context) {
     absl::FPrintF(stderr, "motet eval perplexity: without %s: %s\n", w.id,
                   w.reason);
   }
-  const measure::DocumentWindows windows(served.model->tokenizer(), documents,
-                                         options.window);
   ProgressLine progress("perplexity", ProgressLine::kTerminal);
-  int64_t done = 0;
   measure::ScoreOptions score = options.score;
   score.allowed = admission.mask();
-  score.progress = [&](int64_t tokens) {
-    done += tokens;
-    progress.Update(static_cast<double>(done) / windows.tokens(),
-                    absl::StrCat(done, " of ", windows.tokens(), " tokens"));
-  };
   MOTET_ASSIGN_OR_RETURN(
       const measure::Score result,
-      measure::ScoreDocuments(*served.model->decoder, windows, score));
+      options.join ? ScoreJoined(served, documents, options, score, progress)
+                   : ScoreEach(served, documents, options, score, progress));
   progress.Finish(absl::StrCat(result.tokens, " tokens scored"));
   const double mean = result.nll / static_cast<double>(result.tokens);
   if (context.json) {
@@ -95,6 +126,16 @@ void AddEvalPerplexity(CLI::App& noun, Context& context) {
                    "Tokens that the model sees; each window is scored from "
                    "its second token")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
+      ->capture_default_str();
+  CLI::Option* join = command->add_flag(
+      "--join", options->join,
+      "Join the documents by <|endoftext|> and cut the whole in windows, as "
+      "`motet eval matrix` does");
+  command
+      ->add_option("--max-tokens", options->score.max_tokens,
+                   "With --join: at most this many tokens; 0 = all")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(join)
       ->capture_default_str();
   AddExpertOptions(*command, options->served);
   AddArithmeticOption(*command, options->score.product);
