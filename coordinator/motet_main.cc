@@ -85,7 +85,7 @@ int main(int argc, char** argv) {
       "experts that the query may use.\n\n"
       "A first walk: examples/quickstart/run.sh. The order of work:\n"
       "  init, member approve      a federation and its members\n"
-      "  base train, base publish  the public model all start from\n"
+      "  base train or import      the public model all start from\n"
       "  daemon run, train offer   owners' nodes train behind their doors\n"
       "  compose plan, apply       one model out of signed packages\n"
       "  eval matrix, serve        measure it, answer with it\n\n"

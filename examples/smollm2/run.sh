@@ -7,6 +7,7 @@
 #
 #   examples/smollm2/run.sh [--data DIR] [--model DIR] [--out DIR]
 #                           [--steps N] [--eval-tokens N]
+#                           [--statistics-tokens N]
 #
 #   --data DIR       text: DIR/public/*.jsonl and DIR/OWNER/*.jsonl, a line
 #                    {"text": "…"} a document; or DIR/text/DOMAIN/{train,test}
@@ -20,15 +21,17 @@
 #                    emptied first, if an earlier run made it
 #   --steps N        training steps of 1,024 tokens an owner (default: 120)
 #   --eval-tokens N  text of each domain in the tables (default: 4096 tokens)
+#   --statistics-tokens N  behind each owner's published means (default: 8192);
+#                    the public text's are taken over three times as many
 set -u
 set -o pipefail
 # shellcheck source=.ci/setup.sh disable=SC1091
 . "$(dirname "$0")/../../.ci/setup.sh"
 
-data='' out='' model=${MOTET_SMOLLM2:-} steps=120 eval_tokens=4096
+data='' out='' model=${MOTET_SMOLLM2:-} steps=120 eval_tokens=4096 statistics_tokens=8192
 while [ $# -gt 0 ]; do
   case $1 in
-    --data|--out|--model|--steps|--eval-tokens)
+    --data|--out|--model|--steps|--eval-tokens|--statistics-tokens)
       [ $# -ge 2 ] || motet_die "[smollm2] got $1 alone, want a value after it" ;;
   esac
   case $1 in
@@ -37,11 +40,12 @@ while [ $# -gt 0 ]; do
     --model) model=$2; shift 2 ;;
     --steps) steps=$2; shift 2 ;;
     --eval-tokens) eval_tokens=$2; shift 2 ;;
-    -h|--help) sed -n '3,24s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) motet_die "[smollm2] got $1, want --data, --model, --out, --steps or --eval-tokens" ;;
+    --statistics-tokens) statistics_tokens=$2; shift 2 ;;
+    -h|--help) sed -n '3,27s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) motet_die "[smollm2] got $1, want one of the options that --help lists" ;;
   esac
 done
-for number in "$steps" "$eval_tokens"; do
+for number in "$steps" "$eval_tokens" "$statistics_tokens"; do
   [[ $number =~ ^[1-9][0-9]{0,7}$ ]] || motet_die "[smollm2] got $number, want a whole number above 0"
 done
 out=${out:-$MOTET_BUILD/smollm2}
@@ -241,7 +245,7 @@ step "2. SmolLM2 as the public base" \
   "Its weights stay as they are; the anchor statistics come from public text."
 t=$(date +%s%N)
 run motet --usage-file "$usage" base import "$model" --data "$out/data/public/train.jsonl" \
-  --licence Apache-2.0 --anchor-tokens 24576
+  --licence Apache-2.0 --anchor-tokens "$((3 * statistics_tokens))"
 run motet base publish
 import_seconds=$(seconds "$t")
 
@@ -253,8 +257,8 @@ peaks=
 add_peak() { [ -n "$2" ] && peaks="$peaks${peaks:+, }\"$1\": $2"; }
 for owner in "${owners[@]}"; do
   {
-    printf 'id = "smollm2-%s"\nowners = ["%s.example"]\nsteps = %s\nwarmup_steps = %s\n' \
-      "$owner" "$owner" "$steps" "$((steps / 10))"
+    printf 'id = "smollm2-%s"\nowners = ["%s.example"]\nsteps = %s\nwarmup_steps = %s\nstatistics_tokens = %s\n' \
+      "$owner" "$owner" "$steps" "$((steps / 10))" "$statistics_tokens"
     cat "$MOTET_SOURCE/examples/smollm2/plan.toml"
   } >"$out/plan-$owner.toml"
   show motet-node run --dir "$out/nodes/$owner" '&'
