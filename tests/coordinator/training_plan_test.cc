@@ -127,6 +127,12 @@ TEST(TrainingPlanTest, HowTrainingGoes) {
                     HasSubstr("layers.0.* *.bias")));
   EXPECT_THAT(Message("id = 'a'\nschedule = 'stairs'\n"),
               AllOf(HasSubstr("stairs"), HasSubstr("linear")));
+  EXPECT_EQ(plan->arithmetic(), "f32");
+  EXPECT_EQ(ParseTrainingPlan("id = 'a'\narithmetic = 'auto'\n", "plan.toml")
+                ->arithmetic(),
+            "auto");
+  EXPECT_THAT(Message("id = 'a'\narithmetic = 'int8'\n"),
+              AllOf(HasSubstr("int8"), HasSubstr("bf16")));
   EXPECT_THAT(Message("id = 'a'\npatience = 1\n"),
               HasSubstr("evaluate_every"));
   EXPECT_THAT(Message("id = 'a'\nbatch_sequences = 4\naccumulation = 5\n"),

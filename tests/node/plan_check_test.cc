@@ -75,6 +75,7 @@ const Nonsense kNonsense[] = {
     {"router_z_weight", [](auto& p) { p.set_router_z_weight(NAN); }},
     {"lm_z_weight", [](auto& p) { p.set_lm_z_weight(2); }},
     {"schedule", [](auto& p) { p.set_schedule("stairs"); }},
+    {"arithmetic", [](auto& p) { p.set_arithmetic("int8"); }},
     {"decay_fraction", [](auto& p) { p.set_decay_fraction(2); }},
     {"accumulation",
      [](auto& p) { p.set_accumulation(p.batch_sequences() + 1); }},
