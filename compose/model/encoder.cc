@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "proto/error.h"
@@ -18,10 +19,9 @@ using math::Tensor;
 // second-level caches, and products want some hundred rows.
 constexpr int64_t kBatchRows = 1024;
 
-// y = W x, and with an adapter + scale B (A x).   x: [M,C].   y: [M,N].
-Tensor Apply(Exec& exec, const Affine& map, const LoraPair* lora, float scale,
-             const Tensor& x) {
-  const Tensor y = exec.Linear(x, map.weight);
+// y + scale B (A x) with an adapter, else y = W x as it is.
+Tensor Adapted(Exec& exec, const LoraPair* lora, float scale, const Tensor& x,
+               const Tensor& y) {
   if (lora == nullptr || lora->a.empty()) return y;
   const Tensor low = exec.Linear(x, lora->a);
   return exec.AddScaled(y, scale, exec.Linear(low, lora->b));
@@ -120,13 +120,13 @@ Tensor Encoder::Forward(Exec& exec, const EncoderBatch& batch,
 Tensor Encoder::Layer(Exec& exec, const EncoderBatch& batch, int64_t layer,
                       const Lora* lora, const Tensor& x) const {
   const EncoderLayerWeights& w = weights_.layers[layer];
-  const auto map = [&](EncoderMap which, const Tensor& in) {
-    return Apply(exec, w[which],
-                 lora == nullptr ? nullptr : &lora->At(layer, which),
-                 lora == nullptr ? 0 : lora->scale(), in);
+  const auto adapted = [&](EncoderMap which, const Tensor& in,
+                           const Tensor& y) {
+    return Adapted(exec, lora == nullptr ? nullptr : &lora->At(layer, which),
+                   lora == nullptr ? 0 : lora->scale(), in, y);
   };
-  const auto biased = [&](EncoderMap which) {
-    return exec.AddBias(map(which, x), w[which].bias);
+  const auto map = [&](EncoderMap which, const Tensor& in) {
+    return adapted(which, in, exec.Linear(in, w[which].weight));
   };
   // norm(a + (map + bias))
   const auto norm = [&](const NormWeights& weights, const Tensor& a,
@@ -138,10 +138,18 @@ Tensor Encoder::Layer(Exec& exec, const EncoderBatch& batch, int64_t layer,
   heads.heads = heads.kv_heads = config_.heads;
   heads.head_dim = config_.head_dim();
   heads.causal = false;
-  const Tensor q = biased(EncoderMap::kQuery);
-  const Tensor k = biased(EncoderMap::kKey);
-  const Tensor v = biased(EncoderMap::kValue);
-  const Tensor a = exec.Attention(q, k, v, heads, batch.segments());
+  constexpr EncoderMap kInputs[] = {EncoderMap::kQuery, EncoderMap::kKey,
+                                    EncoderMap::kValue};
+  std::vector<std::pair<Tensor, Tensor>> products;
+  for (const EncoderMap which : kInputs) {
+    products.push_back({x, w[which].weight});
+  }
+  std::vector<Tensor> qkv = exec.Linears(products);
+  for (size_t i = 0; i < qkv.size(); ++i) {
+    qkv[i] = exec.AddBias(adapted(kInputs[i], x, qkv[i]), w[kInputs[i]].bias);
+  }
+  const Tensor a =
+      exec.Attention(qkv[0], qkv[1], qkv[2], heads, batch.segments());
   const Tensor h = norm(w.attention_norm, x, EncoderMap::kAttentionOutput, a);
   const Tensor wide = exec.Gelu(map(EncoderMap::kIntermediate, h),
                                 w[EncoderMap::kIntermediate].bias);

@@ -140,10 +140,11 @@ void Cut(const PanelOps& ops, int64_t wanted, Plan& plan) {
       kGroupBytes / (ops.Words(std::min(plan.block, job.terms)) * kPanel *
                      static_cast<int64_t>(sizeof(float)));
   const auto group = [&](int64_t blocks) {
-    const int64_t fair = (panels * blocks - 1) / wanted + 1;
-    if (plan.direct) {
+    if (plan.direct) {  // long runs: panels ahead are fetched in time
+      const int64_t fair = (panels - 1) / Threads() + 1;
       return (fair + kDirectPanels - 1) / kDirectPanels * kDirectPanels;
     }
+    const int64_t fair = (panels * blocks - 1) / wanted + 1;
     return std::min(
         panels, std::max<int64_t>(std::min(fair + 1, room) / 3 * 3, 3));
   };
