@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet base train|publish (import: base_import.cc): the public model that every expert is branched
-// from, with its tokenizer, its anchor statistics and the public text that
-// owners mix into their batches, as one signed package.
+// motet base train|publish (import: base_import.cc): the public model that
+// every expert is branched from, with its tokenizer, its anchor statistics
+// and the public text that owners mix into their batches, as one signed
+// package.
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
