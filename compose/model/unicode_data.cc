@@ -7,7 +7,8 @@
 namespace motet::model {
 namespace {
 
-#include "compose/model/unicode_data.inl"
+#include "compose/model/unicode_normalization.inl"
+#include "compose/model/unicode_properties.inl"
 
 // Hangul syllables are arithmetic (Unicode 3.12).
 constexpr char32_t kSyllables = 0xAC00, kLead = 0x1100, kVowel = 0x1161,

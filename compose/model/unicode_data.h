@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What characters are to the stock library (unicode_data.inl, generated), as
+// What characters are to the stock library (unicode_*.inl, generated), as
 // tables with one look-up a character, built once in about a millisecond.
 // Nothing here knows of strings: unicode.h has UTF-8, unicode_normal.h the
 // normal forms.

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes compose/model/unicode_data.inl: what each character is to the
+"""Writes compose/model/unicode_*.inl: what each character is to the
 `tokenizers` library. Its parts know Unicode of different versions (patterns
 16, lower case 17, NFC 13, BERT's categories 8), so its behaviour is asked,
 character by character; Python's unicodedata only proposes combining classes
 and decompositions. Takes about two minutes.
 
-  pip install tokenizers && tests/peers/unicode_tables.py > compose/model/unicode_data.inl
+  pip install tokenizers
+  for part in properties normalization; do
+    tests/peers/unicode_tables.py $part > compose/model/unicode_$part.inl
+  done
 """
 import sys
 import unicodedata
@@ -127,11 +130,13 @@ def main():
     print("// Data, not code: written by tests/peers/unicode_tables.py from the\n"
           "// behaviour of tokenizers %s and Python's unicodedata %s.\n"
           % (tokenizers.__version__, unicodedata.unidata_version))
-    table("kPropertyRuns",
-          "How many characters, and their properties (unicode_data.h), from U+0000.",
-          runs(lambda c: sum((c in s) << i for i, s in enumerate(sets))))
-    table("kCombiningRuns", "How many, and their combining class, from U+0000.",
-          runs(combining))
+    if sys.argv[1:] == ["properties"]:
+        table("kPropertyRuns",
+              "How many characters, and their properties (unicode_data.h), from U+0000.",
+              runs(lambda c: sum((c in s) << i for i, s in enumerate(sets))))
+        table("kCombiningRuns", "How many, and their combining class, from U+0000.",
+              runs(combining))
+        return
     table("kCompositions",
           "A character and the two that compose to it.", compose)
     table("kDecompositions",
