@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <map>
 #include <set>
 #include <utility>
@@ -133,12 +134,25 @@ void TieHead(ByName& tensors, model::ModelWeights& weights,
 // are all ones. Blocks, so that a compiler can use vectors.
 template <typename Bits>
 int64_t FirstBad(const Bits* bits, int64_t n, Bits exponent) {
+  // Words of several numbers: a lane of `left` is zero where all bits of the
+  // exponent are set, and only then does some lane borrow into its top bit.
+  constexpr int64_t kLanes = sizeof(uint64_t) / sizeof(Bits);
   constexpr int64_t kBlock = 256;
+  constexpr uint64_t kOnes = ~uint64_t{0} / std::numeric_limits<Bits>::max();
+  constexpr uint64_t kTops = kOnes << (8 * sizeof(Bits) - 1);
+  const uint64_t all = exponent * kOnes;
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t end = std::min(n, at + kBlock);
-    Bits bad = 0;
-    for (int64_t i = at; i < end; ++i) {
-      bad |= static_cast<Bits>((bits[i] & exponent) == exponent);
+    uint64_t bad = 0;
+    int64_t i = at;
+    for (; i + kLanes <= end; i += kLanes) {
+      uint64_t word;
+      memcpy(&word, bits + i, sizeof(word));
+      const uint64_t left = (word & all) ^ all;
+      bad |= (left - kOnes) & ~left & kTops;
+    }
+    for (; i < end; ++i) {
+      bad |= static_cast<uint64_t>((bits[i] & exponent) == exponent);
     }
     if (bad == 0) continue;
     while ((bits[at] & exponent) != exponent) ++at;
