@@ -76,17 +76,10 @@ class PipelineTokenizer : public Tokenizer {
         around_(std::move(parts.around)),
         raw_(parts.added, /*normalized=*/false, normalizer_),
         normalized_(parts.added, /*normalized=*/true, normalizer_) {
-    ids_.reserve(tokens_.size());
-    for (size_t i = 0; i < tokens_.size(); ++i) {
-      if (!tokens_[i].empty()) {
-        ids_.emplace(tokens_[i], static_cast<int32_t>(i));
-      }
-    }
-    // Added tokens win over words of the same bytes.
     for (const AddedToken& token : parts.added) {
-      ids_[tokens_[token.id]] = token.id;
       special_[token.id] = token.special;
       in_model_[token.id] = token.in_model;
+      added_.emplace_back(tokens_[token.id], token.id);
     }
     if (parts.is_wordpiece) {
       wordpiece_ = std::make_unique<WordPiece>(std::move(parts.wordpiece),
@@ -137,6 +130,7 @@ class PipelineTokenizer : public Tokenizer {
     return id < 0 || id >= vocabulary() ? "" : tokens_[id];
   }
   int32_t IdOf(absl::string_view token) const override {
+    std::call_once(ids_once_, [this] { FillIds(); });
     const auto it = ids_.find(token);
     return it == ids_.end() ? -1 : it->second;
   }
@@ -145,6 +139,20 @@ class PipelineTokenizer : public Tokenizer {
   }
 
  private:
+  // On first use: most programs never ask, and it takes as long as the rest.
+  void FillIds() const {
+    std::vector<bool> added(tokens_.size(), false);
+    for (const auto& [name, id] : added_) added[id] = true;
+    ids_.reserve(tokens_.size());
+    for (size_t i = 0; i < tokens_.size(); ++i) {
+      if (tokens_[i].empty() || added[i]) continue;
+      ids_.emplace(tokens_[i], static_cast<int32_t>(i));
+    }
+    // They win over words of the same bytes, and go by the name that they had
+    // before they were normalized.
+    for (const auto& [name, id] : added_) ids_[name] = id;
+  }
+
   std::vector<int32_t> Finish(const std::vector<int32_t>& text,
                               const EncodeOptions& options) const {
     static const TokensAround nothing;
@@ -223,7 +231,9 @@ class PipelineTokenizer : public Tokenizer {
 
   std::vector<std::string> tokens_;  // bytes by id
   std::vector<bool> special_, in_model_;
-  absl::flat_hash_map<std::string, int32_t> ids_;
+  std::vector<std::pair<std::string, int32_t>> added_;
+  mutable std::once_flag ids_once_;
+  mutable absl::flat_hash_map<absl::string_view, int32_t> ids_;  // FillIds()
   bool ignore_merges_;
   Normalizer normalizer_;
   std::unique_ptr<Pretokenizer> pretokenizer_;

@@ -5,7 +5,6 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
-#include "compose/model/strict_json.h"
 #include "compose/model/tokenizer_part.h"
 #include "proto/error.h"
 #include "proto/limits.h"
@@ -127,8 +126,8 @@ absl::StatusOr<TokenizerParts> ParseTokenizerJson(const std::string& text) {
     return Invalid("tokenizer.json", absl::StrCat(text.size(), " bytes"),
                    absl::StrCat("at most ", proto::kMaxTokenizerBytes));
   }
-  MOTET_ASSIGN_OR_RETURN(const json root,
-                         ParseStrictJson(text, "tokenizer.json"));
+  TokenizerTables tables;
+  MOTET_ASSIGN_OR_RETURN(const json root, TakeTokenizerTables(text, tables));
   if (!root.is_object()) {
     return Invalid("tokenizer.json", "no object", "an object");
   }
@@ -154,7 +153,7 @@ absl::StatusOr<TokenizerParts> ParseTokenizerJson(const std::string& text) {
   MOTET_ASSIGN_OR_RETURN(parts.pretokenizer,
                          Pretokenizer::Parse(part("pre_tokenizer")));
   TokenizerIds ids;
-  MOTET_RETURN_IF_ERROR(ReadTokenizerModel(part("model"), parts, ids));
+  MOTET_RETURN_IF_ERROR(ReadTokenizerModel(part("model"), tables, parts, ids));
   if (parts.pretokenizer->byte_level() == parts.is_wordpiece) {
     return Invalid(Where("pre_tokenizer"), "words of the wrong kind",
                    "ByteLevel for BPE, BertPreTokenizer for WordPiece",

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "compose/model/normalizer.h"
 #include "compose/model/pretokenizer.h"
+#include "compose/model/tokenizer_tables.h"
 #include "compose/model/tokenizer_template.h"
 #include "compose/model/tokenizer_wordpiece.h"
 #include "nlohmann/json_fwd.hpp"
@@ -53,9 +54,11 @@ struct TokenizerParts {
 
 absl::StatusOr<TokenizerParts> ParseTokenizerJson(const std::string& json);
 
-// Its steps, one a file. Ids by the token as it is spelled in the file.
-using TokenizerIds = absl::flat_hash_map<std::string, int32_t>;
+// Its steps, one a file. Ids by the token as it is spelled in the file; the
+// keys lie where the tables' views do.
+using TokenizerIds = absl::flat_hash_map<absl::string_view, int32_t>;
 absl::Status ReadTokenizerModel(const nlohmann::json& model,
+                                const TokenizerTables& tables,
                                 TokenizerParts& parts, TokenizerIds& ids);
 absl::StatusOr<int32_t> TokenId(const nlohmann::json& value,
                                 absl::string_view part);

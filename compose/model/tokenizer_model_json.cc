@@ -28,27 +28,33 @@ std::string Where(absl::string_view part) {
 }
 
 // Tokens of BPE spell bytes, those of WordPiece are text.
-absl::Status ReadVocabulary(const json& model, bool spelled,
+absl::Status ReadVocabulary(const TokenizerTables& tables, bool spelled,
                             TokenizerParts& parts, Ids& ids) {
-  const auto vocab = model.find("vocab");
-  if (vocab == model.end() || !vocab->is_object() || vocab->empty()) {
+  MOTET_RETURN_IF_ERROR(tables.vocabulary_status);
+  const size_t size = tables.vocabulary.size();
+  if (size == 0) {
     return Invalid(Where("model.vocab"), "none", "tokens with their ids");
   }
-  ids.reserve(vocab->size());
-  for (const auto& [token, value] : vocab->items()) {
-    MOTET_ASSIGN_OR_RETURN(const int32_t id, TokenId(value, "model.vocab"));
-    if (static_cast<size_t>(id) >= 2 * vocab->size() + kMaxHoles) {
+  ids.reserve(size);
+  parts.tokens.reserve(size);
+  for (const auto& [token, id] : tables.vocabulary) {
+    if (!ids.emplace(token, id).second) {
+      return Invalid("tokenizer.json",
+                     absl::StrCat("key ", ShownPart(token),
+                                  " twice in one object"),
+                     "every key once");
+    }
+    if (static_cast<size_t>(id) >= 2 * size + kMaxHoles) {
       return Invalid(Where("model.vocab"),
-                     absl::StrCat("id ", id, " for ", vocab->size(),
-                                  " tokens"),
+                     absl::StrCat("id ", id, " for ", size, " tokens"),
                      "ids with few holes between");
     }
     if (token.empty()) {
       return Invalid(Where("model.vocab"), "an empty token", "text");
     }
-    MOTET_RETURN_IF_ERROR(SetToken(
-        parts, id, spelled ? UnspellBytes(token) : token, "model.vocab"));
-    ids.emplace(token, id);
+    MOTET_RETURN_IF_ERROR(
+        SetToken(parts, id, spelled ? UnspellBytes(token) : std::string(token),
+                 "model.vocab"));
   }
   if (!spelled) return absl::OkStatus();
   parts.byte_ids.assign(256, -1);
@@ -60,48 +66,43 @@ absl::Status ReadVocabulary(const json& model, bool spelled,
   return absl::OkStatus();
 }
 
-absl::Status ReadMerges(const json& model, const Ids& ids,
+absl::Status ReadMerges(const TokenizerTables& tables, const Ids& ids,
                         TokenizerParts& parts) {
-  const auto merges = model.find("merges");
-  if (merges == model.end() || !merges->is_array()) {
+  MOTET_RETURN_IF_ERROR(tables.merges_status);
+  if (!tables.has_merges) {
     return Invalid(Where("model.merges"), "none", "an array of pairs");
   }
-  parts.merges.reserve(merges->size());
-  std::string left, right;
-  for (size_t i = 0; i < merges->size(); ++i) {
-    const json& merge = (*merges)[i];
-    const std::string where = absl::StrCat("model.merges ", i);
-    if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
-        merge[1].is_string()) {
-      left = merge[0].get_ref<const std::string&>();
-      right = merge[1].get_ref<const std::string&>();
-    } else if (merge.is_string()) {
-      const std::string& text = merge.get_ref<const std::string&>();
-      const size_t space = text.find(' ');
-      if (space == std::string::npos ||
-          text.find(' ', space + 1) != std::string::npos) {
-        return Invalid(Where(where), ShownPart(text),
-                       "two tokens with a space between");
-      }
-      left = text.substr(0, space);
-      right = text.substr(space + 1);
-    } else {
-      return Invalid(Where(where), "neither text nor a pair of texts",
-                     "two tokens");
+  parts.merges.reserve(tables.merges.size());
+  // Results mostly stand in the vocabulary one after another, in the order of
+  // the merges: looking there first spares most searches.
+  std::string joined;
+  size_t guess = tables.vocabulary.size();
+  for (const auto& [left, right] : tables.merges) {
+    joined.assign(left.data(), left.size());
+    joined.append(right.data(), right.size());
+    const auto l = ids.find(left), r = ids.find(right);
+    int32_t both = -1;
+    if (guess < tables.vocabulary.size() &&
+        tables.vocabulary[guess].first == joined) {
+      both = tables.vocabulary[guess].second;
+    } else if (const auto it = ids.find(joined); it != ids.end()) {
+      both = it->second;
+      guess = static_cast<size_t>(both);
     }
-    const auto l = ids.find(left), r = ids.find(right),
-               both = ids.find(left + right);
-    if (l == ids.end() || r == ids.end() || both == ids.end()) {
-      return Invalid(Where(where),
-                     absl::StrCat(ShownPart(left), " and ", ShownPart(right)),
-                     "both and their result in the vocabulary");
+    ++guess;
+    if (l == ids.end() || r == ids.end() || both < 0) {
+      return Invalid(
+          Where(absl::StrCat("model.merges ", parts.merges.size())),
+          absl::StrCat(ShownPart(left), " and ", ShownPart(right)),
+          "both and their result in the vocabulary");
     }
-    parts.merges.push_back({l->second, r->second, both->second});
+    parts.merges.push_back({l->second, r->second, both});
   }
   return absl::OkStatus();
 }
 
-absl::Status ReadBpe(const json& model, TokenizerParts& parts, Ids& ids) {
+absl::Status ReadBpe(const json& model, const TokenizerTables& tables,
+                     TokenizerParts& parts, Ids& ids) {
   MOTET_RETURN_IF_ERROR(CheckPartKeys(
       model, Where("model"),
       {"type", "dropout", "unk_token", "continuing_subword_prefix",
@@ -119,8 +120,8 @@ absl::Status ReadBpe(const json& model, TokenizerParts& parts, Ids& ids) {
                      "use a byte-level BPE tokenizer without it");
     }
   }
-  MOTET_RETURN_IF_ERROR(ReadVocabulary(model, /*spelled=*/true, parts, ids));
-  MOTET_RETURN_IF_ERROR(ReadMerges(model, ids, parts));
+  MOTET_RETURN_IF_ERROR(ReadVocabulary(tables, /*spelled=*/true, parts, ids));
+  MOTET_RETURN_IF_ERROR(ReadMerges(tables, ids, parts));
   parts.ignore_merges = !empty("ignore_merges");
   if (!empty("unk_token")) {
     const json& token = model["unk_token"];
@@ -141,15 +142,15 @@ absl::Status ReadBpe(const json& model, TokenizerParts& parts, Ids& ids) {
   return absl::OkStatus();
 }
 
-absl::Status ReadWordPiece(const json& model, TokenizerParts& parts,
-                           Ids& ids) {
+absl::Status ReadWordPiece(const json& model, const TokenizerTables& tables,
+                           TokenizerParts& parts, Ids& ids) {
   const std::string where = Where("model");
   MOTET_RETURN_IF_ERROR(
       CheckPartKeys(model, where,
                     {"type", "unk_token", "continuing_subword_prefix",
                      "max_input_chars_per_word", "vocab"}));
   MOTET_RETURN_IF_ERROR(
-      ReadVocabulary(model, /*spelled=*/false, parts, ids));
+      ReadVocabulary(tables, /*spelled=*/false, parts, ids));
   WordPieceParts& to = parts.wordpiece;
   const auto text = [&](const char* key, const std::string& absent,
                         std::string& value) {
@@ -206,16 +207,19 @@ absl::Status SetToken(TokenizerParts& parts, int32_t id, std::string bytes,
   return absl::OkStatus();
 }
 
-absl::Status ReadTokenizerModel(const json& model, TokenizerParts& parts,
-                                Ids& ids) {
+absl::Status ReadTokenizerModel(const json& model,
+                                const TokenizerTables& tables,
+                                TokenizerParts& parts, Ids& ids) {
   if (model.is_object() && !model.contains("type")) {
-    return ReadBpe(model, parts, ids);  // as old files have it
+    return ReadBpe(model, tables, parts, ids);  // as old files have it
   }
   MOTET_ASSIGN_OR_RETURN(const std::string type,
                          PartType(model, Where("model")));
   parts.is_wordpiece = type == "WordPiece";
-  if (parts.is_wordpiece) return ReadWordPiece(model, parts, ids);
-  if (type == "BPE") return ReadBpe(model, parts, ids);
+  if (parts.is_wordpiece) {
+    return ReadWordPiece(model, tables, parts, ids);
+  }
+  if (type == "BPE") return ReadBpe(model, tables, parts, ids);
   return Invalid(Where("model"), ShownPart(type), "BPE or WordPiece",
                  "use a byte-level BPE or a WordPiece tokenizer");
 }

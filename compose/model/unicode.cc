@@ -132,15 +132,18 @@ std::string SpellBytes(absl::string_view bytes) {
 }
 
 std::string UnspellBytes(absl::string_view spelling) {
-  std::string bytes;
   if (ValidUtf8Prefix(spelling) != spelling.size()) {
     return std::string(spelling);
   }
+  const std::array<int16_t, 512>& byte_of = TheAlphabet().of_point;
+  std::string bytes(spelling.size(), '\0');
+  size_t count = 0;
   for (size_t at = 0; at < spelling.size();) {
-    const int b = ByteOf(NextCodePoint(spelling, at));
-    if (b < 0) return std::string(spelling);
-    bytes += static_cast<char>(b);
+    const char32_t c = NextCodePoint(spelling, at);
+    if (c >= byte_of.size() || byte_of[c] < 0) return std::string(spelling);
+    bytes[count++] = static_cast<char>(byte_of[c]);
   }
+  bytes.resize(count);
   return bytes;
 }
 

@@ -8,7 +8,9 @@
 
 #include "compose/math/tensor.h"
 #include "compose/model/config.h"
+#include "compose/model/strict_json.h"
 #include "compose/model/tokenizer.h"
+#include "compose/model/tokenizer_tables.h"
 #include "compose/model/unicode.h"
 #include "compose/model/weights.h"
 #include "compose/package/safetensors.h"
@@ -148,7 +150,55 @@ Corpus ConfigCorpus() {
   return corpus;
 }
 
+namespace {
+
+// The tables that are read from the text are those of the tree, and exactly
+// the documents that have a tree are taken; but a token given twice is there
+// twice, and the tokenizer's to refuse.
+void CheckTables(const std::string& text) {
+  using nlohmann::json;
+  const auto whole = model::ParseStrictJson(text, "tokenizer.json");
+  model::TokenizerTables tables;
+  const auto rest = model::TakeTokenizerTables(text, tables);
+  json ids = json::object();
+  for (const auto& [token, id] : tables.vocabulary) {
+    ids[std::string(token)] = id;
+  }
+  if (rest.ok() && !whole.ok()) {
+    MOTET_CHECK(ids.size() < tables.vocabulary.size());
+    MOTET_CHECK(!model::Tokenizer::Parse(text).ok());
+    return;
+  }
+  if (!whole.ok()) {
+    MOTET_CHECK(rest.status() == whole.status());
+    return;
+  }
+  MOTET_CHECK(rest.ok());
+  const auto part = [&](const char* key) {
+    const auto model = whole->is_object() ? whole->find("model") : whole->end();
+    return whole->is_object() && model != whole->end() && model->is_object()
+               ? model->value(key, json())
+               : json();
+  };
+  const json vocabulary = part("vocab"), merges = part("merges");
+  if (vocabulary.is_object() && tables.vocabulary_status.ok()) {
+    MOTET_CHECK(ids == vocabulary);
+  }
+  if (merges.is_array() && tables.merges_status.ok()) {
+    MOTET_CHECK(tables.merges.size() == merges.size());
+    for (size_t i = 0; i < merges.size(); ++i) {
+      const std::string left(tables.merges[i].first),
+          right(tables.merges[i].second);
+      MOTET_CHECK(merges[i] == json::array({left, right}) ||
+                  merges[i] == left + " " + right);
+    }
+  }
+}
+
+}  // namespace
+
 bool Tokenizer(const std::string& json) {
+  CheckTables(json);
   const auto tokenizer = model::Tokenizer::Parse(json);
   if (!tokenizer.ok()) return false;
   // Contractions, digits, white space, marks, bad bytes, a byte of each kind.

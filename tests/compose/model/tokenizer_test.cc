@@ -181,6 +181,22 @@ TEST(Tokenizer, MergesMayBePairs) {
   EXPECT_THAT(Make(document)->Encode("the"), ElementsAre(257));
 }
 
+// What an added token is normalized to is how it is shown, not its name.
+TEST(Tokenizer, NormalizedTokensKeepTheirNames) {
+  json document = Document();
+  document["normalizer"] = {{"type", "Lowercase"}};
+  document["added_tokens"].push_back(
+      {{"id", 264}, {"content", "THE"}, {"normalized", true}});
+  document["added_tokens"].push_back(
+      {{"id", 265}, {"content", "XY"}, {"normalized", true}});
+  const auto t = Make(document);
+  EXPECT_EQ(t->IdOf("THE"), 264);
+  EXPECT_EQ(t->IdOf("the"), 257);
+  EXPECT_EQ(t->IdOf("XY"), 265);
+  EXPECT_EQ(t->IdOf("xy"), -1);
+  EXPECT_EQ(t->TokenBytes(265), "xy");
+}
+
 TEST(Tokenizer, EncodesTheSameFromManyThreads) {
   const auto t = Make();
   std::string text;
@@ -250,6 +266,9 @@ TEST(Tokenizer, RefusesMalformedDocuments) {
   EXPECT_THAT(parse("[]"), HasSubstr("no object"));
   EXPECT_THAT(parse("{\"model\": 1, \"model\": 2}"),
               HasSubstr("key \"model\" twice"));
+  EXPECT_THAT(parse("{\"pre_tokenizer\": {\"type\": \"ByteLevel\"}, \"model\": "
+                    "{\"vocab\": {\"a\": 0, \"a\": 1}, \"merges\": []}}"),
+              HasSubstr("key \"a\" twice in one object"));
   EXPECT_THAT(parse(std::string(1000, '[')), HasSubstr("deeper than 64"));
   EXPECT_THAT(parse(std::string((64 << 20) + 1, ' ')), HasSubstr("at most"));
   const std::string whole = Document().dump();
