@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/model/unicode_data.h"
 
+#include <algorithm>
 #include <iterator>
 #include <map>
 
@@ -28,18 +29,25 @@ const UnicodeData& UnicodeData::Get() {
 }
 
 UnicodeData::UnicodeData() : own_page_(0x1100, false) {
-  // Pages that are equal are kept once: most of the code space is empty.
-  std::map<std::array<uint16_t, 256>, uint16_t> known;
-  std::array<uint16_t, 256> page;
+  // Pages of one property throughout, most of the code space, are kept once.
+  std::map<uint16_t, uint16_t> uniform;
   char32_t at = 0;
   for (size_t i = 0; i < std::size(kPropertyRuns); i += 2) {
-    for (uint32_t n = 0; n < kPropertyRuns[i]; ++n, ++at) {
-      page[at & 0xFF] = static_cast<uint16_t>(kPropertyRuns[i + 1]);
-      if ((at & 0xFF) != 0xFF) continue;
-      const auto [it, fresh] =
-          known.emplace(page, static_cast<uint16_t>(pages_.size()));
-      if (fresh) pages_.push_back(page);
-      page_of_[at >> 8] = it->second;
+    const char32_t end = at + kPropertyRuns[i];
+    const auto property = static_cast<uint16_t>(kPropertyRuns[i + 1]);
+    while (at < end) {
+      const char32_t from = at & 0xFF;
+      const char32_t n = std::min<char32_t>(end - at, 256 - from);
+      const auto next = static_cast<uint16_t>(pages_.size());
+      uint16_t& page = page_of_[at >> 8];
+      if (n == 256) {
+        page = uniform.emplace(property, next).first->second;
+      } else if (from == 0) {
+        page = next;
+      }
+      if (page == next) pages_.emplace_back();
+      std::fill_n(pages_[page].begin() + from, n, property);
+      at += n;
     }
   }
   at = 0;
