@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "compose/package/weight_match.h"
 #include "proto/error.h"
 
 namespace motet::assemble {
@@ -99,7 +98,8 @@ std::vector<std::string> ServedModel::Names(math::ExpertMask set) const {
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadDirectory(
     const std::string& folder) {
   auto served = std::make_unique<ServedModel>();
-  MOTET_ASSIGN_OR_RETURN(served->base, package::LoadModel(folder));
+  MOTET_ASSIGN_OR_RETURN(
+      served->base, package::LoadModel(folder, package::Numbers::kFinite));
   if (served->base->tokenizer == nullptr) {
     return proto::Error(absl::StatusCode::kNotFound,
                         absl::StrCat("model ", folder), "no tokenizer.json",
@@ -108,8 +108,6 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadDirectory(
   }
   served->name = NameOf(folder);
   served->config = served->base->config;
-  MOTET_RETURN_IF_ERROR(
-      package::CheckFinite(served->config, served->base->weights));
   model::Router router = model::RouterOf(served->config);
   for (int64_t e = 0; e < served->config.experts; ++e) {
     ServedExpert expert;

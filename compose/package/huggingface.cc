@@ -52,10 +52,24 @@ std::string TokenizerConfig(const model::ModelConfig& config,
   return j.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
+// Null when none lies there.
+absl::StatusOr<std::unique_ptr<model::Tokenizer>> LoadTokenizer(
+    const std::string& folder) {
+  const std::string path = folder + "/tokenizer.json";
+  if (!proto::Exists(path)) return nullptr;
+  MOTET_ASSIGN_OR_RETURN(const std::string text,
+                         proto::ReadFile(path, proto::kMaxTokenizerBytes));
+  auto parsed = model::Tokenizer::Parse(text);
+  if (parsed.ok()) return parsed;
+  return absl::Status(
+      parsed.status().code(),
+      absl::StrCat("[model ", path, "] ", parsed.status().message()));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
-    const std::string& folder) {
+    const std::string& folder, Numbers numbers) {
   auto loaded = std::make_unique<LoadedModel>();
   MOTET_ASSIGN_OR_RETURN(
       const std::string config,
@@ -80,19 +94,17 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
                    "the tensors that config.json describes",
                    "check that the files belong together");
   }
-  const std::string tokenizer = folder + "/tokenizer.json";
-  if (proto::Exists(tokenizer)) {
-    MOTET_ASSIGN_OR_RETURN(
-        const std::string text,
-        proto::ReadFile(tokenizer, proto::kMaxTokenizerBytes));
-    auto parsed = model::Tokenizer::Parse(text);
-    if (!parsed.ok()) {
-      return absl::Status(parsed.status().code(),
-                          absl::StrCat("[model ", tokenizer, "] ",
-                                       parsed.status().message()));
-    }
-    loaded->tokenizer = *std::move(parsed);
+  absl::StatusOr<std::unique_ptr<model::Tokenizer>> tokenizer;
+  const auto read = [&] { tokenizer = LoadTokenizer(folder); };
+  absl::Status finite;
+  if (numbers == Numbers::kFinite) {
+    finite = CheckFinite(loaded->config, loaded->weights, read);
+  } else {
+    read();
   }
+  MOTET_RETURN_IF_ERROR(tokenizer.status());
+  loaded->tokenizer = *std::move(tokenizer);
+  MOTET_RETURN_IF_ERROR(finite);
   return loaded;
 }
 

@@ -26,9 +26,12 @@ struct LoadedModel {
 // of model.safetensors.index.json) and, when present, tokenizer.json. Weights
 // may be F32, BF16 or F16: matrices stay where they lie, vectors are widened
 // to F32. Experts may lie one by one or fused (transformers 5). All missing, unknown or
-// ill-shaped tensors are listed in one error.
+// ill-shaped tensors are listed in one error. kFinite refuses NaN and infinity
+// as well (CheckFinite), which one thread does while another reads the
+// tokenizer.
+enum class Numbers { kAny, kFinite };
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
-    const std::string& folder);
+    const std::string& folder, Numbers numbers = Numbers::kAny);
 // Writes model.safetensors, config.json (last) and, when tokenizer_json is not
 // empty, tokenizer.json, so that stock transformers loads the folder (with a
 // tokenizer_config.json for it unless weights_name says that this is a

@@ -4,8 +4,6 @@
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
-#include <limits>
 #include <map>
 #include <set>
 #include <utility>
@@ -131,34 +129,20 @@ void TieHead(ByName& tensors, model::ModelWeights& weights,
 }
 
 // The place of the first number that is not finite, or -1: its exponent bits
-// are all ones. Blocks, so that a compiler can use vectors.
+// are all ones. Blocks of one length, so that the compiler uses vectors.
 template <typename Bits>
 int64_t FirstBad(const Bits* bits, int64_t n, Bits exponent) {
-  // Words of several numbers: a lane of `left` is zero where all bits of the
-  // exponent are set, and only then does some lane borrow into its top bit.
-  constexpr int64_t kLanes = sizeof(uint64_t) / sizeof(Bits);
   constexpr int64_t kBlock = 256;
-  constexpr uint64_t kOnes = ~uint64_t{0} / std::numeric_limits<Bits>::max();
-  constexpr uint64_t kTops = kOnes << (8 * sizeof(Bits) - 1);
-  const uint64_t all = exponent * kOnes;
-  for (int64_t at = 0; at < n; at += kBlock) {
-    const int64_t end = std::min(n, at + kBlock);
-    uint64_t bad = 0;
-    int64_t i = at;
-    for (; i + kLanes <= end; i += kLanes) {
-      uint64_t word;
-      memcpy(&word, bits + i, sizeof(word));
-      const uint64_t left = (word & all) ^ all;
-      bad |= (left - kOnes) & ~left & kTops;
+  int64_t at = 0;
+  for (; at + kBlock <= n; at += kBlock) {
+    Bits bad = 0;
+    for (int64_t i = 0; i < kBlock; ++i) {
+      bad |= static_cast<Bits>((bits[at + i] & exponent) == exponent);
     }
-    for (; i < end; ++i) {
-      bad |= static_cast<uint64_t>((bits[i] & exponent) == exponent);
-    }
-    if (bad == 0) continue;
-    while ((bits[at] & exponent) != exponent) ++at;
-    return at;
+    if (bad != 0) break;
   }
-  return -1;
+  while (at < n && (bits[at] & exponent) != exponent) ++at;
+  return at < n ? at : -1;
 }
 
 int64_t FirstBad(const Tensor& t, int64_t from, int64_t n) {
@@ -171,22 +155,11 @@ int64_t FirstBad(const Tensor& t, int64_t from, int64_t n) {
                                           : uint16_t{0x7c00});
 }
 
-int64_t FirstBad(const Tensor& t) {
-  constexpr int64_t kPiece = 1 << 20;
-  const int64_t pieces = (t.size() + kPiece - 1) / kPiece;
-  std::atomic<int64_t> first = t.size();
-#pragma omp parallel for schedule(static) if (pieces > 1)
-  for (int64_t p = 0; p < pieces; ++p) {
-    const int64_t from = p * kPiece;
-    const int64_t bad =
-        FirstBad(t, from, std::min(kPiece, t.size() - from));
-    int64_t known = first;
-    while (bad >= 0 && from + bad < known &&
-           !first.compare_exchange_weak(known, from + bad)) {
-    }
-  }
-  return first == t.size() ? -1 : first.load();
-}
+// A run of a tensor's numbers, for one thread.
+struct Piece {
+  size_t tensor;
+  int64_t from, count;
+};
 
 }  // namespace
 
@@ -230,20 +203,44 @@ std::vector<std::string> MatchWeights(const model::ModelConfig& config,
 }
 
 absl::Status CheckFinite(const model::ModelConfig& config,
-                         const model::ModelWeights& weights) {
-  std::vector<std::string> found;
+                         const model::ModelWeights& weights,
+                         const std::function<void()>& beside) {
+  constexpr int64_t kPiece = 1 << 20;
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  std::vector<Piece> pieces;
   model::ModelWeights copy = weights;
   model::VisitWeights(
       config, copy,
       [&](const std::string& name, const Shape&, Tensor& tensor) {
-        const int64_t bad = FirstBad(tensor);
-        if (bad < 0) return;
-        const int64_t cols = tensor.cols();
-        found.push_back(absl::StrCat(
-            name, tensor.shape.rank == 2
-                      ? absl::StrCat(" at [", bad / cols, ", ", bad % cols, "]")
-                      : absl::StrCat(" at [", bad, "]")));
+        for (int64_t at = 0; at < tensor.size(); at += kPiece) {
+          pieces.push_back({tensors.size(), at,
+                            std::min(kPiece, tensor.size() - at)});
+        }
+        tensors.emplace_back(name, tensor);
       });
+  std::vector<int64_t> bad(pieces.size());
+  const int64_t count = static_cast<int64_t>(pieces.size());
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t p = -1; p < count; ++p) {
+    if (p < 0) {
+      if (beside) beside();
+      continue;
+    }
+    const Piece& piece = pieces[p];
+    bad[p] = FirstBad(tensors[piece.tensor].second, piece.from, piece.count);
+  }
+  std::vector<std::string> found;
+  size_t last = tensors.size();  // of those in `found`
+  for (size_t p = 0; p < pieces.size(); ++p) {
+    if (bad[p] < 0 || pieces[p].tensor == last) continue;
+    last = pieces[p].tensor;
+    const auto& [name, tensor] = tensors[last];
+    const int64_t at = pieces[p].from + bad[p], cols = tensor.cols();
+    found.push_back(absl::StrCat(
+        name, tensor.shape.rank == 2
+                  ? absl::StrCat(" at [", at / cols, ", ", at % cols, "]")
+                  : absl::StrCat(" at [", at, "]")));
+  }
   if (found.empty()) return absl::OkStatus();
   constexpr size_t kShown = 20;
   const size_t more = found.size() - std::min(found.size(), kShown);

@@ -4,6 +4,7 @@
 // file keeps in one tensor become views of it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,8 +27,10 @@ std::vector<std::string> MatchWeights(const model::ModelConfig& config,
 // OK when no weight is NaN or infinite; otherwise DataLoss lists the tensors
 // that have such values, with the first one's place. Reads every number once,
 // on all threads: as fast as the memory, or the disk where the file is not
-// cached.
+// cached. One of the threads calls `beside` first, where there is one: for
+// other work that need not wait.
 absl::Status CheckFinite(const model::ModelConfig& config,
-                         const model::ModelWeights& weights);
+                         const model::ModelWeights& weights,
+                         const std::function<void()>& beside = nullptr);
 
 }  // namespace motet::package

@@ -5,7 +5,6 @@
 #include "coordinator/commands/base_import.h"
 
 #include <CLI/CLI.hpp>
-#include <cmath>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -56,37 +55,14 @@ absl::Status CheckFits(const package::LoadedModel& model,
   return absl::OkStatus();
 }
 
-// NaN and infinity are found here, by the tensor's name.
-absl::Status CheckFinite(const package::LoadedModel& model,
-                         const std::string& folder) {
-  model::ModelWeights weights = model.weights;
-  std::string bad;
-  model::VisitWeights(
-      model.config, weights,
-      [&](const std::string& name, const math::Shape&, math::Tensor& tensor) {
-        const int64_t n = tensor.size();
-        const bool narrow = tensor.dtype == math::DType::kBF16;
-        bool finite = true;
-        for (int64_t i = 0; i < n && finite; ++i) {
-          finite = std::isfinite(narrow ? math::WidenBf16(tensor.bf16()[i])
-                                        : tensor.f32()[i]);
-        }
-        if (!finite && bad.empty()) bad = name;
-      });
-  if (bad.empty()) return absl::OkStatus();
-  return proto::Invalid(folder, absl::StrCat("numbers in ", bad,
-                                             " that are not finite"),
-                        "finite weights", "fetch the model again");
-}
-
 absl::Status Import(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(Federation federation,
                          OpenFederation(context.federation));
   MOTET_RETURN_IF_ERROR(CheckNoBase(federation, "base import"));
-  MOTET_ASSIGN_OR_RETURN(const auto model,
-                         package::LoadModel(options.folder));
+  MOTET_ASSIGN_OR_RETURN(
+      const auto model,
+      package::LoadModel(options.folder, package::Numbers::kFinite));
   MOTET_RETURN_IF_ERROR(CheckFits(*model, options.folder));
-  MOTET_RETURN_IF_ERROR(CheckFinite(*model, options.folder));
   MOTET_ASSIGN_OR_RETURN(std::vector<std::string> documents,
                          learn::ReadJsonl(options.data));
   BasePackage base;

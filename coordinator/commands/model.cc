@@ -11,7 +11,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "compose/package/huggingface.h"
-#include "compose/package/weight_match.h"
 #include "coordinator/cli.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
@@ -29,10 +28,7 @@ struct Options {
 // Loaded, and every number of it looked at.
 absl::StatusOr<std::unique_ptr<package::LoadedModel>> Open(
     const std::string& folder) {
-  MOTET_ASSIGN_OR_RETURN(auto loaded, package::LoadModel(folder));
-  MOTET_RETURN_IF_ERROR(
-      package::CheckFinite(loaded->config, loaded->weights));
-  return loaded;
+  return package::LoadModel(folder, package::Numbers::kFinite);
 }
 
 absl::Status Show(const Options& options, const Context& context) {

@@ -165,6 +165,15 @@ TEST_F(WeightMatch, NumbersThatAreNoneAreNamedWithTheirPlace) {
   EXPECT_THAT(message, testing::Not(HasSubstr("layers.0")));
 }
 
+TEST_F(WeightMatch, OtherWorkIsDoneOnceBesideTheCheck) {
+  int calls = 0;
+  EXPECT_TRUE(CheckFinite(config_, weights_, [&] { ++calls; }).ok());
+  EXPECT_EQ(calls, 1);
+  weights_.final_norm.f32()[0] = std::nanf("");
+  EXPECT_FALSE(CheckFinite(config_, weights_, [&] { ++calls; }).ok());
+  EXPECT_EQ(calls, 2);
+}
+
 // Every place of a tensor of several pieces, in each dtype.
 TEST_F(WeightMatch, NoPlaceIsOverlooked) {
   config_.vocabulary = 300000;
