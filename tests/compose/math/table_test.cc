@@ -2,6 +2,7 @@
 // The table itself, AdamW against numbers of PyTorch, and the choice of the
 // instruction set.
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <cstdlib>
 #include <set>
@@ -76,21 +77,47 @@ TEST(TableTest, TheInstructionSetCanBeForcedDown) {
       testing::ExitedWithCode(7), "");
 }
 
-// The death test's child starts itself again with the same arguments and
+// What OpenMP says about itself in a program that begins as ours do, with
+// `policy` in its environment where that is not null. Its death test's child
+// is a new process; where OpenMP did not ask getenv(), it starts again and
 // comes here a second time.
-TEST(TableTest, SleepWhileWaitingStartsTheProgramAgainOnce) {
+void ExpectWaiting(const char* policy, const char* want) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
+  unsetenv("GOMP_SPINCOUNT");
+  unsetenv("OMP_WAIT_POLICY");
+  if (policy != nullptr) setenv("OMP_WAIT_POLICY", policy, 1);
   EXPECT_EXIT(
       {
-        const bool again = std::getenv("OMP_WAIT_POLICY") != nullptr;
         std::vector<std::string> kept = testing::internal::GetArgvs();
         std::vector<char*> argv;
         for (std::string& arg : kept) argv.push_back(arg.data());
         argv.push_back(nullptr);
         SleepWhileWaiting(argv.data());
-        std::exit(again ? 7 : 8);
+        omp_display_env(1);
+        std::exit(7);
       },
-      testing::ExitedWithCode(7), "");
+      testing::ExitedWithCode(7), want);
+  unsetenv("OMP_WAIT_POLICY");
+}
+
+TEST(TableTest, WorkersSpinAMomentAndSleep) {
+  ExpectWaiting(nullptr, "OMP_WAIT_POLICY = 'PASSIVE'(.|\n)*"
+                         "GOMP_SPINCOUNT = '5000'");
+}
+
+TEST(TableTest, WorkersWaitAsTheEnvironmentSays) {
+  ExpectWaiting("active", "OMP_WAIT_POLICY = 'ACTIVE'(.|\n)*"
+                          "GOMP_SPINCOUNT = '3");
+}
+
+TEST(TableTest, OtherVariablesAreAsTheyWere) {
+  setenv("MOTET_TABLE_TEST", "a=b", 1);
+  EXPECT_STREQ(std::getenv("MOTET_TABLE_TEST"), "a=b");
+  EXPECT_EQ(std::getenv("MOTET_TABLE"), nullptr);
+  setenv("MOTET_TABLE_TEST", "", 1);
+  EXPECT_STREQ(std::getenv("MOTET_TABLE_TEST"), "");
+  unsetenv("MOTET_TABLE_TEST");
+  EXPECT_EQ(std::getenv("MOTET_TABLE_TEST"), nullptr);
 }
 
 }  // namespace
