@@ -12,7 +12,7 @@ namespace motet::math {
 // coordinator), spinning on makes each of them several times slower. As with
 // OMP_WAIT_POLICY=passive and a short GOMP_SPINCOUNT; where one of these is
 // set, it counts, so people can decide otherwise. Does nothing where the
-// library has asked our getenv(), as libgomp to GCC 12 does; otherwise
+// library has asked our getenv(), as libgomp of GCC 12 does; otherwise
 // replaces the process by itself once, with both set, which costs a second
 // start. argv: main's own.
 void SleepWhileWaiting(char** argv);
