@@ -53,6 +53,7 @@ class Exec {
         recorder_(recorder) {}
 
   const Kernels& kernels() const { return kernels_; }
+  Product product() const { return product_; }
   Arena& arena() { return arena_; }
   Recorder* recorder() { return recorder_; }
 

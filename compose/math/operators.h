@@ -91,14 +91,15 @@ enum class Product : uint8_t { kExact, kLibrary, kBf16 };
 // to all of them. Without a cache
 // (keys == nullptr; then past == 0) keys and values are the same rows of the
 // k and v tensors. With one, keys and values are the cache's
-// [past + rows, G*D] rows, stride row_stride floats.
+// [past + rows, G*D] rows, row_stride numbers apart, f32 or bf16.
 struct Segment {
   int64_t row = 0;
   int64_t rows = 0;
   int64_t past = 0;
-  const float* keys = nullptr;
-  const float* values = nullptr;
+  const void* keys = nullptr;
+  const void* values = nullptr;
   int64_t row_stride = 0;
+  DType dtype = DType::kF32;  // of the cache
 };
 struct HeadShape {
   int64_t heads = 0;     // H
@@ -311,6 +312,8 @@ const Kernels& Cuda();       // ends with a clear error where !HasCuda()
 // clear error on a processor without AVX2.
 const char* InstructionSet();
 bool HasBf16();  // of the set in use: Product::kBf16 can run
+// out[i] = x[i] rounded to bf16 (NarrowBf16), many at a time.
+void NarrowBf16(const float* x, int64_t n, uint16_t* out);
 int Threads();
 void SetThreads(int threads);
 

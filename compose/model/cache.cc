@@ -2,6 +2,7 @@
 #include "compose/model/cache.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace motet::model {
 
@@ -36,12 +37,43 @@ int64_t SequenceCache::Bytes(const ModelConfig& config, int64_t capacity) {
           static_cast<int64_t>(sizeof(bool)));
 }
 
-float* SequenceCache::keys(int64_t layer) {
-  return keys_.get() + layer * capacity_ * kv_width_;
+namespace {
+
+// Layer `layer` of numbers that are packed as tightly as their dtype allows.
+template <typename Byte>
+Byte* At(Byte* data, int64_t numbers, math::DType dtype) {
+  return data + numbers * math::ByteSize(dtype);
 }
 
-float* SequenceCache::values(int64_t layer) {
-  return values_.get() + layer * capacity_ * kv_width_;
+}  // namespace
+
+void SequenceCache::Write(int64_t layer, math::DType dtype, int64_t rows,
+                          const float* keys, const float* values) {
+  MOTET_CHECK(length_ == 0 || dtype == dtype_);
+  MOTET_CHECK(length_ + rows <= capacity_);
+  dtype_ = dtype;
+  const int64_t at = (layer * capacity_ + length_) * kv_width_;
+  const int64_t numbers = rows * kv_width_;
+  const auto write = [&](const float* from, float* all) {
+    char* to = At(reinterpret_cast<char*>(all), at, dtype);
+    if (dtype == math::DType::kBF16) {
+      math::NarrowBf16(from, numbers, reinterpret_cast<uint16_t*>(to));
+    } else {
+      std::memcpy(to, from, numbers * sizeof(float));
+    }
+  };
+  write(keys, keys_.get());
+  write(values, values_.get());
+}
+
+const void* SequenceCache::keys(int64_t layer) const {
+  return At(reinterpret_cast<const char*>(keys_.get()),
+            layer * capacity_ * kv_width_, dtype_);
+}
+
+const void* SequenceCache::values(int64_t layer) const {
+  return At(reinterpret_cast<const char*>(values_.get()),
+            layer * capacity_ * kv_width_, dtype_);
 }
 
 math::AnchoredState SequenceCache::anchored(int64_t layer) {

@@ -23,17 +23,25 @@ class SequenceCache {
   int64_t capacity() const { return capacity_; }
   // As new: length 0, smoothing not started.
   void Clear();
+  // Of a full cache; with bf16 products half of it is never touched.
   static int64_t Bytes(const ModelConfig& config, int64_t capacity);
 
-  // For the decoder. Rows [length, length + n) are written, then Advance(n).
-  float* keys(int64_t layer);    // [capacity, G*D]
-  float* values(int64_t layer);  // [capacity, G*D]
+  // For the decoder. Rows [length, length + n) of keys and values [n,G*D] are
+  // written, then Advance(n). `dtype` is that of all rows from the first to
+  // Clear(): bf16 where the products round to it anyway (the same bits, half
+  // the memory to read), else f32.
+  void Write(int64_t layer, math::DType dtype, int64_t rows, const float* keys,
+             const float* values);
+  const void* keys(int64_t layer) const;    // [capacity, G*D]
+  const void* values(int64_t layer) const;  // [capacity, G*D]
+  math::DType dtype() const { return dtype_; }
   math::AnchoredState anchored(int64_t layer);
   void Advance(int64_t tokens) { length_ += tokens; }
 
  private:
   int64_t kv_width_, width_, layers_, experts_, capacity_, length_ = 0;
-  std::unique_ptr<float[]> keys_, values_;  // [L, capacity, G*D]
+  math::DType dtype_ = math::DType::kF32;
+  std::unique_ptr<float[]> keys_, values_;  // [L, capacity, G*D]: room for f32
   std::vector<float> scores_, hidden_;      // [L, E], [L, C]
   std::unique_ptr<bool[]> started_;         // [L]
 };

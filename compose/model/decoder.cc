@@ -58,20 +58,21 @@ std::span<const Segment> Remember(Exec& exec, const Batch& batch, int64_t layer,
   auto* segments = static_cast<Segment*>(exec.arena().Allocate(
       static_cast<int64_t>(sequences.size() * sizeof(Segment))));
   const int64_t width = k.cols();
+  const math::DType dtype = exec.product() == math::Product::kBf16
+                                ? math::DType::kBF16
+                                : math::DType::kF32;
   for (size_t s = 0; s < sequences.size(); ++s) {
     Segment segment;
     segment.row = batch.first_row(s);
     segment.rows = static_cast<int64_t>(sequences[s].ids.size());
     if (SequenceCache* cache = sequences[s].cache; cache != nullptr) {
       segment.past = cache->length();
+      cache->Write(layer, dtype, segment.rows, k.f32() + segment.row * width,
+                   v.f32() + segment.row * width);
       segment.keys = cache->keys(layer);
       segment.values = cache->values(layer);
       segment.row_stride = width;
-      const size_t bytes = segment.rows * width * sizeof(float);
-      std::memcpy(cache->keys(layer) + segment.past * width,
-                  k.f32() + segment.row * width, bytes);
-      std::memcpy(cache->values(layer) + segment.past * width,
-                  v.f32() + segment.row * width, bytes);
+      segment.dtype = dtype;
     }
     segments[s] = segment;
   }

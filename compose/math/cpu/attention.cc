@@ -64,8 +64,14 @@ class Worker {
     const int64_t kv_cols = shape_.kv_heads * dim_;
     const int64_t at = task.kv_head * dim_;
     stride_ = cached ? s_.row_stride : kv_cols;
-    keys_ = at + (cached ? s_.keys : call.k.f32() + s_.row * kv_cols);
-    values_ = at + (cached ? s_.values : call.v.f32() + s_.row * kv_cols);
+    if (cached) {
+      keys_ = Numbers(s_.keys, s_.dtype) + at;
+      values_ = Numbers(s_.values, s_.dtype) + at;
+    } else {
+      keys_ = call.k.f32() + s_.row * kv_cols + at;
+      values_ = call.v.f32() + s_.row * kv_cols + at;
+    }
+    in_place_ = rows_ == 1 && group_ <= kStraightRows && dim_ == padded_;
   }
 
   void Run() {
@@ -80,7 +86,8 @@ class Worker {
     const int64_t from =
         window == 0 ? 0 : std::max<int64_t>(0, start_ - window + 1);
     for (int64_t j = from / kBlock * kBlock; j < all; j += kBlock) {
-      Block(j, std::min(kBlock, all - j));
+      const int64_t present = std::min(kBlock, all - j);
+      in_place_ ? BlockInPlace(j, present) : Block(j, present);
     }
     Finish();
   }
@@ -131,14 +138,46 @@ class Worker {
     }
   }
 
+  // Decoding: few lines against keys and values that are read once, where they
+  // lie. Only keys that do not fill the direct form's panels are packed.
+  void BlockInPlace(int64_t j, int64_t present) {
+    constexpr int64_t kAtOnce = kDirectPanels * kPanel;
+    int64_t key = 0;
+    for (; key + kAtOnce <= present; key += kAtOnce) {
+      const Numbers keys = keys_ + (j + key) * stride_;
+      ops_.direct(q_, lines_.count, keys.data, keys.dtype, stride_, dim_,
+                  scores_ + key, kBlock);
+    }
+    if (key < present) {
+      PackRowsOf(ops_, keys_ + (j + key) * stride_, stride_, present - key,
+                 dim_, k_);
+      MultiplyPanels(ops_, q_, 0, lines_.count, k_, key_words_,
+                     Pad(present - key) / kPanel, dim_, false, scores_ + key,
+                     kBlock);
+    }
+    Weigh(0, 0, lines_.count, j, present, 0, lines_.count);
+    const Numbers values = values_ + j * stride_;
+    ops_.straight(weights_, lines_.count, values.data, values.dtype, stride_,
+                  present, dim_, out_, padded_);
+  }
+
   // Sixteen lines against a block of keys.
   void TileOfLines(int64_t g, int64_t first, int64_t j, int64_t present,
                    int64_t begin, int64_t end) {
     const int64_t count = std::min(kPanel, lines_.count - first);
-    const int64_t wide = Pad(present);
     MultiplyPanels(ops_, q_ + g * q_sweep_ + first * ops_.Words(dim_), 0,
-                   count, k_, key_words_, wide / kPanel, dim_, false, scores_,
-                   kBlock);
+                   count, k_, key_words_, Pad(present) / kPanel, dim_, false,
+                   scores_, kBlock);
+    Weigh(g, first, count, j, present, begin, end);
+    MultiplyPanels(ops_, weights_, 0, count, v_, value_words_,
+                   padded_ / kPanel, present, true,
+                   out_ + (g * lines_.count + first) * padded_, padded_);
+  }
+
+  // Scores become packed weights; totals and what is summed so far follow.
+  void Weigh(int64_t g, int64_t first, int64_t count, int64_t j,
+             int64_t present, int64_t begin, int64_t end) {
+    const int64_t wide = Pad(present);
     for (int64_t r = 0; r < count; ++r) {
       const int64_t i = first + r;
       float* row = scores_ + r * kBlock;
@@ -154,9 +193,6 @@ class Worker {
           total_ + slot, out_ + slot * padded_, padded_ / kLanes);
     }
     ops_.pack(scores_, DType::kF32, kBlock, count, present, weights_);
-    MultiplyPanels(ops_, weights_, 0, count, v_, value_words_,
-                   padded_ / kPanel, present, true,
-                   out_ + (g * lines_.count + first) * padded_, padded_);
   }
 
   void Finish() {
@@ -184,8 +220,8 @@ class Worker {
   const int64_t first_head_;
   Lines lines_;
   int64_t stride_;
-  const float* keys_;
-  const float* values_;
+  Numbers keys_, values_;
+  bool in_place_;
   int64_t q_sweep_, key_words_, value_words_;
   float *q_, *k_, *v_, *scores_, *weights_, *out_, *top_, *total_;
 };

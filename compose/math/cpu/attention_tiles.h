@@ -28,21 +28,32 @@ inline int64_t Unseen(int64_t position, int64_t j, int64_t window) {
   return std::clamp<int64_t>(position - window + 1 - j, 0, kBlock);
 }
 
-// Panels of sixteen rows each of x [rows, dim] f32 at `stride`.
-inline void PackRowsOf(const PanelOps& ops, const float* x, int64_t stride,
+// Numbers of a dtype, and the row that lies `numbers` behind.
+struct Numbers {
+  Numbers(const float* x = nullptr) : data(x), dtype(DType::kF32) {}
+  Numbers(const void* x, DType kind) : data(x), dtype(kind) {}
+  const void* data;
+  DType dtype;
+  Numbers operator+(int64_t numbers) const {
+    return {static_cast<const char*>(data) + numbers * ByteSize(dtype), dtype};
+  }
+};
+
+// Panels of sixteen rows each of x [rows, dim] at `stride`.
+inline void PackRowsOf(const PanelOps& ops, Numbers x, int64_t stride,
                        int64_t rows, int64_t dim, float* to) {
   const int64_t panel = ops.Words(dim) * kPanel;
   for (int64_t r = 0; r < rows; r += kPanel, to += panel) {
-    ops.pack(x + r * stride, DType::kF32, stride, std::min(kPanel, rows - r),
-             dim, to);
+    ops.pack((x + r * stride).data, x.dtype, stride,
+             std::min(kPanel, rows - r), dim, to);
   }
 }
 
 // Panels of sixteen columns each: the terms are the rows.
-inline void PackColumnsOf(const PanelOps& ops, const float* x, int64_t stride,
+inline void PackColumnsOf(const PanelOps& ops, Numbers x, int64_t stride,
                           int64_t rows, int64_t cols, float* to,
                           int64_t panel_words) {
-  ops.pack_turned(x, DType::kF32, stride, cols, rows, to, panel_words);
+  ops.pack_turned(x.data, x.dtype, stride, cols, rows, to, panel_words);
 }
 
 // c [rows, 16 panels] (+)= a b for `rows` rows of panels a (a_words apart).

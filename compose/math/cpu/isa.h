@@ -23,6 +23,7 @@ struct AdamWStep {
 // two of bf16.
 inline constexpr int64_t kPanel = 16;
 inline constexpr int64_t kDirectPanels = 2;
+inline constexpr int64_t kStraightRows = 4;
 struct PanelOps {
   int64_t terms_a_word;
   int64_t block_words;            // of a panel in the first-level cache
@@ -47,6 +48,12 @@ struct PanelOps {
   // by kDirectPanels panels of w where they lie.
   void (*direct)(const float* a, int64_t rows, const void* w, DType dtype,
                  int64_t stride, int64_t terms, float* c, int64_t c_stride);
+  // c[r*c_stride + n] += sum_k a[k][r] v[k*stride + n]: up to kStraightRows
+  // rows of a panel by rows of v (f32 or bf16) where they lie; n < cols, whole
+  // panels. The tile's sums.
+  void (*straight)(const float* a, int64_t rows, const void* v, DType dtype,
+                   int64_t stride, int64_t terms, int64_t cols, float* c,
+                   int64_t c_stride);
 
   int64_t Words(int64_t terms) const {
     return (terms + terms_a_word - 1) / terms_a_word;
@@ -62,6 +69,7 @@ struct Isa {
   float (*dot)(const float* a, const float* b, int64_t n);
   // bf16 or f16
   void (*widen)(const uint16_t* bits, DType dtype, int64_t n, float* out);
+  void (*narrow)(const float* x, int64_t n, uint16_t* bf16);
   void (*add)(const float* a, const float* b, int64_t n, float* y);
   // y = a + s b; a may be null.
   void (*add_scaled)(const float* a, float s, const float* b, int64_t n,

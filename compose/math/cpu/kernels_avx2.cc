@@ -64,7 +64,8 @@ const PanelOps kF32Panels = {
     PackF32,
     PackTurnedF32,
     TileF32,
-    DirectF32};
+    DirectF32,
+    StraightF32};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx2

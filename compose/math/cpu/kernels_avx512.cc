@@ -30,7 +30,8 @@ const PanelOps kF32Panels = {1,
                              PackF32,
                              PackTurnedF32,
                              TileOf<F32Tile>,
-                             DirectF32};
+                             DirectF32,
+                             StraightF32};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx512

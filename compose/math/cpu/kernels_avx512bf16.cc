@@ -256,6 +256,52 @@ void Direct(const float* a, int64_t rows, const void* w, DType dtype,
   }
 }
 
+// A few rows by rows of v where they lie, two of them a word.
+template <typename S>
+struct StraightForm {
+  template <int R, int P>
+  static void Run(const float* a, const S* v, int64_t stride, int64_t terms,
+                  float* c, int64_t c_stride) {
+    const S none[kPanel] = {};
+    __m512 sum[R][P];
+    for (int r = 0; r < R; ++r) {
+      for (int p = 0; p < P; ++p) {
+        sum[r][p] = _mm512_loadu_ps(c + r * c_stride + p * kPanel);
+      }
+    }
+    for (int64_t k = 0; k < terms; k += 2) {
+      for (int p = 0; p < P; ++p) {
+        const S* even = v + k * stride + p * kPanel;
+        const __m512bh col = reinterpret_cast<__m512bh>(
+            Pairs(even, k + 1 < terms ? even + stride : none));
+        for (int r = 0; r < R; ++r) {
+          sum[r][p] = _mm512_dpbf16_ps(
+              sum[r][p], col,
+              reinterpret_cast<__m512bh>(
+                  _mm512_set1_ps(a[k / 2 * kPanel + r])));
+        }
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int p = 0; p < P; ++p) {
+        _mm512_storeu_ps(c + r * c_stride + p * kPanel, sum[r][p]);
+      }
+    }
+  }
+};
+
+void Straight(const float* a, int64_t rows, const void* v, DType dtype,
+              int64_t stride, int64_t terms, int64_t cols, float* c,
+              int64_t c_stride) {
+  if (dtype == DType::kBF16) {
+    return StraightRows<StraightForm<Bf16>>(a, rows,
+                                            static_cast<const Bf16*>(v),
+                                            stride, terms, cols, c, c_stride);
+  }
+  StraightRows<StraightForm<float>>(a, rows, static_cast<const float*>(v),
+                                    stride, terms, cols, c, c_stride);
+}
+
 #include "compose/math/cpu/tile_avx512.inl"
 
 const PanelOps kPanels = {2,
@@ -265,7 +311,8 @@ const PanelOps kPanels = {2,
                           Pack,
                           PackTurned,
                           TileOf<Bf16Tile>,
-                          Direct};
+                          Direct,
+                          Straight};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx512bf16

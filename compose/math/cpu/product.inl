@@ -226,5 +226,41 @@ void DirectF32(const float* a, int64_t rows, const void* w, DType dtype,
   }
 }
 
+// The same sums over rows that lie as the tile wants them.
+template <typename S>
+struct StraightF32Form {
+  template <int R, int P>
+  static void Run(const float* a, const S* v, int64_t stride, int64_t terms,
+                  float* c, int64_t c_stride) {
+    Vec sum[R][P];
+    for (int r = 0; r < R; ++r) {
+      for (int p = 0; p < P; ++p) sum[r][p] = Load(c + r * c_stride + p * kPanel);
+    }
+    for (int64_t k = 0; k < terms; ++k) {
+      for (int p = 0; p < P; ++p) {
+        const Vec col = LoadOf(v + k * stride + p * kPanel);
+        for (int r = 0; r < R; ++r) {
+          sum[r][p] = Fma(Set(a[k * kPanel + r]), col, sum[r][p]);
+        }
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int p = 0; p < P; ++p) Store(c + r * c_stride + p * kPanel, sum[r][p]);
+    }
+  }
+};
+
+void StraightF32(const float* a, int64_t rows, const void* v, DType dtype,
+                 int64_t stride, int64_t terms, int64_t cols, float* c,
+                 int64_t c_stride) {
+  if (dtype == DType::kBF16) {
+    return StraightRows<StraightF32Form<Bf16>>(
+        a, rows, static_cast<const Bf16*>(v), stride, terms, cols, c,
+        c_stride);
+  }
+  StraightRows<StraightF32Form<float>>(a, rows, static_cast<const float*>(v),
+                                       stride, terms, cols, c, c_stride);
+}
+
 }  // namespace
 }  // namespace motet::math::cpu::MOTET_ISA

@@ -16,6 +16,18 @@ float Dot(const float* a, const float* b, int64_t n) {
   return Sum(sum);
 }
 
+// NarrowBf16 of tensor.h, for the compiler to do many at a time.
+void NarrowRow(const float* x, int64_t n, uint16_t* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
+    const uint32_t quiet = (bits >> 16) | 0x40u;
+    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    out[i] = static_cast<uint16_t>(nan ? quiet : rounded);
+  }
+}
+
 void WidenRow(const uint16_t* bits, DType dtype, int64_t n, float* out) {
   const auto load = [&](const uint16_t* p) {
     return dtype == DType::kF16 ? LoadHalf(p) : Load(p);

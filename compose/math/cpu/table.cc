@@ -96,6 +96,9 @@ const Kernels& Cpu() {
 const char* InstructionSet() { return cpu::Active().name; }
 
 bool HasBf16() { return cpu::Active().bf16.tile != nullptr; }
+void NarrowBf16(const float* x, int64_t n, uint16_t* out) {
+  cpu::Active().narrow(x, n, out);
+}
 
 int Threads() { return omp_get_max_threads(); }
 

@@ -90,5 +90,35 @@ void DirectRows(const float* a, int64_t rows, const S* w, int64_t stride,
   }
 }
 
+// F::Run<R, P>(a, v, stride, terms, c, c_stride) for few rows of a by all
+// columns of v: as many panels at a time as two registers of sums a row.
+template <typename F, int R, typename S>
+inline void StraightColumns(const float* a, const S* v, int64_t stride,
+                            int64_t terms, int64_t cols, float* c,
+                            int64_t c_stride) {
+  constexpr int64_t kWide = 2 * kPanel;
+  int64_t n = 0;
+  for (; n + kWide <= cols; n += kWide) {
+    F::template Run<R, 2>(a, v + n, stride, terms, c + n, c_stride);
+  }
+  if (n < cols) F::template Run<R, 1>(a, v + n, stride, terms, c + n, c_stride);
+}
+
+template <typename F, typename S>
+void StraightRows(const float* a, int64_t rows, const S* v, int64_t stride,
+                  int64_t terms, int64_t cols, float* c, int64_t c_stride) {
+  static_assert(kStraightRows == 4);
+  switch (rows) {
+#define MOTET_STRAIGHT(R) \
+  case R:                 \
+    return StraightColumns<F, R>(a, v, stride, terms, cols, c, c_stride);
+    MOTET_STRAIGHT(1)
+    MOTET_STRAIGHT(2)
+    MOTET_STRAIGHT(3)
+    MOTET_STRAIGHT(4)
+#undef MOTET_STRAIGHT
+  }
+}
+
 }  // namespace
 }  // namespace motet::math::cpu::MOTET_ISA

@@ -20,6 +20,13 @@ double Dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
+// Number i of a cache or a tensor, f32 or bf16.
+double Number(const void* data, DType dtype, int64_t i) {
+  return dtype == DType::kF32
+             ? static_cast<const float*>(data)[i]
+             : WidenBf16(static_cast<const uint16_t*>(data)[i]);
+}
+
 }  // namespace
 
 // Attention with grouped key-value heads, fresh rows or a cache.
@@ -45,14 +52,17 @@ void Attention(const Tensor& q, const Tensor& k, const Tensor& v,
       const int64_t begin = FirstSeen(s.past + i, shape);
       for (int64_t h = 0; h < shape.heads; ++h) {
         const int64_t kv = h / group * dim;
-        const float* keys = (cached ? s.keys : k.f32() + s.row * kv_cols) + kv;
-        const float* values =
-            (cached ? s.values : v.f32() + s.row * kv_cols) + kv;
+        const void* keys = cached ? s.keys : k.f32() + s.row * kv_cols;
+        const void* values = cached ? s.values : v.f32() + s.row * kv_cols;
         const float* query = q.f32() + (s.row + i) * q_cols + h * dim;
         p.assign(visible, 0);
         double top = -INFINITY, total = 0;
         for (int64_t j = begin; j < visible; ++j) {
-          p[j] = Dot(query, keys + j * stride, dim) * scale;
+          double sum = 0;
+          for (int64_t d = 0; d < dim; ++d) {
+            sum += double{query[d]} * Number(keys, s.dtype, j * stride + kv + d);
+          }
+          p[j] = sum * scale;
           top = std::max(top, p[j]);
         }
         for (int64_t j = begin; j < visible; ++j) {
@@ -61,7 +71,7 @@ void Attention(const Tensor& q, const Tensor& k, const Tensor& v,
         for (int64_t d = 0; d < dim; ++d) {
           double sum = 0;
           for (int64_t j = begin; j < visible; ++j) {
-            sum += p[j] * values[j * stride + d];
+            sum += p[j] * Number(values, s.dtype, j * stride + kv + d);
           }
           y.f32()[(s.row + i) * q_cols + h * dim + d] =
               static_cast<float>(sum / total);
