@@ -56,6 +56,27 @@ inline void TurnSome(const S* first, int64_t stride, int64_t rows,
   Turn8(&some[0][0], 8, out);
 }
 
+// Up to this many rows are written word by word: turning sixteen would mostly
+// turn what is not there.
+constexpr int64_t kFewRows = 4;
+void PackFewRows(const float* src, int64_t stride, int64_t rows,
+                 int64_t terms, float* dst) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* from = src + r * stride;
+    for (int64_t k = 0; k < terms; k += 16) {
+      const int64_t n = terms - k < 16 ? terms - k : 16;
+      alignas(32) float words[8];
+      const __m512 numbers = _mm512_maskz_loadu_ps(First(n), from + k);
+      _mm256_store_si256(
+          reinterpret_cast<__m256i*>(words),
+          reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(numbers)));
+      for (int64_t i = 0; i < (n + 1) / 2; ++i) {
+        dst[(k / 2 + i) * kPanel + r] = words[i];
+      }
+    }
+  }
+}
+
 template <typename S>
 void PackRows(const S* src, int64_t stride, int64_t rows, int64_t terms,
               float* dst) {
@@ -137,6 +158,10 @@ void Pack(const void* src, DType dtype, int64_t stride, int64_t rows,
       return PackRows(static_cast<const Half*>(src), stride, rows, terms,
                       dst);
     default:
+      if (rows <= kFewRows) {
+        return PackFewRows(static_cast<const float*>(src), stride, rows,
+                           terms, dst);
+      }
       return PackRows(static_cast<const float*>(src), stride, rows, terms,
                       dst);
   }
