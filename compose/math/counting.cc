@@ -23,9 +23,23 @@ void Spread(int64_t experts, Tensor idx) {
   }
 }
 
-void TopK(const Tensor& x, std::span<const ExpertMask>, bool, Tensor idx,
+void TopK(const Tensor& x, const RowLimits&, bool, Tensor idx, Tensor) {
+  Spread(x.cols(), idx);
+}
+
+void TopP(const Tensor& x, const RowLimits&, double, bool, Tensor idx,
           Tensor) {
   Spread(x.cols(), idx);
+}
+
+void NullTopK(const Tensor& x, const Tensor&, const RowLimits&, Tensor idx,
+              Tensor) {
+  Spread(x.cols(), idx);
+}
+
+void Capacity(const Tensor& idx, const Tensor&, int64_t, Tensor kept,
+              Tensor) {
+  for (int64_t i = 0; i < idx.size(); ++i) kept.i32()[i] = idx.i32()[i];
 }
 
 void AnchoredRoute(const Tensor&, const AnchoredLayer& layer,
@@ -41,6 +55,9 @@ Kernels Make() {
 #undef MOTET_FILL
   };
   table.top_k = TopK;
+  table.top_p = TopP;
+  table.null_top_k = NullTopK;
+  table.capacity = Capacity;
   table.anchored_route = AnchoredRoute;
   return table;
 }

@@ -261,18 +261,54 @@ Tensor Exec::OwnerBias(const Tensor& x, const Tensor& b) {
   return y;
 }
 
-Routing Exec::TopK(const Tensor& x, std::span<const ExpertMask> allowed,
-                   int k, bool renormalise) {
-  Routing out;
-  out.idx = arena_.New({x.rows(), k}, DType::kI32);
-  out.w = arena_.New({x.rows(), k});
-  kernels_.top_k(x, allowed, renormalise, out.idx, out.w);
-  if (Needs(x)) {
+Routing Exec::NewRouting(int64_t rows, int64_t k) {
+  return {arena_.New({rows, k}, DType::kI32), arena_.New({rows, k})};
+}
+
+void Exec::RecordChoice(OpId op, const Tensor& x,
+                        std::span<const ExpertMask> allowed, bool renormalise,
+                        const Routing& out) {
+  if (!Needs(x)) return;
+  recorder_->MarkNeeded(out.w);
+  recorder_->Record(op, [kernels = &kernels_, r = recorder_, x, allowed,
+                         renormalise, out] {
+    kernels->top_k_backward(x, allowed, renormalise, out.idx, out.w,
+                            r->Gradient(out.w), r->Gradient(x));
+  });
+}
+
+Routing Exec::TopK(const Tensor& x, const RowLimits& limits, int k,
+                   bool renormalise) {
+  const Routing out = NewRouting(x.rows(), k);
+  kernels_.top_k(x, limits, renormalise, out.idx, out.w);
+  RecordChoice(OpId::kTopK, x, limits.allowed, renormalise, out);
+  return out;
+}
+
+Routing Exec::TopP(const Tensor& x, const RowLimits& limits, double p,
+                   int most, bool renormalise) {
+  const Routing out = NewRouting(x.rows(), most);
+  kernels_.top_p(x, limits, p, renormalise, out.idx, out.w);
+  RecordChoice(OpId::kTopP, x, limits.allowed, renormalise, out);
+  return out;
+}
+
+Routing Exec::NullTopK(const Tensor& x, const Tensor& nulls,
+                       const RowLimits& limits, int k) {
+  const Routing out = NewRouting(x.rows(), k);
+  kernels_.null_top_k(x, nulls, limits, out.idx, out.w);
+  RecordChoice(OpId::kNullTopK, x, limits.allowed, true, out);
+  return out;
+}
+
+Routing Exec::Capacity(const Routing& routing, int64_t capacity) {
+  const Routing out = NewRouting(routing.idx.rows(), routing.idx.cols());
+  kernels_.capacity(routing.idx, routing.w, capacity, out.idx, out.w);
+  if (Needs(routing.w)) {
     recorder_->MarkNeeded(out.w);
-    recorder_->Record(OpId::kTopK, [kernels = &kernels_, r = recorder_, x,
-                                    allowed, renormalise, out] {
-      kernels->top_k_backward(x, allowed, renormalise, out.idx, out.w,
-                              r->Gradient(out.w), r->Gradient(x));
+    recorder_->Record(OpId::kCapacity, [k = &kernels_, r = recorder_,
+                                        w = routing.w, out] {
+      k->capacity_backward(out.idx, r->Gradient(out.w), r->Gradient(w));
     });
   }
   return out;
@@ -379,6 +415,23 @@ double Exec::RouterZ(const Tensor& x, double weight) {
                                        weight] {
       k->router_z_backward(x, weight, r->Gradient(x));
     });
+  }
+  return value;
+}
+
+double Exec::LoadBalance(const Tensor& x, const Routing& routing, bool counts,
+                         std::span<double> totals, double weight) {
+  const double value =
+      kernels_.load_balance(x, routing.idx, routing.w, counts, totals);
+  if (Needs(x) || Needs(routing.w)) {
+    // As they are now: later pieces go on adding to the caller's.
+    recorder_->Record(
+        OpId::kLoadBalance,
+        [k = &kernels_, r = recorder_, x, routing, counts, weight,
+         now = std::vector<double>(totals.begin(), totals.end())] {
+          k->load_balance_backward(x, routing.idx, counts, now, weight,
+                                   r->Gradient(x), r->Gradient(routing.w));
+        });
   }
   return value;
 }

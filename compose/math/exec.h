@@ -97,8 +97,14 @@ class Exec {
   Tensor Gelu(const Tensor& x, const Tensor& bias);
   Tensor MeanPool(const Tensor& x, std::span<const Segment> segments);
   Tensor OwnerBias(const Tensor& x, const Tensor& b);
-  Routing TopK(const Tensor& x, std::span<const ExpertMask> allowed, int k,
+  Routing TopK(const Tensor& x, const RowLimits& limits, int k,
                bool renormalise);
+  // most: of the choices of any row.
+  Routing TopP(const Tensor& x, const RowLimits& limits, double p, int most,
+               bool renormalise);
+  Routing NullTopK(const Tensor& x, const Tensor& nulls,
+                   const RowLimits& limits, int k);
+  Routing Capacity(const Routing& routing, int64_t capacity);
   Routing AnchoredRoute(const Tensor& h, const AnchoredLayer& layer,
                         std::span<const RouteSegment> segments);
   Tensor Gather(const Tensor& x, std::span<const int32_t> rows);
@@ -117,8 +123,16 @@ class Exec {
                   double z_weight, double* parts = nullptr);
   // Returns mean lse^2; its gradient is recorded times `weight`.
   double RouterZ(const Tensor& x, double weight);
+  // Returns E sum u P; its gradient is recorded times `weight`. totals
+  // [E+1]: zeros before the first piece of a batch, kept by the caller.
+  double LoadBalance(const Tensor& x, const Routing& routing, bool counts,
+                     std::span<double> totals, double weight);
 
  private:
+  Routing NewRouting(int64_t rows, int64_t k);
+  void RecordChoice(OpId op, const Tensor& x,
+                    std::span<const ExpertMask> allowed, bool renormalise,
+                    const Routing& out);
   void RecordLinear(const Tensor& x, const Tensor& w, const Tensor& y);
   bool Needs(const Tensor& t) const {
     return recorder_ != nullptr && recorder_->Needs(t);

@@ -39,6 +39,10 @@
   X(owner_bias_backward, OwnerBiasBackward)        \
   X(top_k, TopK)                                   \
   X(top_k_backward, TopKBackward)                  \
+  X(top_p, TopP)                                   \
+  X(null_top_k, NullTopK)                          \
+  X(capacity, Capacity)                            \
+  X(capacity_backward, CapacityBackward)           \
   X(gather, Gather)                                \
   X(gather_backward, GatherBackward)               \
   X(combine, Combine)                              \
@@ -48,6 +52,8 @@
   X(head_loss, HeadLoss)                           \
   X(router_z, RouterZ)                             \
   X(router_z_backward, RouterZBackward)            \
+  X(load_balance, LoadBalance)                     \
+  X(load_balance_backward, LoadBalanceBackward)    \
   X(anchored_route, AnchoredRoute)                 \
   X(adamw, AdamW)
 

@@ -45,6 +45,12 @@
     "x [M,E], b [E-1] -> [M,E]", "FlexOlmo 3.3")                              \
   X(TopK, true, "w = softmax(x over allowed)[top k], k clamped",              \
     "x [M,E] -> idx, w [M,K]", "FlexOlmo 3.2; DESIGN 4.6")                    \
+  X(TopP, true, "w = softmax(x over allowed) of the fewest with sum >= p",    \
+    "x [M,E] -> idx, w [M,K]", "METHODS 10; arXiv 2403.07652")                \
+  X(NullTopK, true, "top k of x and n; w renormalised over those of x",       \
+    "x [M,E], n [M,Z] -> idx, w [M,K]", "METHODS 10; arXiv 2406.13233")       \
+  X(Capacity, true, "an expert keeps the first c rows that chose it",         \
+    "idx, w [M,K] -> idx, w [M,K]", "METHODS 2; arXiv 2101.03961")            \
   X(Gather, true, "y[i] = x[rows[i]]", "x [M,C], rows [m] -> [m,C]",          \
     "MoE dispatch")                                                           \
   X(Combine, true, "y[m] = sum_e ascending w[m,slot(e)] f_e[pos(m,e)]",       \
@@ -55,8 +61,10 @@
     "h [M,C], W [V,C], targets [M] -> loss", "METHODS 1; arXiv 2410.10989")   \
   X(RouterZ, true, "z mean_m logsumexp(x[m])^2", "x [M,E] -> loss",           \
     "METHODS 1; arXiv 2202.08906")                                            \
+  X(LoadBalance, true, "E sum_e u_e mean_m softmax(x)[m,e]",                  \
+    "x [M,E], idx, w [M,K] -> loss", "METHODS 2, 7; arXiv 2101.03961")        \
   X(AnchoredRoute, false,                                                     \
-    "argmax of smoothed discriminants, typicality gate, pair softmax",        \
+    "argmax of smoothed discriminants, typicality gate, pair or switch",      \
     "h [M,C] -> idx, w [M,2]", "METHODS 11")                                  \
   X(AdamW, false, "decoupled weight decay Adam step",                         \
     "parameter, gradient, m, v [n]", "arXiv 1711.05101")
@@ -119,6 +127,15 @@ constexpr ExpertMask FirstExperts(int64_t experts) {
                                 : (ExpertMask{1} << experts) - 1;
 }
 
+// What a row's choice is bound by; each list has one entry a row.
+struct RowLimits {
+  // At least one of the E experts each; empty = all.
+  std::span<const ExpertMask> allowed;
+  // At most this many choices, at least 1; empty = as many as idx has room
+  // for.
+  std::span<const int32_t> active;
+};
+
 // What anchored routing needs of one layer (METHODS 11). E counts the base.
 struct AnchoredLayer {
   Tensor select;     // w_e [E,C] f32
@@ -127,8 +144,17 @@ struct AnchoredLayer {
   Tensor threshold;  // tau_e [E]; tau_0 = +inf
   Tensor precision;  // P [C,C]
   Tensor rows;       // r_e [E,C], the trained router rows
-  float smoothing = 0.8f;
+  float smoothing = 0.8f;    // a
+  bool prefix_mean = false;  // a = n / (n + 1) after n rows: their mean
   bool gate = true;
+  // true: the base and the chosen expert, mixed as its owner trained them;
+  // false ("switch"): the chosen expert alone.
+  bool pair = true;
+  // The constant for a row with n rows before it in its sequence.
+  float Smoothing(int64_t n) const {
+    return prefix_mean ? static_cast<float>(n) / static_cast<float>(n + 1)
+                       : smoothing;
+  }
 };
 // A sequence's state for one layer, kept with its KV cache.
 struct AnchoredState {
@@ -141,6 +167,7 @@ struct RouteSegment {
   int64_t rows = 0;
   ExpertMask allowed = ~ExpertMask{0};
   AnchoredState state;  // in and out
+  int64_t past = 0;     // rows of the sequence before these
 };
 
 struct AdamWOptions {
@@ -245,15 +272,31 @@ struct Kernels {
   void (*owner_bias_backward)(const Tensor& b, const Tensor& dy, Tensor dx,
                               Tensor db);
 
-  // allowed: one mask a row, each with at least one of the E experts, or empty
-  // = all. idx [M,K] i32 in descending
-  // weight, ties to the lowest expert; -1 and weight 0 where fewer than K
-  // experts are allowed. renormalise: weights of a row sum to 1.
-  void (*top_k)(const Tensor& x, std::span<const ExpertMask> allowed,
-                bool renormalise, Tensor idx, Tensor w);
+  // idx [M,K] i32 in descending weight, ties to the lowest expert; -1 and
+  // weight 0 where the limits leave fewer than K. renormalise: weights of a
+  // row sum to 1, which is the softmax taken after the choice.
+  void (*top_k)(const Tensor& x, const RowLimits& limits, bool renormalise,
+                Tensor idx, Tensor w);
+  // Of every choice made by softmax weight: top_p's and null_top_k's too.
   void (*top_k_backward)(const Tensor& x, std::span<const ExpertMask> allowed,
                          bool renormalise, const Tensor& idx, const Tensor& w,
                          const Tensor& dw, Tensor dx);
+  // The fewest best experts whose softmax weights reach p together, the one
+  // that crosses it included; no more than K or the limits let.
+  void (*top_p)(const Tensor& x, const RowLimits& limits, double p,
+                bool renormalise, Tensor idx, Tensor w);
+  // The k best of experts and nulls, ties to experts; nulls take a choice and
+  // cost nothing. idx has the experts chosen, maybe none. Gradients as those
+  // of a renormalised top_k; none reaches the nulls.
+  void (*null_top_k)(const Tensor& x, const Tensor& nulls,
+                     const RowLimits& limits, Tensor idx, Tensor w);
+
+  // Choices beyond an expert's first `capacity` rows become -1 with weight 0.
+  // What a row gets depends on the rows before it: for training alone.
+  void (*capacity)(const Tensor& idx, const Tensor& w, int64_t capacity,
+                   Tensor kept, Tensor kept_w);
+  void (*capacity_backward)(const Tensor& kept, const Tensor& dkept_w,
+                            Tensor dw);
 
   void (*gather)(const Tensor& x, std::span<const int32_t> rows, Tensor y);
   void (*gather_backward)(std::span<const int32_t> rows, const Tensor& dy,
@@ -291,8 +334,19 @@ struct Kernels {
   double (*router_z)(const Tensor& x);
   void (*router_z_backward)(const Tensor& x, double scale, Tensor dx);
 
-  // idx [M,2] i32: {i, -1} with w {1, 0} for the base, else {0, i} with
-  // (p_0, p_i) = softmax(r_0.h, r_i.h).
+  // E sum_e u_e P_e, not weighted; 1 when balanced. P: mean softmax of these
+  // rows. u: gates' mean or, by counts, each expert's share of the choices;
+  // over all rows since totals [E+1] were zeros. totals: sums of u by expert
+  // and what they divide by, in and out. By counts u has no gradient.
+  double (*load_balance)(const Tensor& x, const Tensor& idx, const Tensor& w,
+                         bool counts, std::span<double> totals);
+  // totals: as they were when the forward form had run.
+  void (*load_balance_backward)(const Tensor& x, const Tensor& idx,
+                                bool counts, std::span<const double> totals,
+                                double scale, Tensor dx, Tensor dw);
+
+  // idx [M,2] i32: {i, -1} with w {1, 0} for one expert alone, else {0, i}
+  // with (p_0, p_i) = softmax(r_0.h, r_i.h).
   void (*anchored_route)(const Tensor& h, const AnchoredLayer& layer,
                          std::span<const RouteSegment> segments, Tensor idx,
                          Tensor w);

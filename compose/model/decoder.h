@@ -18,15 +18,23 @@ namespace motet::model {
 
 // How an expert FFN chooses. Dense models ignore it.
 struct Router {
-  enum class Kind { kTopK, kAnchored } kind = Kind::kTopK;
+  enum class Kind { kTopK, kTopP, kAnchored } kind = Kind::kTopK;
   int64_t k = 2;  // top-k: clamped to the experts allowed
   bool renormalise = false;
+  // Top-k: this many choices of logit 0 beside the experts, which cost
+  // nothing (AdaMoE); weights are then of the experts chosen and sum to 1.
+  int64_t null_experts = 0;
+  double top_p = 0.4;  // top-p: the weight that a row's experts reach
+  // The most experts a token that a sequence may ask for; 0 = all.
+  int64_t most_active = 0;
   // Expert 0 is the public base and in every set, as in federated compositions
   // and FlexOlmo. Otherwise (imported mixtures) it can be left out like any
   // other. The anchored kind always has its base.
   bool base_always = true;
   std::vector<math::AnchoredLayer> anchored;  // one a layer
 };
+// Whether a sequence may say how many experts a token are active.
+bool TakesActive(const Router& router);
 // The router of a model as its config says it: top-k.
 Router RouterOf(const ModelConfig& config);
 
@@ -38,6 +46,9 @@ struct SequenceInput {
   std::span<const int32_t> ids;    // each in [0, V)
   SequenceCache* cache = nullptr;  // appended to; in one sequence of a batch
   math::ExpertMask allowed = ~math::ExpertMask{0};
+  // Experts a token: top-k's k, the most that top-p takes. 0 = as the router
+  // says. Stays the same for a cache, as `allowed` does.
+  int32_t active = 0;
 };
 
 // Rows of all sequences after one another, with what the operators need of
@@ -106,6 +117,8 @@ class Decoder {
                       const math::Tensor& x) const;
   math::Tensor FeedForward(math::Exec& exec, const Batch& batch, int64_t layer,
                            const math::Tensor& x, Trace* trace) const;
+  math::RowLimits Limits(math::Exec& exec, const Batch& batch,
+                         int64_t* most) const;
   math::Routing Route(math::Exec& exec, const Batch& batch, int64_t layer,
                       const math::Tensor& x, math::Tensor* logits) const;
 

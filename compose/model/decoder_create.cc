@@ -52,10 +52,20 @@ void CheckAnchored(const ModelConfig& config, int64_t l,
 absl::Status CheckRouter(const ModelConfig& config, const Router& router) {
   std::vector<std::string> reasons;
   if (config.experts == 0) return absl::OkStatus();
+  const auto range = [&](const char* what, double value, bool good,
+                         const char* want) {
+    if (good) return;
+    reasons.push_back(absl::StrCat(what, " = ", value, " (want ", want, ")"));
+  };
+  range("null_experts", static_cast<double>(router.null_experts),
+        router.null_experts >= 0, "0 or more");
+  range("most_active", static_cast<double>(router.most_active),
+        router.most_active >= 0, "0 or more");
   if (router.kind == Router::Kind::kTopK) {
-    if (router.k < 1) {
-      reasons.push_back(absl::StrCat("k = ", router.k, " (want at least 1)"));
-    }
+    range("k", static_cast<double>(router.k), router.k >= 1, "at least 1");
+  } else if (router.kind == Router::Kind::kTopP) {
+    range("top_p", router.top_p, router.top_p > 0 && router.top_p <= 1,
+          "above 0, at most 1");
   } else if (static_cast<int64_t>(router.anchored.size()) != config.layers) {
     reasons.push_back(absl::StrCat(
         router.anchored.size(), " anchored layers (want ", config.layers, ")"));
@@ -71,6 +81,10 @@ absl::Status CheckRouter(const ModelConfig& config, const Router& router) {
 }
 
 }  // namespace
+
+bool TakesActive(const Router& router) {
+  return router.kind != Router::Kind::kAnchored;
+}
 
 Router RouterOf(const ModelConfig& config) {
   Router router;

@@ -101,10 +101,41 @@ Tensor RunExperts(Exec& exec, const std::vector<FfnWeights>& experts,
 
 }  // namespace
 
+// What every row's choice is bound by, and in *most the choices of the row
+// that has the most. A row's own numbers do not depend on the others': the
+// columns that it leaves are empty.
+math::RowLimits Decoder::Limits(Exec& exec, const Batch& batch,
+                                int64_t* most) const {
+  const bool top_k = router_.kind == Router::Kind::kTopK;
+  const int64_t experts = config_.experts;
+  const int64_t own =
+      top_k ? std::min(router_.k, experts + router_.null_experts) : experts;
+  // In the arena: a backward pass reads them after we are gone.
+  const auto rows = static_cast<size_t>(batch.rows());
+  auto* masks = static_cast<math::ExpertMask*>(exec.arena().Allocate(
+      static_cast<int64_t>(rows * sizeof(math::ExpertMask))));
+  auto* active = static_cast<int32_t*>(exec.arena().Allocate(
+      static_cast<int64_t>(rows * sizeof(int32_t))));
+  *most = 1;
+  size_t m = 0;
+  for (const SequenceInput& sequence : batch.sequences()) {
+    const int64_t count =
+        std::min(sequence.active > 0 ? sequence.active : own,
+                 experts + (top_k ? router_.null_experts : 0));
+    if (!sequence.ids.empty()) *most = std::max(*most, count);
+    for (size_t i = 0; i < sequence.ids.size(); ++i, ++m) {
+      masks[m] = sequence.allowed | (router_.base_always ? 1 : 0);
+      active[m] = static_cast<int32_t>(count);
+    }
+  }
+  return {{masks, rows}, {active, rows}};
+}
+
 // The choice of experts for every row.
 //   top-k:     (idx, w) = top k of softmax over allowed of W_r x + min(b, 0)
+//   top-p:     as many of the same as reach the weight p
 //   anchored:  (base, best allowed expert) by the smoothed discriminant
-//                                          [FlexOlmo 3.2, 3.3; METHODS 11]
+//                                [FlexOlmo 3.2, 3.3; METHODS 10 and 11]
 // x: [M,C].   logits: [M,E], left empty by the anchored kind.
 Routing Decoder::Route(Exec& exec, const Batch& batch, int64_t layer,
                        const Tensor& x, Tensor* logits) const {
@@ -118,6 +149,7 @@ Routing Decoder::Route(Exec& exec, const Batch& batch, int64_t layer,
       segment.allowed = sequences[s].allowed | 1;
       if (sequences[s].cache != nullptr) {
         segment.state = sequences[s].cache->anchored(layer);
+        segment.past = sequences[s].cache->length();
       }
       segments.push_back(segment);
     }
@@ -126,16 +158,18 @@ Routing Decoder::Route(Exec& exec, const Batch& batch, int64_t layer,
   const LayerWeights& w = weights_.layers[layer];
   *logits = exec.Linear(x, w.router);
   if (!w.owner_bias.empty()) *logits = exec.OwnerBias(*logits, w.owner_bias);
-  std::span<const math::ExpertMask> allowed = batch.allowed();
-  if (router_.base_always && !allowed.empty()) {
-    // In the arena: a backward pass reads them after we are gone.
-    auto* masks = static_cast<math::ExpertMask*>(exec.arena().Allocate(
-        static_cast<int64_t>(allowed.size() * sizeof(math::ExpertMask))));
-    for (size_t m = 0; m < allowed.size(); ++m) masks[m] = allowed[m] | 1;
-    allowed = {masks, allowed.size()};
+  int64_t most = 0;
+  const math::RowLimits limits = Limits(exec, batch, &most);
+  if (router_.kind == Router::Kind::kTopP) {
+    return exec.TopP(*logits, limits, router_.top_p, static_cast<int>(most),
+                     router_.renormalise);
   }
-  const int64_t k = std::min(router_.k, config_.experts);
-  return exec.TopK(*logits, allowed, static_cast<int>(k),
+  if (router_.null_experts > 0) {
+    const Tensor nulls =
+        exec.arena().Zeros({x.rows(), router_.null_experts});
+    return exec.NullTopK(*logits, nulls, limits, static_cast<int>(most));
+  }
+  return exec.TopK(*logits, limits, static_cast<int>(most),
                    router_.renormalise);
 }
 

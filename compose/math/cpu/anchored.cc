@@ -25,7 +25,6 @@ void Smooth(const Tensor& h, const AnchoredLayer& layer,
             const RouteSegment& segment, const float* scores,
             int32_t* choices, float* deviations) {
   const int64_t experts = layer.select.rows(), cols = h.cols();
-  const float a = layer.smoothing, b = 1 - a;
   std::vector<float> own_scores(experts), own_hidden(cols);
   bool own_started = false;
   const AnchoredState& state = segment.state;
@@ -35,6 +34,8 @@ void Smooth(const Tensor& h, const AnchoredLayer& layer,
   const ExpertMask allowed = segment.allowed | 1;
   for (int64_t t = segment.row; t < segment.row + segment.rows; ++t) {
     const float* row = h.f32() + t * cols;
+    const float a = layer.Smoothing(segment.past + t - segment.row);
+    const float b = 1 - a;
     for (int64_t c = 0; c < cols; ++c) {
       hidden[c] = *started ? a * hidden[c] + b * row[c] : row[c];
     }
@@ -100,8 +101,8 @@ void AnchoredRoute(const Tensor& h, const AnchoredLayer& layer,
   for (int64_t t = 0; t < rows; ++t) {
     int32_t* out = idx.i32() + 2 * t;
     float* weight = w.f32() + 2 * t;
-    if (choices[t] == 0) {
-      out[0] = 0, out[1] = -1;
+    if (choices[t] == 0 || !layer.pair) {
+      out[0] = choices[t], out[1] = -1;
       weight[0] = 1, weight[1] = 0;
       continue;
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Formulas: reference/router.cc. TopK has a handful of numbers a row: the
-// plain form, rows over threads. Combine runs an expert after the other, so
+// Formulas: reference/router.cc, reference/choice.cc. Choices have a handful of
+// numbers a row: the plain forms, rows over threads. Combine runs an expert after the other, so
 // that a token's sum is in ascending order of experts.
 #include <algorithm>
 #include <cstring>
@@ -19,13 +19,19 @@ std::span<const ExpertMask> Slice(std::span<const ExpertMask> allowed,
   return allowed.empty() ? allowed : allowed.subspan(row, rows);
 }
 
+RowLimits Slice(const RowLimits& limits, int64_t row, int64_t rows) {
+  return {Slice(limits.allowed, row, rows),
+          limits.active.empty() ? limits.active
+                                : limits.active.subspan(row, rows)};
+}
+
 }  // namespace
 
-void TopK(const Tensor& x, std::span<const ExpertMask> allowed,
-          bool renormalise, Tensor idx, Tensor w) {
+void TopK(const Tensor& x, const RowLimits& limits, bool renormalise,
+          Tensor idx, Tensor w) {
   ForPieces(x.rows(), kRouterRows, [&](int64_t b, int64_t e) {
-    reference::TopK(x.RowSlice(b, e - b), Slice(allowed, b, e - b),
-                    renormalise, idx.RowSlice(b, e - b),
+    reference::TopK(x.RowSlice(b, e - b), Slice(limits, b, e - b), renormalise,
+                    idx.RowSlice(b, e - b),
                     w.RowSlice(b, e - b));
   });
 }
@@ -40,6 +46,44 @@ void TopKBackward(const Tensor& x, std::span<const ExpertMask> allowed,
                             w.RowSlice(b, e - b), dw.RowSlice(b, e - b),
                             dx.RowSlice(b, e - b));
   });
+}
+
+void TopP(const Tensor& x, const RowLimits& limits, double p,
+          bool renormalise, Tensor idx, Tensor w) {
+  ForPieces(x.rows(), kRouterRows, [&](int64_t b, int64_t e) {
+    reference::TopP(x.RowSlice(b, e - b), Slice(limits, b, e - b), p,
+                    renormalise, idx.RowSlice(b, e - b),
+                    w.RowSlice(b, e - b));
+  });
+}
+
+void NullTopK(const Tensor& x, const Tensor& nulls, const RowLimits& limits,
+              Tensor idx, Tensor w) {
+  ForPieces(x.rows(), kRouterRows, [&](int64_t b, int64_t e) {
+    reference::NullTopK(x.RowSlice(b, e - b), nulls.RowSlice(b, e - b),
+                        Slice(limits, b, e - b), idx.RowSlice(b, e - b),
+                        w.RowSlice(b, e - b));
+  });
+}
+
+void Capacity(const Tensor& idx, const Tensor& w, int64_t capacity,
+              Tensor kept, Tensor kept_w) {
+  reference::Capacity(idx, w, capacity, kept, kept_w);
+}
+
+void CapacityBackward(const Tensor& kept, const Tensor& dkept_w, Tensor dw) {
+  reference::CapacityBackward(kept, dkept_w, dw);
+}
+
+double LoadBalance(const Tensor& x, const Tensor& idx, const Tensor& w,
+                   bool counts, std::span<double> totals) {
+  return reference::LoadBalance(x, idx, w, counts, totals);
+}
+
+void LoadBalanceBackward(const Tensor& x, const Tensor& idx, bool counts,
+                         std::span<const double> totals, double scale,
+                         Tensor dx, Tensor dw) {
+  reference::LoadBalanceBackward(x, idx, counts, totals, scale, dx, dw);
 }
 
 void Combine(const Tensor& w, std::span<const ExpertRows> experts, Tensor y) {

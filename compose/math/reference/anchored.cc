@@ -33,7 +33,9 @@ double Distance(const float* hidden, const float* mean, const Tensor& p) {
 //   s_e = w_e.h + c_e    S = a S + (1-a) s    H = a H + (1-a) h
 //   i = argmax_{e allowed or 0} S_e, ties to the lowest
 //   gate: (H - m_i)^T P (H - m_i) > tau_i  ->  i = 0
-//   i = 0: base alone.   else (p_0, p_i) = softmax(r_0.h, r_i.h)
+//   prefix mean: a = n / (n + 1) after n rows of the sequence
+//   i = 0: base alone.   else (p_0, p_i) = softmax(r_0.h, r_i.h), or, by
+//   switch, i alone
 // h: [M,C] in.   idx: [M,2] i32 out.   w: [M,2] out.
 // A segment's state enters and leaves; S and H of a sequence's first row are
 // s and h themselves. Only the base's and the allowed experts' numbers are
@@ -42,7 +44,6 @@ void AnchoredRoute(const Tensor& h, const AnchoredLayer& layer,
                    std::span<const RouteSegment> segments, Tensor idx,
                    Tensor w) {
   const int64_t experts = layer.select.rows(), cols = h.cols();
-  const float a = layer.smoothing;
   for (const RouteSegment& segment : segments) {
     std::vector<float> own_scores(experts), own_hidden(cols);
     bool own_started = false;
@@ -53,6 +54,7 @@ void AnchoredRoute(const Tensor& h, const AnchoredLayer& layer,
     const ExpertMask allowed = segment.allowed | 1;
     for (int64_t t = segment.row; t < segment.row + segment.rows; ++t) {
       const float* row = h.f32() + t * cols;
+      const float a = layer.Smoothing(segment.past + t - segment.row);
       for (int64_t c = 0; c < cols; ++c) {
         hidden[c] = *started ? a * hidden[c] + (1 - a) * row[c] : row[c];
       }
@@ -73,8 +75,8 @@ void AnchoredRoute(const Tensor& h, const AnchoredLayer& layer,
       }
       int32_t* out = idx.i32() + 2 * t;
       float* weight = w.f32() + 2 * t;
-      if (best == 0) {
-        out[0] = 0, out[1] = -1;
+      if (best == 0 || !layer.pair) {
+        out[0] = static_cast<int32_t>(best), out[1] = -1;
         weight[0] = 1, weight[1] = 0;
         continue;
       }

@@ -20,20 +20,22 @@ ExpertMask MaskOf(std::span<const ExpertMask> allowed, int64_t m) {
 // Experts that are not allowed are gone before the softmax, so the result is
 // the one of a composition without them; K beyond the allowed ones gives
 // idx -1 and w 0.                              [FlexOlmo 3.2; DESIGN 4.6]
-// x: [M,E] in, E <= 128.   allowed: [M] masks, or empty for all.
+// x: [M,E] in, E <= 128.   limits: per row, the experts allowed and at most
+// how many choices.
 // idx: [M,K] i32 out, descending weight, ties to the lowest expert.
 // w: [M,K] out; renormalise: divided by the row's sum.
-void TopK(const Tensor& x, std::span<const ExpertMask> allowed,
-          bool renormalise, Tensor idx, Tensor w) {
+void TopK(const Tensor& x, const RowLimits& limits, bool renormalise,
+          Tensor idx, Tensor w) {
   const int64_t experts = x.cols(), choices = idx.cols();
   for (int64_t m = 0; m < x.rows(); ++m) {
     const float* row = x.f32() + m * experts;
-    const ExpertMask mask = MaskOf(allowed, m);
+    const ExpertMask mask = MaskOf(limits.allowed, m);
+    const int64_t active = limits.active.empty() ? choices : limits.active[m];
     ExpertMask left = mask;
     std::vector<int64_t> chosen;
     for (int64_t k = 0; k < choices; ++k) {
       int64_t best = -1;
-      for (int64_t e = 0; e < experts; ++e) {
+      for (int64_t e = 0; e < experts && k < active; ++e) {
         if (Has(left, e) && (best < 0 || row[e] > row[best])) best = e;
       }
       idx.i32()[m * choices + k] = static_cast<int32_t>(best);

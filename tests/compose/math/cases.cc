@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "tests/compose/math/cases_choice.h"
 #include "tests/compose/math/cases_rows.h"
 
 namespace motet::math {
@@ -258,47 +259,6 @@ struct OpCase<OpId::kOwnerBias> {
 };
 
 template <>
-struct OpCase<OpId::kTopK> {
-  static void Make(Random& random, Case& c) {
-    const int64_t rows = random.Int(0, 300), experts = random.Int(1, 12);
-    const int64_t choices = random.Int(1, 4);
-    const bool renormalise = random.Flip();
-    c.inputs = {c.pool.Zeros({rows, experts})};
-    // Logits far from each other, so that a nudge never changes the choice.
-    for (int64_t m = 0; m < rows; ++m) {
-      std::vector<float> level(experts);
-      for (int64_t e = 0; e < experts; ++e) level[e] = 0.2f * e;
-      for (int64_t e = experts - 1; e > 0; --e) {
-        std::swap(level[e], level[random.Int(0, e)]);
-      }
-      for (int64_t e = 0; e < experts; ++e) {
-        c.inputs[0].f32()[m * experts + e] = level[e];
-      }
-    }
-    auto allowed = Keep(std::vector<ExpertMask>());
-    if (random.Flip()) {
-      for (int64_t m = 0; m < rows; ++m) {
-        allowed->push_back(static_cast<ExpertMask>(random.Int(0, 4095)) | 1);
-      }
-    }
-    auto idx = Keep(c.pool.Zeros({rows, choices}, DType::kI32));
-    auto w = Keep(c.pool.Zeros({rows, choices}));
-    c.forward = [=](const Kernels& k, Case& c) {
-      k.top_k(c.inputs[0], *allowed, renormalise, *idx, *w);
-      Numbers out = Values(*w);
-      Append(*idx, out);
-      return out;
-    };
-    c.backward = [=](const Kernels& k, Case& c, const Numbers& g,
-                     std::vector<Tensor>& d) {
-      const Tensor dw = FromNumbers(g, 0, w->shape, c.pool);
-      k.top_k_backward(c.inputs[0], *allowed, renormalise, *idx, *w, dw,
-                       d[0]);
-    };
-  }
-};
-
-template <>
 struct OpCase<OpId::kGather> {
   static void Make(Random& random, Case& c) {
     const int64_t rows = random.Int(1, 40), cols = random.Int(1, 150);
@@ -459,6 +419,8 @@ struct OpCase<OpId::kAnchoredRoute> {
     }
     layer->rows = c.pool.Normal({experts, cols}, random);
     layer->gate = random.Int(0, 3) != 0;
+    layer->prefix_mean = random.Int(0, 3) == 0;
+    layer->pair = random.Int(0, 3) != 0;
     auto segments = Keep(std::vector<RouteSegment>());
     int64_t rows = 0;
     for (int64_t i = random.Int(1, 3); i > 0; --i) {

@@ -42,12 +42,18 @@ double Largest(const Numbers& numbers) {
 }
 
 // A cotangent for the differentiable outputs: for the losses the value only
-// (what follows it is told, not differentiated), for TopK the weights only.
+// (what follows it is told, not differentiated), for choices the weights only.
 Numbers Cotangent(OpId id, const Numbers& out, const Case& c, Random& random) {
   Numbers g(out.size(), 0.0);
   size_t used = out.size();
-  if (id == OpId::kCrossEntropy || id == OpId::kHeadLoss) used = 1;
-  if (id == OpId::kTopK) used /= 2;
+  if (id == OpId::kCrossEntropy || id == OpId::kHeadLoss ||
+      id == OpId::kLoadBalance) {
+    used = 1;
+  }
+  if (id == OpId::kTopK || id == OpId::kTopP || id == OpId::kNullTopK ||
+      id == OpId::kCapacity) {
+    used /= 2;
+  }
   for (size_t i = 0; i < used; ++i) g[i] = random.Normal();
   return g;
 }

@@ -23,7 +23,7 @@ Choice TopK(const Kernels& kernels, std::vector<float> logits, int64_t k,
   Tensor x = pool.Zeros({1, static_cast<int64_t>(logits.size())});
   std::copy(logits.begin(), logits.end(), x.f32());
   Tensor idx = pool.Zeros({1, k}, DType::kI32), w = pool.Zeros({1, k});
-  kernels.top_k(x, {&mask, 1}, renormalise, idx, w);
+  kernels.top_k(x, {{&mask, 1}, {}}, renormalise, idx, w);
   return {{idx.i32(), idx.i32() + k}, {w.f32(), w.f32() + k}};
 }
 
@@ -97,7 +97,7 @@ TEST(TopKTest, ExcludedEqualsNeverComposed) {
         Tensor w = pool.Zeros({kRows, k});
         Tensor idx_alone = pool.Zeros({kRows, k}, DType::kI32);
         Tensor w_alone = pool.Zeros({kRows, k});
-        Cpu().top_k(x, masks, renormalise, idx, w);
+        Cpu().top_k(x, {masks, {}}, renormalise, idx, w);
         Cpu().top_k(alone, {}, renormalise, idx_alone, w_alone);
         ASSERT_EQ(std::memcmp(w.data, w_alone.data, w.bytes()), 0);
         for (int64_t i = 0; i < kRows * k; ++i) {

@@ -310,10 +310,9 @@ TEST(ExclusionPremises, TopKChoosesEveryExpert) {
 
 // The mutation that the guarantee forbids: softmax over all experts, the
 // excluded ones' weights struck out afterwards.
-void MaskAfterSoftmax(const math::Tensor& x,
-                      std::span<const ExpertMask> allowed, bool renormalise,
-                      math::Tensor idx, math::Tensor w) {
-  math::Cpu().top_k(x, allowed, renormalise, idx, w);
+void MaskAfterSoftmax(const math::Tensor& x, const math::RowLimits& limits,
+                      bool renormalise, math::Tensor idx, math::Tensor w) {
+  math::Cpu().top_k(x, limits, renormalise, idx, w);
   math::Arena arena(1 << 16);
   const math::Shape shape = {x.rows(), x.cols()};
   const math::Tensor all = arena.New(shape, math::DType::kI32);
