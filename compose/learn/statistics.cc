@@ -264,6 +264,10 @@ absl::StatusOr<std::vector<std::vector<double>>> MeanRouterInputs(
   return mean;
 }
 
+int64_t StatisticsTokens(const TokenWindows& windows, int64_t max_tokens) {
+  return WindowCount(windows, max_tokens) * windows.window();
+}
+
 absl::StatusOr<std::vector<AnchorLayer>> ComputeAnchor(
     const model::Decoder& base, const TokenWindows& windows,
     int64_t max_tokens, double ridge) {
@@ -305,6 +309,30 @@ absl::StatusOr<std::vector<AnchorLayer>> ComputeAnchor(
     anchor.push_back(std::move(layer));
   }
   return anchor;
+}
+
+absl::StatusOr<std::vector<SecondMoments>> ComputeSecondMoments(
+    const model::Decoder& decoder, const TokenWindows& windows,
+    int64_t max_tokens) {
+  MOTET_RETURN_IF_ERROR(CheckWindows(decoder, windows));
+  const int64_t count = WindowCount(windows, max_tokens);
+  const int64_t layers = decoder.config().layers;
+  const int64_t width = decoder.config().width;
+  LayerSums sums = Zeros(layers, width);
+  LayerSums squares = Zeros(layers, width * width);
+  ForEachBatch(decoder, windows, count, [&](size_t l, const Tensor& h) {
+    AddRows(h, sums[l]);
+    AddOuterProducts(h, squares[l]);
+  });
+  std::vector<SecondMoments> moments(static_cast<size_t>(layers));
+  for (size_t l = 0; l < moments.size(); ++l) {
+    for (int64_t i = 0; i < width; ++i) {
+      const auto row = squares[l].begin() + i * width;
+      moments[l].products.insert(moments[l].products.end(), row, row + i + 1);
+    }
+    moments[l].sum = std::move(sums[l]);
+  }
+  return moments;
 }
 
 absl::StatusOr<std::vector<OwnerLayer>> ComputeOwnerStatistics(

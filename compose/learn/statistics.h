@@ -18,6 +18,9 @@ absl::StatusOr<std::vector<std::vector<double>>> MeanRouterInputs(
     const model::Decoder& decoder, const TokenWindows& windows,
     int64_t max_tokens);
 
+// How many tokens that limit comes to: whole windows, one at least.
+int64_t StatisticsTokens(const TokenWindows& windows, int64_t max_tokens);
+
 struct AnchorLayer {
   std::vector<float> mean;        // mu_0 [C]
   std::vector<float> covariance;  // Sigma_0 [C,C]
@@ -29,6 +32,16 @@ struct AnchorLayer {
 absl::StatusOr<std::vector<AnchorLayer>> ComputeAnchor(
     const model::Decoder& base, const TokenWindows& windows,
     int64_t max_tokens, double ridge = 1e-2);
+
+// Sums over router inputs x of one layer, for rows solved in closed form.
+struct SecondMoments {
+  std::vector<double> products;  // lower triangle of sum x x^T, row by row
+  std::vector<double> sum;       // sum x [C]
+};
+// Of a decoder's router inputs over up to max_tokens tokens, per layer.
+absl::StatusOr<std::vector<SecondMoments>> ComputeSecondMoments(
+    const model::Decoder& decoder, const TokenWindows& windows,
+    int64_t max_tokens);
 
 struct OwnerLayer {
   std::vector<float> base_mean;  // mu_e [C]

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -15,6 +16,16 @@
 #include "compose/model/weights.h"
 
 namespace motet::model {
+
+// Router rows made for one expert set. For() may be called from several
+// threads; what it gives stays as it is while it is held.
+class RowSource {
+ public:
+  // [E,C] of each layer; rows of experts outside the set are zeros.
+  using Rows = std::vector<math::Tensor>;
+  virtual ~RowSource() = default;
+  virtual std::shared_ptr<const Rows> For(math::ExpertMask set) = 0;
+};
 
 // How an expert FFN chooses. Dense models ignore it.
 struct Router {
@@ -31,6 +42,9 @@ struct Router {
   // and FlexOlmo. Otherwise (imported mixtures) it can be left out like any
   // other. The anchored kind always has its base.
   bool base_always = true;
+  // In place of the weights' rows where these depend on the expert set; for
+  // inference alone.
+  std::shared_ptr<RowSource> rows;
   std::vector<math::AnchoredLayer> anchored;  // one a layer
 };
 // Whether a sequence may say how many experts a token are active.
@@ -117,6 +131,9 @@ class Decoder {
                       const math::Tensor& x) const;
   math::Tensor FeedForward(math::Exec& exec, const Batch& batch, int64_t layer,
                            const math::Tensor& x, Trace* trace) const;
+  math::ExpertMask SetOf(const SequenceInput& sequence) const;
+  math::Tensor RouterLogits(math::Exec& exec, const Batch& batch,
+                            int64_t layer, const math::Tensor& x) const;
   math::RowLimits Limits(math::Exec& exec, const Batch& batch,
                          int64_t* most) const;
   math::Routing Route(math::Exec& exec, const Batch& batch, int64_t layer,

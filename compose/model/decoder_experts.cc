@@ -1,105 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
 // The FFN of a layer: dense, or experts behind a router. Enters the router's
-// input, leaves the mixed output. Rows are grouped by expert; an expert that
-// no row chose is not run, and since an FFN works row by row, which rows
-// stand beside a row in its group cannot matter.
+// input, leaves the mixed output. What the router decides for a row depends on
+// the row and its sequence alone; how experts run is in mixture.cc.
 #include <algorithm>
-#include <array>
+#include <cstring>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "compose/model/decoder.h"
+#include "compose/model/mixture.h"
 
 namespace motet::model {
-namespace {
 
 using math::Exec;
-using math::ExpertRows;
 using math::RouteSegment;
 using math::Routing;
 using math::Tensor;
 
-// One FFN and its rows.
-struct FfnInput {
-  const FfnWeights* weights;
-  Tensor x;
-};
-
-// y = W_down swiglu(W_gate x, W_up x) of each; their products run together.
-// x, y: [m,C].
-std::vector<Tensor> Ffns(Exec& exec, std::span<const FfnInput> inputs) {
-  std::vector<std::pair<Tensor, Tensor>> products;
-  for (const FfnInput& input : inputs) {
-    products.push_back({input.x, input.weights->gate});
-    products.push_back({input.x, input.weights->up});
-  }
-  const std::vector<Tensor> wide = exec.Linears(products);
-  products.clear();
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    products.push_back({exec.SwiGlu(wide[2 * i], wide[2 * i + 1]),
-                        inputs[i].weights->down});
-  }
-  return exec.Linears(products);
+math::ExpertMask Decoder::SetOf(const SequenceInput& sequence) const {
+  return (sequence.allowed | (router_.base_always ? 1 : 0)) &
+         math::FirstExperts(config_.experts);
 }
 
-// Which rows chose an expert, ascending, and as which of their choices.
-struct Group {
-  std::span<int32_t> rows;
-  std::span<int32_t> slots;
-};
-
-std::vector<Group> GroupByExpert(Exec& exec, const Tensor& idx,
-                                 size_t experts) {
-  const int64_t rows = idx.rows(), choices = idx.cols();
-  std::vector<size_t> count(experts);
-  for (int64_t i = 0; i < idx.size(); ++i) {
-    if (idx.i32()[i] >= 0) ++count[idx.i32()[i]];
+// W_r x; where rows are made for a set, each sequence's by those of its own.
+// x: [M,C] -> [M,E].
+Tensor Decoder::RouterLogits(Exec& exec, const Batch& batch, int64_t layer,
+                             const Tensor& x) const {
+  if (router_.rows == nullptr) {
+    return exec.Linear(x, weights_.layers[layer].router);
   }
-  // In the arena: a backward pass reads them after we are gone.
-  const auto span = [&](size_t n) {
-    const int64_t bytes = static_cast<int64_t>(n * sizeof(int32_t));
-    return std::span<int32_t>(
-        static_cast<int32_t*>(exec.arena().Allocate(bytes)), n);
-  };
-  std::vector<Group> groups(experts);
-  for (size_t e = 0; e < experts; ++e) {
-    groups[e] = {span(count[e]), span(count[e])};
-  }
-  std::vector<size_t> next(experts);
-  for (int64_t m = 0; m < rows; ++m) {
-    for (int64_t slot = 0; slot < choices; ++slot) {
-      const int32_t e = idx.i32()[m * choices + slot];
-      if (e < 0) continue;
-      groups[e].rows[next[e]] = static_cast<int32_t>(m);
-      groups[e].slots[next[e]++] = static_cast<int32_t>(slot);
+  MOTET_CHECK(exec.recorder() == nullptr);
+  const Tensor logits = exec.arena().New({x.rows(), config_.experts});
+  const auto sequences = batch.sequences();
+  for (size_t s = 0; s < sequences.size();) {
+    const math::ExpertMask set = SetOf(sequences[s]);
+    const int64_t row = batch.first_row(s);
+    int64_t rows = 0;
+    for (; s < sequences.size() && SetOf(sequences[s]) == set; ++s) {
+      rows += static_cast<int64_t>(sequences[s].ids.size());
     }
+    if (rows == 0) continue;
+    const auto made = router_.rows->For(set);
+    const Tensor part = exec.Linear(x.RowSlice(row, rows), (*made)[layer]);
+    std::memcpy(logits.RowSlice(row, rows).data, part.data, part.bytes());
   }
-  return groups;
+  return logits;
 }
-
-// y[m] = sum over m's experts, ascending, of w[m,slot] FFN_e(x[m]).
-Tensor RunExperts(Exec& exec, const std::vector<FfnWeights>& experts,
-                  const Routing& routing, const Tensor& x) {
-  std::vector<FfnInput> inputs;
-  std::vector<ExpertRows> outputs;
-  const std::vector<Group> groups =
-      GroupByExpert(exec, routing.idx, experts.size());
-  for (size_t e = 0; e < experts.size(); ++e) {
-    const Group& group = groups[e];
-    if (group.rows.empty()) continue;
-    // A row chooses an expert once, so as many rows as there are means all of
-    // them in order: no copy.
-    const bool all = static_cast<int64_t>(group.rows.size()) == x.rows();
-    inputs.push_back({&experts[e], all ? x : exec.Gather(x, group.rows)});
-    outputs.push_back({group.rows, group.slots, Tensor{}, Tensor{}});
-  }
-  const std::vector<Tensor> results = Ffns(exec, inputs);
-  for (size_t i = 0; i < results.size(); ++i) outputs[i].f = results[i];
-  return exec.Combine(routing, std::move(outputs), x.rows(), x.cols());
-}
-
-}  // namespace
 
 // What every row's choice is bound by, and in *most the choices of the row
 // that has the most. A row's own numbers do not depend on the others': the
@@ -108,8 +54,14 @@ math::RowLimits Decoder::Limits(Exec& exec, const Batch& batch,
                                 int64_t* most) const {
   const bool top_k = router_.kind == Router::Kind::kTopK;
   const int64_t experts = config_.experts;
-  const int64_t own =
-      top_k ? std::min(router_.k, experts + router_.null_experts) : experts;
+  // Nulls count as choices.
+  const int64_t all = experts + (top_k ? router_.null_experts : 0);
+  int64_t own = all;
+  if (top_k) {
+    own = std::min(router_.k, all);
+  } else if (router_.most_active > 0) {
+    own = std::min(router_.most_active, all);
+  }
   // In the arena: a backward pass reads them after we are gone.
   const auto rows = static_cast<size_t>(batch.rows());
   auto* masks = static_cast<math::ExpertMask*>(exec.arena().Allocate(
@@ -120,8 +72,7 @@ math::RowLimits Decoder::Limits(Exec& exec, const Batch& batch,
   size_t m = 0;
   for (const SequenceInput& sequence : batch.sequences()) {
     const int64_t count =
-        std::min(sequence.active > 0 ? sequence.active : own,
-                 experts + (top_k ? router_.null_experts : 0));
+        sequence.active > 0 ? std::min<int64_t>(sequence.active, all) : own;
     if (!sequence.ids.empty()) *most = std::max(*most, count);
     for (size_t i = 0; i < sequence.ids.size(); ++i, ++m) {
       masks[m] = sequence.allowed | (router_.base_always ? 1 : 0);
@@ -156,7 +107,7 @@ Routing Decoder::Route(Exec& exec, const Batch& batch, int64_t layer,
     return exec.AnchoredRoute(x, router_.anchored[layer], segments);
   }
   const LayerWeights& w = weights_.layers[layer];
-  *logits = exec.Linear(x, w.router);
+  *logits = RouterLogits(exec, batch, layer, x);
   if (!w.owner_bias.empty()) *logits = exec.OwnerBias(*logits, w.owner_bias);
   int64_t most = 0;
   const math::RowLimits limits = Limits(exec, batch, &most);
@@ -185,7 +136,7 @@ Tensor Decoder::FeedForward(Exec& exec, const Batch& batch, int64_t layer,
     trace->routing.push_back(routing);
   }
   return config_.experts > 0 ? RunExperts(exec, experts, routing, x)
-                             : Ffns(exec, std::array{FfnInput{&experts[0], x}})[0];
+                             : RunFfn(exec, experts[0], x);
 }
 
 }  // namespace motet::model

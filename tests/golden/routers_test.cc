@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Router kinds against the fixture methods/routers: top-p gates and null
-// experts' gates (1e-5).
+// Router kinds against the fixture methods/routers: rows solved in closed form
+// with all owners and without one (1e-6), top-p gates and null experts' gates
+// (1e-5).
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "compose/learn/solved_rows.h"
 #include "compose/math/arena.h"
 #include "compose/math/operators.h"
 #include "gtest/gtest.h"
@@ -88,6 +90,48 @@ TEST_P(RoutersTest, NullExperts) {
   int fewer = 0;
   for (int64_t i = 0; i < idx.size(); ++i) fewer += idx.i32()[i] < 0;
   EXPECT_GT(fewer, 0);  // nulls were chosen somewhere
+}
+
+// Columns of W, one owner after the other, from the owners' own sums.
+TEST(RoutersGolden, SolvedRows) {
+  MOTET_GOLDEN_OR_SKIP();
+  const Fixture fixture("methods/routers");
+  ASSERT_TRUE(fixture.ok());
+  const int64_t width = fixture.ShapeOf("dume").dim[0];
+  std::vector<std::vector<double>> products, sums;
+  for (int e = 0; e < 4; ++e) {
+    const std::vector<double> x = fixture.Doubles("x." + std::to_string(e));
+    std::vector<double> a, b(width);
+    for (int64_t i = 0; i < width; ++i) {
+      for (int64_t j = 0; j <= i; ++j) {
+        double sum = 0;
+        for (size_t m = 0; m < x.size(); m += width) sum += x[m + i] * x[m + j];
+        a.push_back(sum);
+      }
+      for (size_t m = 0; m < x.size(); m += width) b[i] += x[m + i];
+    }
+    products.push_back(a);
+    sums.push_back(b);
+  }
+  for (const bool all : {true, false}) {
+    std::vector<learn::MomentsView> parts;
+    for (int e = 0; e < 4; ++e) {
+      if (all || e != 1) {
+        parts.push_back({products[e].data(), sums[e].data()});
+      }
+    }
+    const std::vector<double> rows = learn::SolveRows(parts, width, 1e-2);
+    const std::vector<double> want =
+        fixture.Doubles(all ? "dume" : "dume_without_1");
+    std::vector<float> columns(rows.size());
+    for (size_t p = 0; p < parts.size(); ++p) {
+      for (int64_t i = 0; i < width; ++i) {
+        columns[i * parts.size() + p] =
+            static_cast<float>(rows[p * width + i]);
+      }
+    }
+    EXPECT_TRUE(Close(columns, want, 1e-6));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RoutersTest, testing::Bool(),
