@@ -75,6 +75,7 @@ absl::Status WriteBasePackage(const Federation& federation,
   shape->set_vocabulary(static_cast<uint32_t>(config.vocabulary));
   m.mutable_domain()->set_domain("public");
   m.mutable_domain()->set_documents(base.public_documents.size());
+  m.mutable_domain()->set_tokens(static_cast<uint64_t>(base.anchor_tokens));
   *m.mutable_training() = base.training;
   m.mutable_licence()->set_spdx(base.spdx);
 

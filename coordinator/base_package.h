@@ -19,6 +19,7 @@ struct BasePackage {
   std::string tokenizer_json;
   std::vector<std::string> public_documents;
   v1::TrainingRecord training;
+  int64_t anchor_tokens = 0;  // that the anchor's statistics are of
   std::string spdx = "LicenseRef-federation-public";
   std::string origin;  // for README.md: "- trained on …"
 };

@@ -134,7 +134,8 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
 
   const auto forward = [&](std::span<const int32_t> ids) {
     arena.Reset();
-    const model::SequenceInput input{ids, &cache, admission.mask()};
+    const model::SequenceInput input{ids, &cache, admission.mask(),
+                                     admission.active()};
     const model::Batch batch(std::span(&input, 1));
     return decoder.Forward(exec, batch);
   };

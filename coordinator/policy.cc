@@ -72,6 +72,32 @@ std::string WithheldByTerms(const v1::LicenceTerms& terms,
   return "";
 }
 
+namespace {
+
+// Whether a request may have so many experts work on a token.
+absl::Status CheckActive(const assemble::ServedModel& model, uint32_t active) {
+  const std::string got = absl::StrCat("active = ", active);
+  if (model.experts.empty() || model.decoder == nullptr ||
+      !model::TakesActive(model.decoder->router())) {
+    return proto::Invalid("experts.active", got,
+                          model.experts.empty()
+                              ? "none: this model has no experts"
+                              : "none: this model's router takes the base and "
+                                "at most one expert",
+                          "leave it out");
+  }
+  const model::Router& router = model.decoder->router();
+  int64_t most = static_cast<int64_t>(model.experts.size());
+  if (router.kind == model::Router::Kind::kTopK) most += router.null_experts;
+  if (router.most_active > 0) most = std::min(most, router.most_active);
+  if (active <= most) return absl::OkStatus();
+  return proto::Invalid("experts.active", got,
+                        absl::StrCat("1 to ", most, ", what this model allows"),
+                        "ask for fewer");
+}
+
+}  // namespace
+
 PolicyGate::PolicyGate(const assemble::ServedModel& model,
                        std::set<std::string> revoked)
     : model_(model), revoked_(std::move(revoked)) {}
@@ -146,6 +172,10 @@ absl::StatusOr<Admission> PolicyGate::Admit(
                           "a selection that leaves no expert",
                           "at least one that answers",
                           "exclude fewer or include one");
+  }
+  if (selection.active() > 0) {
+    MOTET_RETURN_IF_ERROR(CheckActive(model_, selection.active()));
+    admission.active_ = static_cast<int32_t>(selection.active());
   }
   admission.experts_ = model_.Names(admission.mask_);
   std::string digests;

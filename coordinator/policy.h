@@ -25,6 +25,8 @@ struct Withheld {
 class Admission {
  public:
   math::ExpertMask mask() const { return mask_; }
+  // Experts a token that the request asked for; 0 = the model's own.
+  int32_t active() const { return active_; }
   const std::vector<std::string>& experts() const { return experts_; }
   const std::string& set_sha256() const { return set_sha256_; }
   const std::vector<Withheld>& withheld() const { return withheld_; }
@@ -33,6 +35,7 @@ class Admission {
   friend class PolicyGate;
   Admission() = default;
   math::ExpertMask mask_ = 1;
+  int32_t active_ = 0;
   std::vector<std::string> experts_;  // ids, the decoder's order
   std::string set_sha256_;            // of the manifests' digests, in order;
                                       // empty without manifests
@@ -46,7 +49,8 @@ class PolicyGate {
              std::set<std::string> revoked);
 
   // NotFound: a name that is no expert here. InvalidArgument: the request
-  // excludes the expert that is in every set, or every expert.
+  // excludes the expert that is in every set, or every expert, or asks for
+  // more active experts than the model allows.
   // PermissionDenied: it includes by name an expert that policy withholds, or
   // the composition cannot exclude exactly what must be excluded.
   absl::StatusOr<Admission> Admit(const v1::ExpertSelection& selection,

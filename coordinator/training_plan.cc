@@ -128,6 +128,14 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         }
         continue;
       }
+      if (key == "second_moments") {
+        if (const auto b = value.value_exact<bool>()) {
+          plan.set_second_moments(*b);
+        } else {
+          bad("that is no truth value", "true or false");
+        }
+        continue;
+      }
       if (key == "document_boundaries") {
         const auto b = value.value_exact<bool>();
         if (b) {
@@ -183,6 +191,7 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         std::vector<std::string> keys = {"id", "method", "expert_name",
                                          "expert_version", "owners",
                                          "schedule", "document_boundaries",
+                                         "second_moments",
                                          "freeze", "arithmetic"};
         for (const Number& n : kNumbers) keys.push_back(n.key);
         bad("(unknown key)",
@@ -236,6 +245,9 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
   plan.add_publishes("ffn weights");
   plan.add_publishes("router row and bias");
   plan.add_publishes("per-layer means and thresholds");
+  if (plan.second_moments()) {
+    plan.add_publishes("second moments of router inputs");
+  }
   return plan;
 }
 

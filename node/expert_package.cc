@@ -54,6 +54,33 @@ void FillDomain(const Settings& settings, const v1::TrainingPlan& plan,
   }
 }
 
+// Also says so in the manifest.
+absl::StatusOr<std::string> MomentsFile(const TrainedExpert& trained,
+                                        int64_t min_documents,
+                                        const std::string& path,
+                                        v1::DomainDescriptor* domain) {
+  const auto view = [](const std::vector<double>& numbers) {
+    math::Tensor t;
+    t.data = const_cast<double*>(numbers.data());
+    t.dtype = math::DType::kF64;
+    t.shape = {static_cast<int64_t>(numbers.size())};
+    return t;
+  };
+  std::vector<package::NamedTensor> tensors;
+  for (size_t l = 0; l < trained.moments.size(); ++l) {
+    const std::string prefix = absl::StrCat("layers.", l, ".");
+    tensors.push_back(
+        {prefix + "products", view(trained.moments[l].products)});
+    tensors.push_back({prefix + "sum", view(trained.moments[l].sum)});
+  }
+  MOTET_RETURN_IF_ERROR(package::WriteSafetensors(path, tensors));
+  v1::SecondMoments* moments = domain->mutable_second_moments();
+  moments->set_documents(static_cast<uint64_t>(trained.documents));
+  moments->set_tokens(static_cast<uint64_t>(trained.statistics_tokens));
+  moments->set_min_documents(static_cast<uint64_t>(min_documents));
+  return proto::ReadFile(path, proto::kMaxPackageBytes);
+}
+
 void FillTraining(const v1::TrainingPlan& plan, const TrainedExpert& trained,
                   v1::TrainingRecord* record) {
   record->set_method(plan.method());
@@ -108,6 +135,11 @@ std::string Readme(const v1::ExpertManifest& m) {
       licence.attribution().empty()
           ? ""
           : absl::StrCat("\n- attribution: ", licence.attribution()),
+      m.domain().has_second_moments()
+          ? "\n\n`statistics.safetensors` holds second moments of the base's "
+            "router inputs over the owner's text: they say more of the text "
+            "than means do."
+          : "",
       "\n\nFiles: `weights.safetensors` holds the expert's FFN of every layer, "
       "its router row and bias;\n`manifest.json` says the rest, `model.sig` "
       "signs all files (OpenSSF Model Signing).\n");
@@ -142,6 +174,14 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
   FillTraining(plan, trained, m.mutable_training());
   *m.mutable_licence() = policy.licence;
   content.weights = Tensors(trained.expert);
+  if (!trained.moments.empty()) {
+    const std::string path = job_folder + "/statistics.partial";
+    MOTET_ASSIGN_OR_RETURN(content.files["statistics.safetensors"],
+                           MomentsFile(trained, policy.min_documents, path,
+                                       m.mutable_domain()));
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+  }
   content.readme = Readme(m);
 
   MOTET_ASSIGN_OR_RETURN(

@@ -187,6 +187,7 @@ std::vector<std::string> WouldPublish(const v1::TrainingPlan& plan) {
   std::set<std::string> all(plan.publishes().begin(), plan.publishes().end());
   if (plan.method() == "flexolmo") {
     all.insert({kPublishFfn, kPublishRouter, kPublishStatistics});
+    if (plan.second_moments()) all.insert(kPublishMoments);
   }
   return {all.begin(), all.end()};
 }

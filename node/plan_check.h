@@ -17,6 +17,8 @@ namespace motet::node {
 inline constexpr char kPublishFfn[] = "ffn weights";
 inline constexpr char kPublishRouter[] = "router row and bias";
 inline constexpr char kPublishStatistics[] = "per-layer means and thresholds";
+// Of a plan with second_moments.
+inline constexpr char kPublishMoments[] = "second moments of router inputs";
 
 // [a-z0-9-]{1,64}: the id becomes a folder's name.
 bool IsPlanId(absl::string_view id);

@@ -111,6 +111,11 @@ absl::StatusOr<TrainedExpert> TrainExpert(
   MOTET_ASSIGN_OR_RETURN(
       out.statistics, learn::ComputeOwnerStatistics(
                           base_decoder, pair, base.anchor, own, options));
+  if (plan.second_moments()) {
+    MOTET_ASSIGN_OR_RETURN(
+        out.moments, learn::ComputeSecondMoments(base_decoder, own,
+                                                 options.max_tokens));
+  }
   out.documents = static_cast<int64_t>(documents.size());
   out.statistics_tokens =
       std::min(options.max_tokens, own.count() * own.window());

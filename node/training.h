@@ -22,6 +22,7 @@ struct TrainedExpert {
   learn::OwnerExpert expert;
   learn::TrainResult result;
   std::vector<learn::OwnerLayer> statistics;
+  std::vector<learn::SecondMoments> moments;  // where the plan asks for them
   int64_t documents = 0;         // behind the statistics
   int64_t statistics_tokens = 0;
 };

@@ -62,7 +62,7 @@ using PackageFolder =
 struct LoadOptions {
   bool all = true;
   std::vector<int> only;
-  std::string router;  // "" = the lock's; or "anchored" / "topk"
+  std::string router;  // "" = the lock's; or "anchored", "topk"
 };
 absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
     const v1::CompositionLock& lock, const PackageFolder& folder_of,

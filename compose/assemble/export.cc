@@ -123,6 +123,13 @@ std::vector<std::string> Lost(const v1::RouterLock& router) {
                      "may go to a foreign one");
     }
   }
+  if (router.kind() == "topp") {
+    lost.push_back(absl::StrCat("top-p: the export routes by plain top-",
+                                router.k(), " over the same rows"));
+  }
+  if (router.null_experts() > 0) {
+    lost.push_back("null experts: every token uses its k experts");
+  }
   lost.push_back("expert sets, licence terms and receipts: whoever runs the "
                  "export decides which experts answer");
   return lost;

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "compose/assemble/composition.h"
+#include "compose/assemble/dume.h"
 #include "compose/assemble/verify.h"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -69,16 +70,21 @@ void Select(const float* precision, const std::vector<float>& mu, float* w,
 struct Opened {
   std::vector<std::shared_ptr<const SafetensorsFile>> weights;
   std::vector<v1::ExpertManifest> manifests;
+  std::vector<std::shared_ptr<const SafetensorsFile>> statistics;  // dume
 };
 
 absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
                                              const LoadOptions& options) {
   v1::CompositionLock selected = lock;
   if (!options.router.empty()) {
-    if (options.router != "anchored" && options.router != "topk") {
+    const bool anchored = options.router == "anchored";
+    if ((!anchored && options.router != "topk") ||
+        (anchored && lock.method() != "flexolmo")) {
       return proto::Invalid("composition",
                             absl::StrCat("router \"", options.router, "\""),
-                            "\"anchored\" or \"topk\"");
+                            lock.method() == "flexolmo"
+                                ? "\"anchored\" or \"topk\""
+                                : "\"topk\"");
     }
     selected.mutable_router()->set_kind(options.router);
   }
@@ -147,6 +153,8 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
   math::AnchoredLayer layer;
   layer.rows = rows;
   layer.smoothing = static_cast<float>(router.smoothing());
+  layer.prefix_mean = router.prefix_mean();
+  layer.pair = router.mixing() != "switch";
   layer.gate = router.gate();
   layer.select = NewTensor(composition, {experts, width});
   layer.offset = NewTensor(composition, {experts});
@@ -205,13 +213,20 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
     return proto::Invalid(base_folder, "no tokenizer.json", "one");
   }
   Opened opened;
+  const bool dume = chosen.method() == "dume";
   for (const v1::LockedExpert& expert : chosen.experts()) {
     MOTET_ASSIGN_OR_RETURN(const std::string folder,
                            folder_of(expert.manifest_sha256()));
     MOTET_ASSIGN_OR_RETURN(v1::ExpertManifest manifest,
-                           VerifyExpert(folder, expert));
+                           VerifyExpert(folder, expert, dume));
     MOTET_ASSIGN_OR_RETURN(
         auto file, SafetensorsFile::Open(folder + "/weights.safetensors"));
+    if (dume) {
+      MOTET_ASSIGN_OR_RETURN(
+          auto moments,
+          SafetensorsFile::Open(absl::StrCat(folder, "/", kStatisticsFile)));
+      opened.statistics.push_back(std::move(moments));
+    }
     opened.manifests.push_back(std::move(manifest));
     opened.weights.push_back(std::move(file));
   }
@@ -232,6 +247,27 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
   model::Router router;
   router.k = chosen.router().k();
   router.renormalise = config.renormalise;
+  router.null_experts = chosen.router().null_experts();
+  router.most_active = chosen.router().most_active();
+  if (chosen.router().kind() == "topp") {
+    router.kind = model::Router::Kind::kTopP;
+    router.top_p = chosen.router().top_p();
+  }
+  if (dume) {
+    MOTET_ASSIGN_OR_RETURN(
+        const auto anchor,
+        SafetensorsFile::Open(base_folder + "/anchor.safetensors"));
+    MOTET_ASSIGN_OR_RETURN(
+        router.rows,
+        MakeSolvedRows(config, *anchor, chosen.router().anchor_tokens(),
+                       opened.statistics, chosen.router().ridge()));
+    // For an export, which has one set.
+    const auto all = router.rows->For(math::FirstExperts(config.experts));
+    for (int64_t l = 0; l < config.layers; ++l) {
+      model::LayerWeights& layer = weights.layers[l];
+      std::copy_n((*all)[l].f32(), (*all)[l].size(), layer.router.f32());
+    }
+  }
   if (chosen.router().kind() == "anchored") {
     router.kind = model::Router::Kind::kAnchored;
     MOTET_ASSIGN_OR_RETURN(

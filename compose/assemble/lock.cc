@@ -82,8 +82,9 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
         absl::StrCat("schema_version = ", lock.schema_version(), " (want 1)"));
   check(proto::CheckName("name", lock.name()).ok(),
         absl::StrCat("name = \"", lock.name(), "\" (want a-z, 0-9, . and -)"));
-  check(lock.method() == "flexolmo",
-        absl::StrCat("method = \"", lock.method(), "\" (want flexolmo)"));
+  check(lock.method() == "flexolmo" || lock.method() == "dume",
+        absl::StrCat("method = \"", lock.method(),
+                     "\" (want flexolmo or dume)"));
   digest("base.manifest_sha256", lock.base().manifest_sha256());
   digest("base.weights_sha256", lock.base().weights_sha256());
   digest("base.tokenizer_sha256", lock.base().tokenizer_sha256());
@@ -98,9 +99,34 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
     digest(expert.id() + ".weights_sha256", expert.weights_sha256());
   }
   const v1::RouterLock& router = lock.router();
-  check(router.kind() == "anchored" || router.kind() == "topk",
+  check(router.kind() == "anchored" || router.kind() == "topk" ||
+            router.kind() == "topp",
         absl::StrCat("router.kind = \"", router.kind(),
-                     "\" (want anchored or topk)"));
+                     "\" (want anchored, topk or topp)"));
+  check(router.kind() != "topp" || (router.top_p() > 0 && router.top_p() <= 1),
+        absl::StrCat("router.top_p = ", router.top_p(),
+                     " (want above 0, at most 1)"));
+  check(router.null_experts() <= 64,
+        absl::StrCat("router.null_experts = ", router.null_experts(),
+                     " (want at most 64)"));
+  check(router.most_active() <= math::kMaxExperts,
+        absl::StrCat("router.most_active = ", router.most_active(),
+                     " (want at most ", math::kMaxExperts, ")"));
+  check(router.mixing().empty() || router.mixing() == "pair" ||
+            router.mixing() == "switch",
+        absl::StrCat("router.mixing = \"", router.mixing(),
+                     "\" (want pair or switch)"));
+  const bool dume = lock.method() == "dume";
+  check(router.rows() == (dume ? "solved" : "trained"),
+        absl::StrCat("router.rows = \"", router.rows(), "\" (want ",
+                     dume ? "solved" : "trained", ")"));
+  check(!dume || (router.kind() != "anchored" && router.ridge() > 0),
+        absl::StrCat("router.kind = \"", router.kind(), "\", router.ridge = ",
+                     router.ridge(),
+                     " (want topk or topp and a ridge above 0 for dume)"));
+  check(!dume || router.anchor_tokens() > 0,
+        "router.anchor_tokens = 0 (want the number behind the base's anchor "
+        "for dume)");
   check(router.k() >= 1 && router.k() <= 64,
         absl::StrCat("router.k = ", router.k(), " (want 1 to 64)"));
   check(router.smoothing() >= 0 && router.smoothing() < 1,

@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "compose/assemble/composition.h"
+#include "compose/assemble/verify.h"
 #include "compose/package/manifest.h"
 #include "compose/package/package_folder.h"
 
@@ -111,7 +112,7 @@ void CheckExpert(const Part& part, const Part& base, Problems& problems) {
   }
   if (m.kind() != "ffn") {
     problems.Add(where, absl::StrCat("got kind \"", m.kind(),
-                                     "\", want \"ffn\" for method flexolmo"));
+                                     "\", want \"ffn\" for this method"));
     return;  // everything below is about FFN experts
   }
   const std::string train = "ask its owner to train on this base";
@@ -149,21 +150,44 @@ void CheckAnchored(const ExpertManifest& m, const Recipe::Router& router,
     return;
   }
   const v1::AnchoredStatistics& s = m.domain().anchored();
-  if (router.gate && s.smoothing() != router.smoothing) {
+  if (router.gate &&
+      (router.prefix_mean || s.smoothing() != router.smoothing)) {
     problems.Add(m.id(),
-                 absl::StrCat("got router.smoothing ", router.smoothing,
+                 absl::StrCat("got router.smoothing ",
+                              router.prefix_mean
+                                  ? "\"prefix\""
+                                  : absl::StrCat(router.smoothing),
                               ", want ", s.smoothing(),
                               ", under which its thresholds were taken; "
                               "change the recipe or set router.gate = false"));
   }
 }
 
+// METHODS 5. Their number and floor, CheckItself has seen.
+void CheckMoments(const Part& base, const std::vector<Part>& experts,
+                  Problems& problems) {
+  if (base.manifest.domain().tokens() == 0) {
+    problems.Add(base.manifest.id(),
+                 "got a base that does not say how many tokens its anchor is "
+                 "of, want one made by this version for method dume; train or "
+                 "import the base again");
+  }
+  for (const Part& part : experts) {
+    if (part.manifest.domain().has_second_moments()) continue;
+    problems.Add(part.manifest.id(),
+                 "got no second moments, want statistics.safetensors for "
+                 "method dume; train it by a plan with second_moments = true, "
+                 "or choose method flexolmo");
+  }
+}
+
 // The recipe's own contradictions, and whether the parts are what it names.
 void CheckRecipe(const Recipe& recipe, const std::vector<Part>& experts,
                  Problems& problems) {
-  if (recipe.method != "flexolmo") {
+  if (recipe.method != "flexolmo" && recipe.method != "dume") {
     problems.Add("recipe", absl::StrCat("got method \"", recipe.method,
-                                        "\", want \"flexolmo\""));
+                                        "\", want \"flexolmo\" or "
+                                        "\"dume\""));
   }
   if (experts.size() > kMaxExperts) {
     problems.Add("recipe", absl::StrCat("got ", experts.size(),
@@ -171,11 +195,25 @@ void CheckRecipe(const Recipe& recipe, const std::vector<Part>& experts,
                                         kMaxExperts));
   }
   const int total = static_cast<int>(experts.size()) + 1;
-  if (recipe.router.kind == "topk" && recipe.router.k > total) {
+  const Recipe::Router& router = recipe.router;
+  const int choices = total + router.null_experts;
+  if (router.kind == "topk" && router.k > choices) {
     problems.Add("recipe",
-                 absl::StrCat("got router.k = ", recipe.router.k,
-                              ", want at most ", total,
+                 absl::StrCat("got router.k = ", router.k, ", want at most ",
+                              choices, ", the experts with the base",
+                              router.null_experts > 0 ? " and the nulls" : ""));
+  }
+  if (router.most_active > choices) {
+    problems.Add("recipe",
+                 absl::StrCat("got router.most_active = ", router.most_active,
+                              ", want at most ", choices,
                               ", the experts with the base"));
+  }
+  if (router.kind == "topk" && router.most_active > 0 &&
+      router.most_active < router.k) {
+    problems.Add("recipe",
+                 absl::StrCat("got router.most_active = ", router.most_active,
+                              ", want at least router.k = ", router.k));
   }
   if (recipe.experts.size() != experts.size()) {
     problems.Add("recipe", absl::StrCat("got ", experts.size(),
@@ -232,10 +270,14 @@ void LicenceNotes(const std::string& id, const v1::LicenceTerms& terms,
 std::vector<std::string> Notes(const Part& base,
                                const std::vector<Part>& experts,
                                const Recipe& recipe) {
-  std::vector<std::string> notes = {
+  const bool dume = recipe.method == "dume";
+  std::vector<std::string> notes = {absl::StrCat(
       "exclusion: exact. The trunk is the base's, bit for bit, and router "
-      "rows are as each owner trained them, so a query without an expert "
-      "gives the logits of a composition that never had it"};
+      "rows are ",
+      dume ? "solved for each query's set from that set's statistics"
+           : "as each owner trained them",
+      ", so a query without an expert gives the logits of a composition that "
+      "never had it")};
   LicenceNotes(base.manifest.id(), base.manifest.licence(), notes);
   if (!base.manifest.licence().spdx().empty()) {
     notes.push_back(absl::StrCat(base.manifest.id(), " is licensed ",
@@ -257,7 +299,20 @@ std::vector<std::string> Notes(const Part& base,
                                  absl::StrJoin(ids, " and "),
                                  ": a request for it means all of them"));
   }
+  if (recipe.router.kind == "topp" && recipe.router.most_active == 0) {
+    notes.push_back("a token may use every expert where the router is "
+                    "undecided: router.most_active bounds its cost");
+  }
   if (recipe.router.kind == "anchored") {
+    if (recipe.router.mixing == "switch") {
+      notes.push_back(
+          absl::StrCat("mixing = \"switch\" runs the chosen expert without "
+                       "the base, which suits experts trained alone; these "
+                       "were trained beside it",
+                       recipe.router.gate
+                           ? ", and their thresholds are of the pair's run"
+                           : ""));
+    }
     if (recipe.router.gate && quantiles.size() > 1) {
       notes.push_back(absl::StrCat("owners took their thresholds at different "
                                    "quantiles (",
@@ -303,12 +358,21 @@ v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
   r.set_k(recipe.router.k);
   // A post-norm block drops the factor; in a pre-norm one it would change
   // the size of the FFN's output (METHODS 1).
-  r.set_renormalise(base.manifest.model().block() == "llama");
+  r.set_renormalise(recipe.router.null_experts > 0 ||
+                    recipe.router.renormalise.value_or(
+                        base.manifest.model().block() == "llama"));
+  if (recipe.router.kind == "topp") r.set_top_p(recipe.router.top_p);
+  r.set_null_experts(recipe.router.null_experts);
+  r.set_most_active(recipe.router.most_active);
+  r.set_mixing(recipe.router.mixing);
+  r.set_prefix_mean(recipe.router.prefix_mean);
   r.set_smoothing(recipe.router.smoothing);
-  r.set_ridge(kAnchorRidge);
+  const bool dume = recipe.method == "dume";
+  r.set_ridge(dume ? recipe.router.ridge : kAnchorRidge);
+  if (dume) r.set_anchor_tokens(base.manifest.domain().tokens());
   r.set_gate(recipe.router.gate);
   r.set_gate_quantile(quantile);
-  r.set_rows("trained");
+  r.set_rows(dume ? "solved" : "trained");
   lock.set_exclusion("exact");
   lock.set_software("motet " MOTET_VERSION);
   return lock;
@@ -328,6 +392,7 @@ Plan MakePlan(const Recipe& recipe, const Part& base,
       CheckAnchored(part.manifest, recipe.router, problems);
     }
   }
+  if (recipe.method == "dume") CheckMoments(base, experts, problems);
   plan.lock = MakeLock(recipe, base, experts);
   plan.notes = Notes(base, experts, recipe);
 
@@ -338,6 +403,9 @@ Plan MakePlan(const Recipe& recipe, const Part& base,
   for (const Part& part : experts) {
     plan.parameters += Parameters(part.manifest, "");
     plan.referenced_bytes += FileBytes(part.manifest, "weights.safetensors");
+    if (recipe.method == "dume") {
+      plan.referenced_bytes += FileBytes(part.manifest, kStatisticsFile);
+    }
     ffns.push_back(Parameters(part.manifest, ".mlp."));
   }
   // A token's most: the trunk, every row, and the k largest FFNs (anchored:
@@ -352,7 +420,12 @@ Plan MakePlan(const Recipe& recipe, const Part& base,
         ffns.size() > 1 ? *std::max_element(ffns.begin() + 1, ffns.end()) : 0;
   } else {
     std::sort(ffns.begin(), ffns.end(), std::greater<>());
-    for (int k = 0; k < recipe.router.k && k < static_cast<int>(ffns.size());
+    int most = recipe.router.k;
+    if (recipe.router.kind == "topp") {
+      most = recipe.router.most_active > 0 ? recipe.router.most_active
+                                           : static_cast<int>(ffns.size());
+    }
+    for (int k = 0; k < most && k < static_cast<int>(ffns.size());
          ++k) {
       plan.active_parameters += ffns[k];
     }

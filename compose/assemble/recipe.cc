@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "compose/math/operators.h"
 #include "proto/error.h"
 #include "proto/identity.h"
 #include "proto/limits.h"
@@ -118,6 +119,119 @@ Take OneOf(std::string& to, std::vector<std::string> choices) {
   };
 }
 
+Take Whole(int& to, int least, int most) {
+  return [&to, least, most](const toml::node& node) -> std::string {
+    const auto n = node.value_exact<int64_t>();
+    if (!n || *n < least || *n > most) {
+      return absl::StrCat("a whole number from ", least, " to ", most);
+    }
+    to = static_cast<int>(*n);
+    return "";
+  };
+}
+
+std::string TakeSmoothing(const toml::node& node, Recipe::Router& router) {
+  if (node.value_exact<std::string>() == "prefix") {
+    router.prefix_mean = true;
+    return "";
+  }
+  const auto a = node.value<double>();
+  if (!a || !(*a >= 0 && *a < 1)) {
+    return "a number from 0 to below 1, or \"prefix\"";
+  }
+  router.smoothing = *a;
+  return "";
+}
+
+// A number above 0, at most `most`.
+Take Positive(double& to, double most) {
+  return [&to, most](const toml::node& node) -> std::string {
+    const auto x = node.value<double>();
+    if (!x || !(*x > 0 && *x <= most)) {
+      return absl::StrCat("a number above 0, at most ", most);
+    }
+    to = *x;
+    return "";
+  };
+}
+
+template <typename Flag>
+Take Truth(Flag& to) {
+  return [&to](const toml::node& node) -> std::string {
+    const auto flag = node.value_exact<bool>();
+    if (!flag) return "true or false";
+    to = *flag;
+    return "";
+  };
+}
+
+// A router's options, and which kinds each belongs to.
+std::vector<Key> RouterKeys(Recipe::Router& r) {
+  return {{"kind", OneOf(r.kind, {"anchored", "topk", "topp"})},
+          {"k", Whole(r.k, 1, 64)},
+          {"null_experts", Whole(r.null_experts, 0, 64)},
+          {"top_p", Positive(r.top_p, 1)},
+          {"renormalise", Truth(r.renormalise)},
+          {"most_active", Whole(r.most_active, 1, math::kMaxExperts)},
+          {"smoothing",
+           [&r](const toml::node& node) { return TakeSmoothing(node, r); }},
+          {"mixing", OneOf(r.mixing, {"pair", "switch"})},
+          {"gate", Truth(r.gate)},
+          {"ridge", Positive(r.ridge, 1e6)}};
+}
+struct Fit {
+  const char* key;
+  std::set<std::string> kinds;
+};
+// k is anchored's too: that of an export.
+const Fit kFits[] = {{"k", {"anchored", "topk"}},
+                     {"null_experts", {"topk"}},
+                     {"top_p", {"topp"}},
+                     {"renormalise", {"topk", "topp"}},
+                     {"most_active", {"topk", "topp"}},
+                     {"smoothing", {"anchored"}},
+                     {"mixing", {"anchored"}},
+                     {"gate", {"anchored"}}};
+
+// Options that have no meaning for the recipe's method or router kind. Also
+// gives method dume its own default kind.
+void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
+  const toml::table* section = table["router"].as_table();
+  const bool dume = recipe.method == "dume";
+  if (dume && (section == nullptr || !section->contains("kind"))) {
+    recipe.router.kind = "topk";
+  }
+  if (section == nullptr) return;
+  const std::string& kind = recipe.router.kind;
+  const auto unfitting = [&](const char* key, const std::string& want) {
+    reader.Problem(*section->get(key),
+                   absl::StrCat("\"router.", key, "\" with method \"",
+                                recipe.method, "\" and router.kind \"", kind,
+                                "\""),
+                   want, "remove it");
+  };
+  if (dume && kind == "anchored") {
+    unfitting("kind", "\"topk\" or \"topp\" with method \"dume\"");
+  }
+  if (dume && recipe.router.null_experts > 0) {
+    unfitting("null_experts", "none with method \"dume\", which solves rows "
+                              "of experts only");
+  }
+  if (!dume && section->contains("ridge")) {
+    unfitting("ridge", "it with method \"dume\" only");
+  }
+  for (const Fit& fit : kFits) {
+    if (!section->contains(fit.key) || fit.kinds.contains(kind)) continue;
+    unfitting(fit.key, absl::StrCat("it with router.kind \"",
+                                    absl::StrJoin(fit.kinds, "\" or \""),
+                                    "\" only"));
+  }
+  if (recipe.router.null_experts > 0 && recipe.router.renormalise == false) {
+    unfitting("renormalise",
+              "true or none with null_experts, whose weights sum to 1");
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
@@ -139,30 +253,7 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
 
   Recipe recipe;
   Reader reader(where);
-  const std::vector<Key> router = {
-      {"kind", OneOf(recipe.router.kind, {"anchored", "topk"})},
-      {"k",
-       [&](const toml::node& node) -> std::string {
-         const auto k = node.value_exact<int64_t>();
-         if (!k || *k < 1 || *k > 64) return "a whole number from 1 to 64";
-         recipe.router.k = static_cast<int>(*k);
-         return "";
-       }},
-      {"smoothing",
-       [&](const toml::node& node) -> std::string {
-         const auto a = node.value<double>();
-         if (!a || !(*a >= 0 && *a < 1)) return "a number from 0 to below 1";
-         recipe.router.smoothing = *a;
-         return "";
-       }},
-      {"gate",
-       [&](const toml::node& node) -> std::string {
-         const auto gate = node.value_exact<bool>();
-         if (!gate) return "true or false";
-         recipe.router.gate = *gate;
-         return "";
-       }},
-  };
+  const std::vector<Key> router = RouterKeys(recipe.router);
   const std::vector<Key> top = {
       {"name",
        [&](const toml::node& node) -> std::string {
@@ -174,7 +265,7 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          recipe.name = *name;
          return "";
        }},
-      {"method", OneOf(recipe.method, {"flexolmo"})},
+      {"method", OneOf(recipe.method, {"flexolmo", "dume"})},
       {"experts",
        [&](const toml::node& node) {
          return TakeExperts(node, recipe.experts);
@@ -188,6 +279,7 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
        }},
   };
   reader.Section(table, "", top);
+  CheckFits(table, recipe, reader);
   if (!table.contains("name")) {
     reader.Missing("name", "name = \"demo\", the composition's name");
   }

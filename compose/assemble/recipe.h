@@ -5,12 +5,20 @@
 //   method = "flexolmo"
 //   experts = ["code.example/code@1.0.0", ...]  # "owner/name" = newest
 //   [router]
-//   kind = "anchored"             # default; or "topk"
+//   kind = "anchored"             # default; or "topk", "topp"
 //   k = 2                         # topk
-//   smoothing = 0.8               # anchored
-//   gate = true
+//   null_experts = 0              # topk
+//   top_p = 0.4                   # topp
+//   renormalise = false           # topk, topp; default by the base's block
+//   most_active = 3               # topk, topp: what a request may ask for
+//   smoothing = 0.8               # anchored; or "prefix"
+//   mixing = "pair"               # anchored; or "switch"
+//   gate = true                   # anchored
+//   ridge = 1e-2                  # method "dume"
+// An option that does not belong to the kind or method is an error, too.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,10 +31,17 @@ struct Recipe {
   std::string method = "flexolmo";
   std::vector<std::string> experts;
   struct Router {
-    std::string kind = "anchored";
+    std::string kind = "anchored";  // method dume: "topk"
     int k = 2;
+    int null_experts = 0;
+    double top_p = 0.4;
+    std::optional<bool> renormalise;
+    int most_active = 0;  // 0 = every expert
     double smoothing = 0.8;
+    bool prefix_mean = false;
+    std::string mixing = "pair";
     bool gate = true;
+    double ridge = 1e-2;
   } router;
 };
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,

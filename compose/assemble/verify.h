@@ -11,12 +11,16 @@
 
 namespace motet::assemble {
 
+// An expert package's second moments, where its owner published them.
+inline constexpr char kStatisticsFile[] = "statistics.safetensors";
+
 // Signatures were checked when the package was fetched; here the bytes are
 // compared with the digests in the lock: the manifest's, and through it every
 // file that a composition reads.
 absl::Status VerifyBase(const std::string& folder,
                         const v1::BaseReference& base);
 absl::StatusOr<v1::ExpertManifest> VerifyExpert(
-    const std::string& folder, const v1::LockedExpert& expert);
+    const std::string& folder, const v1::LockedExpert& expert,
+    bool statistics = false);  // statistics.safetensors too
 
 }  // namespace motet::assemble

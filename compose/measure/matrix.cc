@@ -37,6 +37,9 @@ Key KeyOf(const Row& row) {
   if (router.kind == model::Router::Kind::kAnchored) {
     return {1, 0, row.allowed};
   }
+  if (router.kind != model::Router::Kind::kTopK || router.null_experts > 0) {
+    return {3, 0, row.allowed};  // the composition's own, no pair's
+  }
   const int64_t k =
       std::min<int64_t>(router.k, Count(row.allowed));
   return {2, k, row.allowed};
@@ -122,7 +125,9 @@ absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
   const math::ExpertMask all = composition.All();
   std::vector<Row> rows = {{"base", &whole, 1}};
   for (size_t i = 0; i < labels.size(); ++i) {
-    rows.push_back({absl::StrCat("base + ", labels[i]), &pairs,
+    // Rows solved for a set have no trained pair to show: the pair's own set.
+    rows.push_back({absl::StrCat("base + ", labels[i]),
+                    whole.router().rows == nullptr ? &pairs : &whole,
                     math::ExpertMask{1} | math::ExpertMask{2} << i});
   }
   rows.push_back({"composition", &whole, all});

@@ -223,6 +223,23 @@ void CheckFileTable(const v1::ExpertManifest& m, Reasons& reasons) {
       total = 0;
     }
   }
+  // What a package says of its text is never more than the manifest admits.
+  const v1::SecondMoments& moments = m.domain().second_moments();
+  const bool says = m.domain().has_second_moments();
+  if (says != (seen.count("statistics.safetensors") > 0) ||
+      (says && m.kind() != "ffn")) {
+    reasons.push_back(says ? "domain.second_moments without the file "
+                             "statistics.safetensors of an ffn expert"
+                           : "files has statistics.safetensors, which "
+                             "domain.second_moments does not name");
+  }
+  if (says && (moments.tokens() == 0 || moments.documents() == 0 ||
+               moments.documents() < moments.min_documents())) {
+    reasons.push_back(absl::StrCat(
+        "domain.second_moments is of ", moments.documents(), " documents, ",
+        moments.tokens(), " tokens; want at least one, and the owner's floor "
+        "of ", moments.min_documents(), " documents"));
+  }
   std::vector<const char*> needed = {"weights.safetensors", "README.md"};
   if (m.kind() == "base") {
     needed.insert(needed.end(), {"config.json", "tokenizer.json",

@@ -127,6 +127,8 @@ absl::Status Train(const Options& options, const Context& context) {
   base.public_documents =
       SampleDocuments(documents, options.public_bytes, options.train.seed);
   base.training = Record(train, result);
+  base.anchor_tokens =
+      learn::StatisticsTokens(windows, options.anchor_tokens);
   base.origin = absl::StrFormat("trained on %d tokens of public text in %d "
                                 "steps", result.tokens, result.steps);
   MOTET_RETURN_IF_ERROR(WriteBasePackage(federation, folder, base, config,

@@ -90,6 +90,8 @@ absl::Status Import(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(
       const std::vector<learn::AnchorLayer> anchor,
       learn::ComputeAnchor(decoder, windows, options.anchor_tokens));
+  base.anchor_tokens =
+      learn::StatisticsTokens(windows, options.anchor_tokens);
   MOTET_RETURN_IF_ERROR(proto::MakeDirectories(federation.Path("work")));
   const std::string folder = federation.Path("base");
   MOTET_RETURN_IF_ERROR(WriteBasePackage(federation, folder, base,

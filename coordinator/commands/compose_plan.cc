@@ -15,10 +15,25 @@ namespace motet::coordinator {
 namespace {
 
 std::string RouterText(const v1::RouterLock& router) {
-  if (router.kind() == "topk") {
-    return absl::StrCat("top-", router.k(), " over the trained rows");
+  if (router.kind() != "anchored") {
+    std::string text =
+        router.kind() == "topp"
+            ? absl::StrCat("top-p, p = ", router.top_p())
+            : absl::StrCat("top-", router.k());
+    if (router.null_experts() > 0) {
+      absl::StrAppend(&text, " with ", router.null_experts(), " null experts");
+    }
+    absl::StrAppend(&text, " over the ", router.rows(), " rows");
+    if (router.most_active() > 0) {
+      absl::StrAppend(&text, ", at most ", router.most_active(), " for one");
+    }
+    return text;
   }
-  return absl::StrCat("anchored, smoothing ", router.smoothing(),
+  return absl::StrCat("anchored",
+                      router.mixing() == "switch" ? " by switching" : "",
+                      ", smoothing ",
+                      router.prefix_mean() ? "by the prefix's mean"
+                                           : absl::StrCat(router.smoothing()),
                       router.gate() ? ", typicality gate on"
                                     : ", typicality gate off");
 }

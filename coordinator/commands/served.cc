@@ -93,6 +93,10 @@ void AddExpertOptions(CLI::App& command, ServedOptions& options) {
       .add_option("--exclude", options.exclude,
                   "Without this expert; once for each")
       ->allow_extra_args(false);
+  command
+      .add_option("--active", options.active,
+                  "Experts that work on a token, within what the model allows")
+      ->check(CLI::Range(1, math::kMaxExperts));
   command.add_option("--purpose", options.purpose,
                      "What the answer is for; licences may ask");
 }
@@ -101,6 +105,7 @@ v1::ExpertSelection SelectionOf(const ServedOptions& options) {
   v1::ExpertSelection selection;
   for (const auto& name : options.include) selection.add_include(name);
   for (const auto& name : options.exclude) selection.add_exclude(name);
+  selection.set_active(options.active);
   return selection;
 }
 

@@ -20,11 +20,12 @@ struct ServedOptions {
   std::string router;  // instead of the lock's
   bool offline = false;
   std::vector<std::string> include, exclude;  // AddExpertOptions
+  uint32_t active = 0;                        // experts a token; 0 = its own
   std::string purpose;
 };
 // MODEL, --router, --offline.
 void AddServedOptions(CLI::App& command, ServedOptions& options);
-// --include, --exclude, --purpose, for commands that ask one query.
+// --include, --exclude, --active, --purpose, for commands that ask one query.
 void AddExpertOptions(CLI::App& command, ServedOptions& options);
 v1::ExpertSelection SelectionOf(const ServedOptions& options);
 

@@ -137,7 +137,8 @@ absl::Status Model(const json& value, const std::string& model,
 
 absl::Status Experts(const json& value, v1::ExpertSelection* selection) {
   if (!value.is_object()) {
-    return Wrong("experts", value, "{\"include\": […], \"exclude\": […]}");
+    return Wrong("experts", value,
+                 "{\"include\": […], \"exclude\": […], \"active\": 2}");
   }
   for (const auto& [key, names] : value.items()) {
     if (names.is_null()) continue;
@@ -147,9 +148,19 @@ absl::Status Experts(const json& value, v1::ExpertSelection* selection) {
     } else if (key == "exclude") {
       MOTET_RETURN_IF_ERROR(
           Names("experts.exclude", names, selection->mutable_exclude()));
+    } else if (key == "active") {
+      const bool fits = names.is_number_integer() &&
+                        names.get<double>() >= 1 &&
+                        names.get<double>() <= math::kMaxExperts;
+      if (!fits) {
+        return Wrong("experts.active", names,
+                     absl::StrCat("a whole number from 1 to ",
+                                  math::kMaxExperts));
+      }
+      selection->set_active(names.get<uint32_t>());
     } else {
       return proto::Invalid("experts", absl::StrCat("key \"", key, "\""),
-                            "include or exclude");
+                            "include, exclude or active");
     }
   }
   return absl::OkStatus();

@@ -61,7 +61,8 @@ TEST(ParseCompletionTest, EveryField) {
          "echo": true, "stop": ["a", "b"], "purpose": "research",
          "user": "x", "n": 1, "best_of": 1, "suffix": "",
          "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {},
-         "experts": {"include": ["code"], "exclude": ["legal", "x/y"]})");
+         "experts": {"include": ["code"], "exclude": ["legal", "x/y"],
+                     "active": 3})");
   EXPECT_EQ(r.max_tokens(), 0u);
   EXPECT_EQ(r.temperature(), 0.5);
   EXPECT_EQ(r.top_p(), 0.25);
@@ -74,6 +75,7 @@ TEST(ParseCompletionTest, EveryField) {
   EXPECT_EQ(r.purpose(), "research");
   EXPECT_THAT(r.experts().include(), ElementsAre("code"));
   EXPECT_THAT(r.experts().exclude(), ElementsAre("legal", "x/y"));
+  EXPECT_EQ(r.experts().active(), 3u);
   EXPECT_TRUE(r.tenant().empty());  // never by the client
 }
 
@@ -103,7 +105,8 @@ TEST(ParseCompletionTest, WrongValuesNameTheField) {
       {"stop", {"3", "[1]", "[\"a\",\"b\",\"c\",\"d\",\"e\"]", "{}"}},
       {"experts",
        {"[]", "\"code\"", "{\"only\": []}", "{\"include\": \"code\"}",
-        "{\"exclude\": [1]}"}},
+        "{\"exclude\": [1]}", "{\"active\": 0}", "{\"active\": 1.5}",
+        "{\"active\": \"2\"}", "{\"active\": 1e9}", "{\"active\": 129}"}},
       {"purpose", {"3", "[\"a\"]"}},
       {"suffix", {"\"tail\""}},
       {"presence_penalty", {"0.5"}},

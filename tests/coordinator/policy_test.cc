@@ -170,6 +170,27 @@ TEST_F(PolicyGateTest, IncludeAndExcludeOnlyNarrow) {
               ElementsAre("choir/base@1.0.0"));
 }
 
+TEST_F(PolicyGateTest, ActiveExpertsWithinWhatTheRouterAllows) {
+  const auto admit = [](const assemble::Composition& model, uint32_t active) {
+    v1::ExpertSelection selection;
+    selection.set_active(active);
+    return PolicyGate(model, {}).Admit(selection, "", "", At(kNoon));
+  };
+  // An anchored router takes the base and one expert, whoever asks.
+  EXPECT_EQ(Must(admit(*composition_, 0)).active(), 0);
+  EXPECT_EQ(admit(*composition_, 2).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  v1::CompositionLock lock = federation_->Lock("topk");
+  const auto free = federation_->Load(lock);
+  EXPECT_EQ(Must(admit(*free, 5)).active(), 5);
+  EXPECT_THAT(std::string(admit(*free, 6).status().message()),
+              HasSubstr("active = 6, want 1 to 5"));
+  lock.mutable_router()->set_most_active(3);
+  const auto bound = federation_->Load(lock);
+  EXPECT_EQ(Must(admit(*bound, 3)).active(), 3);
+  EXPECT_FALSE(admit(*bound, 4).ok());
+}
+
 TEST_F(PolicyGateTest, TheBaseIsAlwaysIn) {
   const Admission none =
       Must(Admit({}, {"code", "legal", "manual", "health"}));

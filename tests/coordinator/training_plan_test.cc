@@ -39,6 +39,16 @@ TEST(TrainingPlanTest, DefaultsFillWhatIsNotSaid) {
                           "per-layer means and thresholds"));
 }
 
+TEST(TrainingPlanTest, SecondMomentsAreSaidToLeave) {
+  const auto plan =
+      ParseTrainingPlan("id = 'a'\nsecond_moments = true\n", "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_TRUE(plan->second_moments());
+  EXPECT_EQ(plan->publishes(3), "second moments of router inputs");
+  EXPECT_THAT(Message("id = 'a'\nsecond_moments = 1\n"),
+              HasSubstr("second_moments"));
+}
+
 TEST(TrainingPlanTest, EveryKeyIsTaken) {
   const auto plan = ParseTrainingPlan(
       "id = 'p-2'\nmethod = 'flexolmo'\nexpert_name = 'code'\n"

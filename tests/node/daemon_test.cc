@@ -146,6 +146,46 @@ TEST_F(DaemonTest, ApprovedByPolicyTrainsAndPublishes) {
                    16 * 32 * 4));
 }
 
+// A plan that asks for second moments: they are a file of the package, the
+// manifest says so, and they are sums that the published means agree with.
+TEST_F(DaemonTest, SecondMomentsWhereThePlanAsks) {
+  v1::TrainingPlan plan = Plan();
+  plan.set_second_moments(true);
+  // The plan does not list them, and yet they are asked about.
+  coordinator_->Offer(plan);
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT));
+  EXPECT_THAT(JobDetail(), HasSubstr("second moments of router inputs"));
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1", {}).ok());
+  ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+  const std::string folder = PublishedFolder("code.example/code@1.0.0");
+  auto opened =
+      package::OpenPackage(folder, federation_.authority.certificate_pem);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const v1::DomainDescriptor& domain = opened->manifest.domain();
+  ASSERT_TRUE(domain.has_second_moments());
+  EXPECT_EQ(domain.second_moments().documents(), 40u);
+  EXPECT_EQ(domain.second_moments().tokens(), domain.tokens());
+  auto file = package::SafetensorsFile::Open(folder +
+                                             "/statistics.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status();
+  for (int l = 0; l < 2; ++l) {
+    const std::string layer = "layers." + std::to_string(l);
+    const math::Tensor products = (*file)->Find(layer + ".products");
+    const math::Tensor sum = (*file)->Find(layer + ".sum");
+    ASSERT_EQ(products.shape, (math::Shape{16 * 17 / 2}));
+    ASSERT_EQ(sum.shape, (math::Shape{16}));
+    const auto* b = static_cast<const double*>(sum.data);
+    const auto* a = static_cast<const double*>(products.data);
+    const double tokens = static_cast<double>(domain.tokens());
+    for (int c = 0, at = 0; c < 16; ++c, at += c + 1) {
+      const double mean = domain.anchored().layers(l).base_mean(c);
+      EXPECT_NEAR(b[c] / tokens, mean, 1e-4);
+      EXPECT_GE(a[at] / tokens, mean * mean - 1e-6);  // the diagonal
+    }
+  }
+}
+
 // Samples never leave: nothing of 20 bytes or more of the corpus occurs in
 // any message to the coordinator or in any text of the package, failures
 // included.

@@ -62,7 +62,9 @@ INSTANTIATE_TEST_SUITE_P(
     All, ExclusionTest,
     testing::Combine(testing::Values(model::Block::kPostNorm,
                                      model::Block::kPreNorm),
-                     testing::Values("anchored", "topk")),
+                     testing::Values("anchored", "topk", "topp", "nulls",
+                                     "switch", "prefix", "dume",
+                                     "dume_topp")),
     [](const auto& info) {
       return absl::StrCat(std::get<0>(info.param) == model::Block::kPostNorm
                               ? "postnorm_"
@@ -87,6 +89,56 @@ TEST_F(CompositionTest, BaseAloneIsTheDenseBase) {
   const auto ids = f().Ids(40);
   EXPECT_EQ(measure::LogitsSha256(*dense, ids, 1, 0),
             measure::LogitsSha256(*composition->decoder, ids, 1, 0));
+}
+
+// Rows of a set are those of a composition that never had anyone else: an
+// owner added and taken out again leaves no bit. And they do depend on it.
+TEST_F(CompositionTest, SolvedRowsAreOfTheSetAlone) {
+  const v1::CompositionLock lock = f().Lock("dume");
+  EXPECT_EQ(lock.router().rows(), "solved");
+  const auto whole = f().Load(lock);
+  const auto three = f().Load(lock, {.all = false, .only = {1, 3, 4}});
+  ASSERT_NE(whole, nullptr);
+  ASSERT_NE(three, nullptr);
+  const auto of_set = whole->decoder->router().rows->For(0b11011);
+  const auto of_all = whole->decoder->router().rows->For(0b11111);
+  const auto alone = three->decoder->router().rows->For(0b1111);
+  const int64_t width = f().config().width;
+  const int members[] = {0, 1, 3, 4};
+  for (size_t l = 0; l < of_set->size(); ++l) {
+    for (int i = 0; i < 4; ++i) {
+      const float* got = (*of_set)[l].f32() + members[i] * width;
+      const float* want = (*alone)[l].f32() + i * width;
+      EXPECT_EQ(memcmp(got, want, width * sizeof(float)), 0);
+      EXPECT_NE(memcmp(got, (*of_all)[l].f32() + members[i] * width,
+                       width * sizeof(float)),
+                0);
+      double square = 0;
+      for (int64_t c = 0; c < width; ++c) square += double{got[c]} * got[c];
+      EXPECT_NEAR(square, 1, 1e-5);
+    }
+    // What an export writes: the rows of all.
+    EXPECT_EQ(memcmp(whole->decoder->weights().layers[l].router.data,
+                     (*of_all)[l].data, (*of_all)[l].bytes()),
+              0);
+  }
+}
+
+// Sets mixed in one batch, each routed by its own rows.
+TEST_F(CompositionTest, SolvedRowsInAMixedBatch) {
+  const auto whole = f().Load(f().Lock("dume"));
+  const std::vector<int32_t> ids = f().Ids(30), other = f().Ids(20, 8);
+  math::Arena arena;
+  math::Exec exec(math::Cpu(), arena, math::Product::kExact);
+  const model::SequenceInput inputs[] = {{other, nullptr, 0b11111},
+                                         {ids, nullptr, 0b01011},
+                                         {other, nullptr, 0b01011},
+                                         {other, nullptr, 0b00001}};
+  const model::Batch batch(inputs);
+  const math::Tensor logits = whole->decoder->Logits(
+      exec, whole->decoder->Forward(exec, batch).RowSlice(20, 30));
+  const std::vector<float> want = LogitsOf(*whole->decoder, ids, 0b01011);
+  EXPECT_EQ(memcmp(logits.data, want.data(), logits.bytes()), 0);
 }
 
 // The fixture is of use only when the router's every way is taken.

@@ -39,6 +39,60 @@ TEST_F(PlanTest, GoodRecipe) {
                        "advertising: the gate will exclude it there"));
 }
 
+TEST_F(PlanTest, RouterOptionsGoIntoTheLock) {
+  Recipe recipe = f().RecipeFor(f().experts(), "nulls");
+  recipe.router.most_active = 4;
+  const Plan nulls = MakePlan(recipe, f().base(), f().experts());
+  EXPECT_THAT(nulls.problems, IsEmpty());
+  EXPECT_EQ(nulls.lock.router().null_experts(), 2u);
+  EXPECT_EQ(nulls.lock.router().most_active(), 4u);
+  EXPECT_TRUE(nulls.lock.router().renormalise());
+  const auto back = ParseLock(WriteLock(nulls.lock), "motet.lock");
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(WriteLock(*back), WriteLock(nulls.lock));
+
+  recipe = f().RecipeFor(f().experts(), "topp");
+  recipe.router.most_active = 9;
+  const Plan top_p = MakePlan(recipe, f().base(), f().experts());
+  EXPECT_EQ(top_p.lock.router().top_p(), 0.4);
+  EXPECT_THAT(top_p.problems,
+              Contains(HasSubstr("router.most_active = 9, want at most 5")));
+  EXPECT_EQ(top_p.active_parameters, top_p.parameters);
+
+  recipe = f().RecipeFor(f().experts(), "switch");
+  const Plan moved = MakePlan(recipe, f().base(), f().experts());
+  EXPECT_EQ(moved.lock.router().mixing(), "switch");
+  EXPECT_THAT(moved.notes, Contains(HasSubstr("mixing = \"switch\"")));
+
+  recipe = f().RecipeFor(f().experts(), "prefix");
+  recipe.router.gate = true;
+  EXPECT_THAT(MakePlan(recipe, f().base(), f().experts()).problems,
+              Contains(HasSubstr("router.smoothing \"prefix\", want 0.8")));
+}
+
+TEST_F(PlanTest, DumeNeedsEveryonesStatistics) {
+  const Recipe recipe = f().RecipeFor(f().experts(), "dume");
+  const Plan good = MakePlan(recipe, f().base(), f().experts());
+  EXPECT_THAT(good.problems, IsEmpty());
+  EXPECT_EQ(good.lock.exclusion(), "exact");
+  EXPECT_EQ(good.lock.router().ridge(), 1e-2);
+  EXPECT_EQ(good.lock.router().anchor_tokens(), 1000u);
+
+  Part base = f().base();
+  base.manifest.mutable_domain()->clear_tokens();
+  std::vector<Part> experts = f().experts();
+  experts[2].manifest.mutable_domain()->clear_second_moments();
+  experts[3].manifest.mutable_domain()->mutable_second_moments()
+      ->set_min_documents(11);
+  const std::string all =
+      absl::StrJoin(MakePlan(recipe, base, experts).problems, "\n");
+  for (const char* part :
+       {"how many tokens its anchor", "[manual.example/manual@1.0.0] got no "
+        "second moments", "of 10 documents", "floor of 11 documents"}) {
+    EXPECT_THAT(all, HasSubstr(part));
+  }
+}
+
 TEST_F(PlanTest, CountsWhatTheModelHas) {
   const Plan plan =
       MakePlan(f().RecipeFor(f().experts()), f().base(), f().experts());

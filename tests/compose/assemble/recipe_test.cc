@@ -23,9 +23,10 @@ name = "demo"
 method = "flexolmo"
 experts = ["code.example/code@1.0.0", "legal.example/legal"]
 [router]
-kind = "topk"
+kind = "anchored"
 k = 3
 smoothing = 0.5
+mixing = "switch"
 gate = false
 )",
                                   "r.toml");
@@ -33,10 +34,54 @@ gate = false
   EXPECT_EQ(recipe->name, "demo");
   EXPECT_THAT(recipe->experts,
               ElementsAre("code.example/code@1.0.0", "legal.example/legal"));
-  EXPECT_EQ(recipe->router.kind, "topk");
+  EXPECT_EQ(recipe->router.kind, "anchored");
   EXPECT_EQ(recipe->router.k, 3);
   EXPECT_EQ(recipe->router.smoothing, 0.5);
+  EXPECT_EQ(recipe->router.mixing, "switch");
   EXPECT_FALSE(recipe->router.gate);
+}
+
+Recipe::Router RouterOf(const std::string& method, const std::string& options) {
+  const auto recipe = ParseRecipe(
+      absl::StrCat("name = \"a\"\nexperts = []\nmethod = \"", method,
+                   "\"\n[router]\n", options),
+      "r.toml");
+  EXPECT_TRUE(recipe.ok()) << recipe.status();
+  return recipe.ok() ? recipe->router : Recipe::Router();
+}
+
+TEST(RecipeTest, ReadsEveryKindOfRouter) {
+  const Recipe::Router top_k = RouterOf(
+      "flexolmo", "kind = \"topk\"\nk = 3\nnull_experts = 2\nmost_active = 4");
+  EXPECT_EQ(top_k.k, 3);
+  EXPECT_EQ(top_k.null_experts, 2);
+  EXPECT_EQ(top_k.most_active, 4);
+  EXPECT_FALSE(top_k.renormalise.has_value());
+  const Recipe::Router top_p = RouterOf(
+      "flexolmo", "kind = \"topp\"\ntop_p = 0.6\nrenormalise = true");
+  EXPECT_EQ(top_p.top_p, 0.6);
+  EXPECT_EQ(top_p.renormalise, true);
+  EXPECT_TRUE(RouterOf("flexolmo", "smoothing = \"prefix\"").prefix_mean);
+  EXPECT_EQ(RouterOf("flexolmo", "smoothing = 0").smoothing, 0);
+  const Recipe::Router dume = RouterOf("dume", "ridge = 0.5");
+  EXPECT_EQ(dume.kind, "topk");
+  EXPECT_EQ(dume.ridge, 0.5);
+}
+
+TEST(RecipeTest, OptionsOfAnotherKindAreNamedWithTheirLine) {
+  const std::string error = ErrorOf(
+      "name = \"a\"\nexperts = []\n[router]\nkind = \"topk\"\n"
+      "smoothing = 0.5\ntop_p = 0.4\ngate = true\nridge = 1\n"
+      "null_experts = 1\nrenormalise = false\n");
+  for (const char* part :
+       {"line 5", "\"router.smoothing\"", "line 6", "\"router.top_p\"",
+        "line 7", "\"router.gate\"", "line 8", "\"router.ridge\"", "line 10",
+        "\"router.renormalise\""}) {
+    EXPECT_THAT(error, HasSubstr(part));
+  }
+  EXPECT_THAT(ErrorOf("name = \"a\"\nexperts = []\nmethod = \"dume\"\n"
+                      "[router]\nkind = \"anchored\"\n"),
+              HasSubstr("\"router.kind\" with method \"dume\""));
 }
 
 TEST(RecipeTest, AnchoredIsTheDefault) {
@@ -57,7 +102,8 @@ TEST(RecipeTest, UnknownKeyNamesLineAndKnownKeys) {
       ErrorOf("name = \"a\"\nexperts = []\n[router]\nkk = 1\n");
   EXPECT_THAT(inner, HasSubstr("line 4"));
   EXPECT_THAT(inner, HasSubstr("\"router.kk\""));
-  EXPECT_THAT(inner, HasSubstr("kind, k, smoothing, gate"));
+  EXPECT_THAT(inner, HasSubstr("kind, k, null_experts, top_p, renormalise, "
+                               "most_active, smoothing, mixing, gate, ridge"));
 }
 
 TEST(RecipeTest, AllProblemsAtOnce) {

@@ -84,12 +84,28 @@ class TinyFederation {
     for (const int e : which) parts.push_back(experts_[e]);
     return parts;
   }
+  // router: a kind, or the name of a variant below.
   static Recipe RecipeFor(const std::vector<Part>& parts,
                           const std::string& router = "anchored") {
     Recipe recipe;
     recipe.name = "demo";
     for (const Part& part : parts) recipe.experts.push_back(part.manifest.id());
     recipe.router.kind = router;
+    if (router == "nulls") {
+      recipe.router.kind = "topk";
+      recipe.router.k = 3;
+      recipe.router.null_experts = 2;
+    } else if (router == "switch") {
+      recipe.router.kind = "anchored";
+      recipe.router.mixing = router;
+    } else if (router == "prefix") {
+      recipe.router.kind = "anchored";
+      recipe.router.prefix_mean = true;
+      recipe.router.gate = false;
+    } else if (router == "dume" || router == "dume_topp") {
+      recipe.method = "dume";
+      recipe.router.kind = router == "dume" ? "topk" : "topp";
+    }
     return recipe;
   }
   // The lock over all experts, which must fit.
@@ -192,6 +208,7 @@ class TinyFederation {
     m.set_title("Public base");
     SetShape(*m.mutable_model(), config_.ffn_width);
     m.mutable_domain()->set_domain("public");
+    m.mutable_domain()->set_tokens(1000);
     m.mutable_training()->set_method("dense");
     model::ModelWeights weights;
     model::VisitWeights(config_, weights,
@@ -283,9 +300,50 @@ class TinyFederation {
       content.weights.push_back({layer + "router.row", Random({width}, 0.5)});
       content.weights.push_back({layer + "router.bias", Random({1}, 1)});
     }
+    content.files["statistics.safetensors"] = Moments(e);
+    v1::SecondMoments& moments = *m.mutable_domain()->mutable_second_moments();
+    moments.set_documents(10);
+    moments.set_tokens(200);
+    moments.set_min_documents(10);
     content.readme = "# " + domain + "\n";
     experts_.push_back(Build(absl::StrCat("expert", e), content,
                              Sign({"choir", "node", owner, "one"})));
+  }
+
+  // Sums over 200 random rows around a mean of the expert's own.
+  std::string Moments(int e) {
+    std::mt19937_64 random(static_cast<uint64_t>(e) + 99);
+    std::normal_distribution<double> normal;
+    const auto width = static_cast<size_t>(config_.width);
+    std::vector<std::vector<double>> numbers;
+    for (int64_t l = 0; l < config_.layers; ++l) {
+      std::vector<double> mean(width), products(width * (width + 1) / 2);
+      std::vector<double> sum(width);
+      for (double& x : mean) x = 0.5 * normal(random);
+      for (int n = 0; n < 200; ++n) {
+        std::vector<double> x(width);
+        for (size_t i = 0; i < width; ++i) x[i] = mean[i] + normal(random);
+        for (size_t i = 0, at = 0; i < width; ++i) {
+          sum[i] += x[i];
+          for (size_t j = 0; j <= i; ++j) products[at++] += x[i] * x[j];
+        }
+      }
+      numbers.push_back(std::move(products));
+      numbers.push_back(std::move(sum));
+    }
+    std::vector<package::NamedTensor> tensors;
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      math::Tensor t;
+      t.data = numbers[i].data();
+      t.dtype = math::DType::kF64;
+      t.shape = {static_cast<int64_t>(numbers[i].size())};
+      tensors.push_back({absl::StrCat("layers.", i / 2,
+                                      i % 2 == 0 ? ".products" : ".sum"),
+                         t});
+    }
+    const std::string path = folder_ + "/statistics.safetensors";
+    EXPECT_TRUE(package::WriteSafetensors(path, tensors).ok());
+    return *proto::ReadFile(path, 1 << 20);
   }
 
   TinyOptions options_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Statistics against the same formulas written token by token in double.
+#include "compose/learn/solved_rows.h"
 #include "compose/learn/statistics.h"
 
 #include <gmock/gmock.h>
@@ -107,6 +108,52 @@ TEST_F(StatisticsTest, AnchorIsMeanCovarianceAndTheirRidgeInverse) {
       }
     }
   }
+}
+
+TEST_F(StatisticsTest, SecondMomentsAreSumsOverTheText) {
+  auto base = BaseDecoder(*base_);
+  ASSERT_TRUE(base.ok());
+  const int64_t count = 7;
+  auto moments = ComputeSecondMoments(*base, own_, count * kWindow + 3);
+  ASSERT_TRUE(moments.ok()) << moments.status();
+  EXPECT_EQ(StatisticsTokens(own_, count * kWindow + 3), count * kWindow);
+  ASSERT_EQ(moments->size(), 2u);
+  for (size_t l = 0; l < 2; ++l) {
+    const Rows rows = RouterInputs(*base, own_, count, l);
+    size_t at = 0;
+    for (int64_t i = 0; i < kWidth; ++i) {
+      double sum = 0;
+      for (const auto& row : rows) sum += row[i];
+      EXPECT_NEAR((*moments)[l].sum[i], sum, 1e-6);
+      for (int64_t j = 0; j <= i; ++j, ++at) {
+        double product = 0;
+        for (const auto& row : rows) product += row[i] * row[j];
+        EXPECT_NEAR((*moments)[l].products[at], product, 1e-6);
+      }
+    }
+    EXPECT_EQ((*moments)[l].products.size(), at);
+  }
+}
+
+// An owner added and taken out leaves no bit; a matrix that rounding made
+// indefinite still has rows.
+TEST(SolvedRowsTest, OrderAndRescue) {
+  const double a[] = {4, 1, 3}, b[] = {1, 2};
+  const double c[] = {2, 0, 5}, d[] = {-1, 0.5};
+  const MomentsView first = {a, b}, second = {c, d};
+  const std::vector<MomentsView> both = {first, second}, one = {first};
+  const auto alone = SolveRows(one, 2, 1e-2);
+  EXPECT_NE(SolveRows(both, 2, 1e-2)[0], alone[0]);
+  EXPECT_EQ(SolveRows(one, 2, 1e-2), alone);
+  // (A + I/100)^-1 b by hand, scaled to length 1.
+  const double x = 3.01 * 1 - 1 * 2, y = 4.01 * 2 - 1 * 1;
+  EXPECT_NEAR(alone[0], x / std::hypot(x, y), 1e-12);
+  EXPECT_NEAR(alone[1], y / std::hypot(x, y), 1e-12);
+  const double indefinite[] = {1, 1 + 1e-3, 1}, zero[] = {0, 0};
+  const std::vector<MomentsView> odd = {{indefinite, b}, {a, zero}};
+  const auto rows = SolveRows({odd.data(), 1}, 2, 1e-9);
+  EXPECT_NEAR(std::hypot(rows[0], rows[1]), 1, 1e-12);
+  EXPECT_EQ(SolveRows(odd, 2, 1e-2)[2], 0);  // nothing seen: no direction
 }
 
 TEST_F(StatisticsTest, OwnersNumbersAreTheFormulas) {
