@@ -52,6 +52,16 @@ void FillDomain(const Settings& settings, const v1::TrainingPlan& plan,
                                      layer.pair_mean.end());
     out->set_threshold(layer.threshold);
   }
+  const std::vector<learn::OwnerGate> gates = FurtherGates(plan);
+  for (size_t g = 0; g < gates.size(); ++g) {
+    v1::GateThresholds* out = anchored->add_gates();
+    out->set_smoothing(gates[g].smoothing);
+    out->set_prefix_mean(gates[g].prefix_mean);
+    out->set_quantile(gates[g].quantile);
+    for (const learn::OwnerLayer& layer : trained.statistics) {
+      out->add_thresholds(layer.further[g]);
+    }
+  }
 }
 
 // Also says so in the manifest.

@@ -57,6 +57,19 @@ learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
   return o;
 }
 
+std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan) {
+  std::vector<learn::OwnerGate> gates;
+  for (const learn::OwnerGate& way :
+       {learn::OwnerGate{plan.smoothing(), false}, learn::OwnerGate{0, false},
+        learn::OwnerGate{0, true}}) {
+    if (!gates.empty() && !way.prefix_mean && plan.smoothing() == 0) continue;
+    for (const double quantile : {0.9, 0.97, 0.995}) {
+      gates.push_back({way.smoothing, way.prefix_mean, quantile});
+    }
+  }
+  return gates;
+}
+
 void UseThreads(int64_t threads) {
   omp_set_num_threads(static_cast<int>(threads));
 }
@@ -108,6 +121,7 @@ absl::StatusOr<TrainedExpert> TrainExpert(
   options.max_tokens = static_cast<int64_t>(plan.statistics_tokens());
   options.smoothing = plan.smoothing();
   options.quantile = plan.gate_quantile();
+  options.further = FurtherGates(plan);
   MOTET_ASSIGN_OR_RETURN(
       out.statistics, learn::ComputeOwnerStatistics(
                           base_decoder, pair, base.anchor, own, options));

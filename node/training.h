@@ -38,6 +38,10 @@ absl::StatusOr<TrainedExpert> TrainExpert(
     const std::string& checkpoint_path, const learn::OnProgress& progress,
     const std::function<void()>& trained);
 
+// The gates whose thresholds a node publishes beside the plan's own: the
+// plan's smoothing, none, and the prefix's mean, at three quantiles.
+std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan);
+
 // The plan's numbers as the trainer takes them.
 learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
                               const std::string& checkpoint_path);

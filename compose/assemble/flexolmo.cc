@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "compose/assemble/composition.h"
 #include "compose/assemble/dume.h"
+#include "compose/assemble/gate.h"
 #include "compose/assemble/verify.h"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -186,7 +187,18 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
     if (!layer.gate) continue;
     std::copy(s.pair_mean().begin(), s.pair_mean().end(),
               layer.pair_mean.f32() + e * width);
-    layer.threshold.f32()[e] = s.threshold();
+    const std::vector<float> thresholds =
+        Thresholds(statistics, router.smoothing(), router.prefix_mean(),
+                   router.quantile());
+    if (l >= static_cast<int64_t>(thresholds.size())) {
+      return proto::Invalid(
+          manifest.id(),
+          absl::StrCat("no thresholds of the lock's gate (smoothing ",
+                       router.smoothing(), ", quantile ", router.quantile(),
+                       ")"),
+          PublishedGates(statistics), "apply the recipe again");
+    }
+    layer.threshold.f32()[e] = thresholds[static_cast<size_t>(l)];
   }
   return layer;
 }

@@ -106,6 +106,9 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
   check(router.kind() != "topp" || (router.top_p() > 0 && router.top_p() <= 1),
         absl::StrCat("router.top_p = ", router.top_p(),
                      " (want above 0, at most 1)"));
+  check(router.quantile() >= 0 && router.quantile() <= 1,
+        absl::StrCat("router.quantile = ", router.quantile(),
+                     " (want 0 to 1)"));
   check(router.null_experts() <= 64,
         absl::StrCat("router.null_experts = ", router.null_experts(),
                      " (want at most 64)"));

@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "compose/assemble/composition.h"
+#include "compose/assemble/gate.h"
 #include "compose/assemble/verify.h"
 #include "compose/package/manifest.h"
 #include "compose/package/package_folder.h"
@@ -150,17 +151,22 @@ void CheckAnchored(const ExpertManifest& m, const Recipe::Router& router,
     return;
   }
   const v1::AnchoredStatistics& s = m.domain().anchored();
-  if (router.gate &&
-      (router.prefix_mean || s.smoothing() != router.smoothing)) {
-    problems.Add(m.id(),
-                 absl::StrCat("got router.smoothing ",
-                              router.prefix_mean
-                                  ? "\"prefix\""
-                                  : absl::StrCat(router.smoothing),
-                              ", want ", s.smoothing(),
-                              ", under which its thresholds were taken; "
-                              "change the recipe or set router.gate = false"));
+  if (!router.gate || !Thresholds(s, router.smoothing, router.prefix_mean,
+                                  router.quantile)
+                           .empty()) {
+    return;
   }
+  problems.Add(
+      m.id(),
+      absl::StrCat("got router.smoothing ",
+                   router.prefix_mean ? "\"prefix\""
+                                      : absl::StrCat(router.smoothing),
+                   router.quantile > 0
+                       ? absl::StrCat(" at quantile ", router.quantile)
+                       : "",
+                   ", want ", PublishedGates(s),
+                   ", under which its thresholds were taken; change the "
+                   "recipe or set router.gate = false"));
 }
 
 // METHODS 5. Their number and floor, CheckItself has seen.
@@ -313,7 +319,8 @@ std::vector<std::string> Notes(const Part& base,
                            ? ", and their thresholds are of the pair's run"
                            : ""));
     }
-    if (recipe.router.gate && quantiles.size() > 1) {
+    if (recipe.router.gate && recipe.router.quantile == 0 &&
+        quantiles.size() > 1) {
       notes.push_back(absl::StrCat("owners took their thresholds at different "
                                    "quantiles (",
                                    absl::StrJoin(quantiles, ", "),
@@ -371,7 +378,9 @@ v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
   r.set_ridge(dume ? recipe.router.ridge : kAnchorRidge);
   if (dume) r.set_anchor_tokens(base.manifest.domain().tokens());
   r.set_gate(recipe.router.gate);
-  r.set_gate_quantile(quantile);
+  r.set_gate_quantile(recipe.router.quantile > 0 ? recipe.router.quantile
+                                                 : quantile);
+  r.set_quantile(recipe.router.quantile);
   r.set_rows(dume ? "solved" : "trained");
   lock.set_exclusion("exact");
   lock.set_software("motet " MOTET_VERSION);

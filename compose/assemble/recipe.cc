@@ -177,6 +177,7 @@ std::vector<Key> RouterKeys(Recipe::Router& r) {
            [&r](const toml::node& node) { return TakeSmoothing(node, r); }},
           {"mixing", OneOf(r.mixing, {"pair", "switch"})},
           {"gate", Truth(r.gate)},
+          {"quantile", Positive(r.quantile, 1)},
           {"ridge", Positive(r.ridge, 1e6)}};
 }
 struct Fit {
@@ -191,7 +192,8 @@ const Fit kFits[] = {{"k", {"anchored", "topk"}},
                      {"most_active", {"topk", "topp"}},
                      {"smoothing", {"anchored"}},
                      {"mixing", {"anchored"}},
-                     {"gate", {"anchored"}}};
+                     {"gate", {"anchored"}},
+                     {"quantile", {"anchored"}}};
 
 // Options that have no meaning for the recipe's method or router kind. Also
 // gives method dume its own default kind.

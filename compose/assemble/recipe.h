@@ -14,6 +14,7 @@
 //   smoothing = 0.8               # anchored; or "prefix"
 //   mixing = "pair"               # anchored; or "switch"
 //   gate = true                   # anchored
+//   quantile = 0.97               # anchored; default: each owner's own
 //   ridge = 1e-2                  # method "dume"
 // An option that does not belong to the kind or method is an error, too.
 #pragma once
@@ -41,6 +42,7 @@ struct Recipe {
     bool prefix_mean = false;
     std::string mixing = "pair";
     bool gate = true;
+    double quantile = 0;  // 0 = each owner's own
     double ridge = 1e-2;
   } router;
 };

@@ -154,19 +154,22 @@ std::vector<double> Covariance(const std::vector<double>& sums,
 
 // d(t) of whole windows of router inputs, in order, the first `skip` rows of
 // each window left out.
-void AddDistances(const Tensor& h, int64_t window, double smoothing,
+void AddDistances(const Tensor& h, int64_t window, const OwnerGate& gate,
                   int64_t skip, const std::vector<float>& mean,
                   const std::vector<float>& precision,
                   std::vector<float>& distances) {
   const int64_t cols = h.cols(), kept = window - skip;
   const int64_t windows = h.rows() / window;
-  const float a = static_cast<float>(smoothing);
+  math::AnchoredLayer layer;  // of the router: the same constants
+  layer.smoothing = static_cast<float>(gate.smoothing);
+  layer.prefix_mean = gate.prefix_mean;
   math::Arena arena;
   const Tensor offset = arena.New({windows * kept, cols});
   const auto smooth = [&](int64_t w) {
     std::vector<float> state(static_cast<size_t>(cols));
     for (int64_t t = 0; t < window; ++t) {
       const float* row = h.f32() + (w * window + t) * cols;
+      const float a = layer.Smoothing(t);
       for (int64_t c = 0; c < cols; ++c) {
         float& s = state[static_cast<size_t>(c)];
         s = t == 0 ? row[c] : a * s + (1 - a) * row[c];
@@ -211,6 +214,13 @@ double Quantile(std::vector<float> values, double q) {
   return below + (position - static_cast<double>(low)) * (above - below);
 }
 
+// The gate of the published means first, then the further ones.
+std::vector<OwnerGate> Gates(const OwnerStatisticsOptions& options) {
+  std::vector<OwnerGate> gates = {{options.smoothing, false, options.quantile}};
+  gates.insert(gates.end(), options.further.begin(), options.further.end());
+  return gates;
+}
+
 absl::Status CheckOwner(const model::Decoder& base, const model::Decoder& pair,
                         const std::vector<AnchorLayer>& anchor,
                         const TokenWindows& own,
@@ -241,10 +251,11 @@ absl::Status CheckOwner(const model::Decoder& base, const model::Decoder& pair,
         "lengthen the windows");
   }
   const auto fraction = [](double f) { return f >= 0 && f <= 1; };
-  if (!fraction(options.smoothing) || !fraction(options.quantile)) {
+  for (const OwnerGate& gate : Gates(options)) {
+    if (fraction(gate.smoothing) && fraction(gate.quantile)) continue;
     return proto::Invalid("owner's statistics",
-                          absl::StrCat("smoothing ", options.smoothing,
-                                       ", quantile ", options.quantile),
+                          absl::StrCat("smoothing ", gate.smoothing,
+                                       ", quantile ", gate.quantile),
                           "both within 0 to 1");
   }
   return absl::OkStatus();
@@ -360,14 +371,31 @@ absl::StatusOr<std::vector<OwnerLayer>> ComputeOwnerStatistics(
   Scale(pair_mean, 1.0 / static_cast<double>(tokens));
 
   std::vector<OwnerLayer> result(static_cast<size_t>(layers));
-  std::vector<std::vector<float>> distances(static_cast<size_t>(layers));
+  // Gates that smooth alike read the same distances: [way][layer].
+  const std::vector<OwnerGate> gates = Gates(options);
+  std::vector<OwnerGate> ways;
+  std::vector<size_t> way_of;
+  for (const OwnerGate& gate : gates) {
+    size_t w = 0;
+    while (w < ways.size() && (ways[w].prefix_mean != gate.prefix_mean ||
+                               ways[w].smoothing != gate.smoothing)) {
+      ++w;
+    }
+    if (w == ways.size()) ways.push_back(gate);
+    way_of.push_back(w);
+  }
+  std::vector<std::vector<std::vector<float>>> distances(
+      ways.size(),
+      std::vector<std::vector<float>>(static_cast<size_t>(layers)));
   for (size_t l = 0; l < result.size(); ++l) {
     result[l].base_mean = Narrow(base_mean[l]);
     result[l].pair_mean = Narrow(pair_mean[l]);
   }
   const auto add = [&](size_t l, const Tensor& h) {
-    AddDistances(h, own.window(), options.smoothing, options.skip_positions,
-                 result[l].pair_mean, anchor[l].precision, distances[l]);
+    for (size_t w = 0; w < ways.size(); ++w) {
+      AddDistances(h, own.window(), ways[w], options.skip_positions,
+                   result[l].pair_mean, anchor[l].precision, distances[w][l]);
+    }
   };
   for (std::vector<std::vector<float>>& batch : kept) {
     for (size_t l = 0; l < batch.size(); ++l) {
@@ -381,14 +409,20 @@ absl::StatusOr<std::vector<OwnerLayer>> ComputeOwnerStatistics(
     ForEachBatch(pair, own, count, add);
   }
   for (size_t l = 0; l < result.size(); ++l) {
-    const double tau = Quantile(std::move(distances[l]), options.quantile);
-    if (!std::isfinite(tau)) {
-      return proto::Error(absl::StatusCode::kFailedPrecondition,
-                          absl::StrCat("owner's statistics, layer ", l),
-                          "distances that are not finite", "a trained pair",
-                          "look at the run's loss curve");
+    for (size_t g = 0; g < gates.size(); ++g) {
+      const double tau = Quantile(distances[way_of[g]][l], gates[g].quantile);
+      if (!std::isfinite(tau)) {
+        return proto::Error(absl::StatusCode::kFailedPrecondition,
+                            absl::StrCat("owner's statistics, layer ", l),
+                            "distances that are not finite", "a trained pair",
+                            "look at the run's loss curve");
+      }
+      if (g == 0) {
+        result[l].threshold = static_cast<float>(tau);
+      } else {
+        result[l].further.push_back(static_cast<float>(tau));
+      }
     }
-    result[l].threshold = static_cast<float>(tau);
   }
   return result;
 }

@@ -47,12 +47,19 @@ struct OwnerLayer {
   std::vector<float> base_mean;  // mu_e [C]
   std::vector<float> pair_mean;  // m_e [C]
   float threshold = 0;           // tau_e
+  std::vector<float> further;    // tau_e of the further gates, in their order
+};
+struct OwnerGate {
+  double smoothing = 0;      // a
+  bool prefix_mean = false;  // a = n / (n + 1) after n rows of a window
+  double quantile = 0.97;
 };
 struct OwnerStatisticsOptions {
   int64_t max_tokens = 32768;
   double smoothing = 0.8;
   double quantile = 0.97;
   int64_t skip_positions = 8;
+  std::vector<OwnerGate> further;
 };
 // mu_e by the base's own run, m_e and tau_e by the pair's, both over `own`.
 //   H(first of a window) = h,  H(t) = a H(t-1) + (1-a) h(t)

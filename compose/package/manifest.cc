@@ -36,6 +36,7 @@ const char* Wanted(const FieldDescriptor& field, bool element) {
   if (field.is_repeated() && !element) return "an array";
   if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) return "an object";
   if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) return "text";
+  if (field.cpp_type() == FieldDescriptor::CPPTYPE_BOOL) return "true or false";
   return "a number";
 }
 
@@ -43,6 +44,7 @@ bool Is(const json& value, absl::string_view wanted) {
   if (wanted == "an object") return value.is_object();
   if (wanted == "an array") return value.is_array();
   if (wanted == "text") return value.is_string();
+  if (wanted == "true or false") return value.is_boolean();
   return value.is_number() || value.is_string();  // 64 bits travel as text
 }
 

@@ -337,6 +337,31 @@ void CheckAnchored(const v1::ExpertManifest& m, Reasons& reasons) {
   }
 }
 
+// Thresholds that a recipe may choose among.
+void CheckGates(const v1::ExpertManifest& m, Reasons& reasons) {
+  constexpr int kMaxGates = 64;
+  const auto& gates = m.domain().anchored().gates();
+  if (gates.size() > kMaxGates) {
+    reasons.push_back(absl::StrCat("domain.anchored has ", gates.size(),
+                                   " gates, want at most ", kMaxGates));
+    return;
+  }
+  for (int g = 0; g < gates.size(); ++g) {
+    const v1::GateThresholds& gate = gates[g];
+    bool good = gate.smoothing() >= 0 && gate.smoothing() <= 0.9999 &&
+                gate.quantile() > 0 && gate.quantile() <= 1 &&
+                gate.thresholds_size() ==
+                    static_cast<int64_t>(m.model().layers());
+    for (const float threshold : gate.thresholds()) good &= threshold >= 0;
+    if (good) continue;
+    reasons.push_back(absl::StrCat(
+        "domain.anchored.gates[", g, "] has smoothing ", gate.smoothing(),
+        ", quantile ", gate.quantile(), " and ", gate.thresholds_size(),
+        " thresholds, want 0 to 0.9999, above 0 to 1, and one of 0 or more "
+        "for each of ", m.model().layers(), " layers"));
+  }
+}
+
 void CheckLicence(const v1::LicenceTerms& terms, Reasons& reasons) {
   bool good = true;
   for (const auto& [name, date] :
@@ -407,6 +432,7 @@ std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
     CheckHex("base.tokenizer_sha256", m.base().tokenizer_sha256(), reasons);
     CheckHex("frozen_sha256", m.frozen_sha256(), reasons);
     CheckAnchored(m, reasons);
+    CheckGates(m, reasons);
   } else if (m.kind() == "base") {
     if (m.has_base()) reasons.push_back("a base has a base");
     if (!m.frozen_sha256().empty()) {

@@ -133,6 +133,12 @@ TEST_F(DaemonTest, ApprovedByPolicyTrainsAndPublishes) {
   EXPECT_GT(m.training().loss_curve_size(), 0);
   ASSERT_EQ(m.domain().anchored().layers_size(), 2);
   EXPECT_EQ(m.domain().anchored().layers(1).pair_mean_size(), 16);
+  // The plan's smoothing, none, and the prefix's mean, at three quantiles.
+  ASSERT_EQ(m.domain().anchored().gates_size(), 9);
+  EXPECT_EQ(m.domain().anchored().gates(4).smoothing(), 0);
+  EXPECT_TRUE(m.domain().anchored().gates(8).prefix_mean());
+  EXPECT_LE(m.domain().anchored().gates(6).thresholds(1),
+            m.domain().anchored().gates(8).thresholds(1));
   EXPECT_EQ(opened->weights->Find("layers.1.mlp.down_proj.weight").shape,
             (math::Shape{16, 32}));
   EXPECT_EQ(opened->weights->Find("layers.0.router.row").shape,

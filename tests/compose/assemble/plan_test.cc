@@ -64,10 +64,30 @@ TEST_F(PlanTest, RouterOptionsGoIntoTheLock) {
   EXPECT_EQ(moved.lock.router().mixing(), "switch");
   EXPECT_THAT(moved.notes, Contains(HasSubstr("mixing = \"switch\"")));
 
-  recipe = f().RecipeFor(f().experts(), "prefix");
-  recipe.router.gate = true;
-  EXPECT_THAT(MakePlan(recipe, f().base(), f().experts()).problems,
-              Contains(HasSubstr("router.smoothing \"prefix\", want 0.8")));
+}
+
+TEST_F(PlanTest, GatesThatOwnersPublished) {
+  Recipe recipe = f().RecipeFor(f().experts(), "prefix");
+  EXPECT_THAT(MakePlan(recipe, f().base(), f().experts()).problems, IsEmpty());
+  recipe.router.quantile = 0.9;  // published, but not of the prefix's mean
+  EXPECT_THAT(
+      MakePlan(recipe, f().base(), f().experts()).problems,
+      Contains(HasSubstr("router.smoothing \"prefix\" at quantile 0.9, want "
+                         "0.8 at 0.97, 0.8 at 0.9, \"prefix\" at 0.97")));
+  recipe.router.gate = false;
+  EXPECT_THAT(MakePlan(recipe, f().base(), f().experts()).problems, IsEmpty());
+
+  recipe = f().RecipeFor(f().experts());
+  recipe.router.quantile = 0.9;
+  const Plan plan = MakePlan(recipe, f().base(), f().experts());
+  EXPECT_THAT(plan.problems, IsEmpty());
+  EXPECT_EQ(plan.lock.router().gate_quantile(), 0.9);
+  EXPECT_EQ(f().Load(plan.lock)->decoder->router().anchored[1].threshold
+                .f32()[2],
+            6.0f);
+  EXPECT_EQ(f().Load(f().Lock())->decoder->router().anchored[1].threshold
+                .f32()[2],
+            10.0f);
 }
 
 TEST_F(PlanTest, DumeNeedsEveryonesStatistics) {

@@ -101,7 +101,6 @@ class TinyFederation {
     } else if (router == "prefix") {
       recipe.router.kind = "anchored";
       recipe.router.prefix_mean = true;
-      recipe.router.gate = false;
     } else if (router == "dume" || router == "dume_topp") {
       recipe.method = "dume";
       recipe.router.kind = router == "dume" ? "topk" : "topp";
@@ -277,6 +276,18 @@ class TinyFederation {
     v1::AnchoredStatistics& a = *m.mutable_domain()->mutable_anchored();
     a.set_smoothing(options_.smoothing);
     a.set_gate_quantile(0.97);
+    const auto further = [&](double smoothing, bool prefix, double quantile,
+                             float threshold) {
+      v1::GateThresholds& gate = *a.add_gates();
+      gate.set_smoothing(smoothing);
+      gate.set_prefix_mean(prefix);
+      gate.set_quantile(quantile);
+      for (int64_t l = 0; l < config_.layers; ++l) {
+        gate.add_thresholds(threshold);
+      }
+    };
+    further(options_.smoothing, false, 0.9, 6.0f);
+    further(0, true, 0.97, 9.0f);
     m.mutable_training()->set_method("flexolmo");
     m.mutable_licence()->set_spdx("CC-BY-4.0");
     if (domain == "legal") {

@@ -135,6 +135,55 @@ TEST_F(StatisticsTest, SecondMomentsAreSumsOverTheText) {
   }
 }
 
+// Further gates read distances under their own way of smoothing.
+TEST_F(StatisticsTest, FurtherGates) {
+  auto base = BaseDecoder(*base_);
+  auto pair = PairDecoder(*base_, expert_);
+  ASSERT_TRUE(base.ok() && pair.ok());
+  auto anchor = ComputeAnchor(*base, public_, 1 << 20);
+  ASSERT_TRUE(anchor.ok());
+  OwnerStatisticsOptions options;
+  options.max_tokens = 25 * kWindow;
+  options.further = {{0.8, false, 0.5}, {0, false, 0.9}, {0, true, 1}};
+  auto all = ComputeOwnerStatistics(*base, *pair, *anchor, own_, options);
+  ASSERT_TRUE(all.ok()) << all.status();
+  options.further = {};
+  options.smoothing = 0;
+  options.quantile = 0.9;
+  auto none = ComputeOwnerStatistics(*base, *pair, *anchor, own_, options);
+  ASSERT_TRUE(none.ok());
+  for (size_t l = 0; l < 2; ++l) {
+    const OwnerLayer& layer = (*all)[l];
+    ASSERT_EQ(layer.further.size(), 3u);
+    EXPECT_LT(layer.further[0], layer.threshold);
+    EXPECT_EQ(layer.further[1], (*none)[l].threshold);
+    // The largest distance of a window's mean so far.
+    const Rows rows = RouterInputs(*pair, own_, 25, l);
+    double largest = 0;
+    std::vector<double> sum(kWidth);
+    for (size_t t = 0; t < rows.size(); ++t) {
+      const int64_t position = static_cast<int64_t>(t) % kWindow;
+      std::vector<double> offset(kWidth);
+      for (int64_t c = 0; c < kWidth; ++c) {
+        sum[c] = position == 0 ? rows[t][c] : sum[c] + rows[t][c];
+        offset[c] = sum[c] / static_cast<double>(position + 1) -
+                    static_cast<double>(layer.pair_mean[c]);
+      }
+      if (position < 8) continue;
+      double d = 0;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        for (int64_t j = 0; j < kWidth; ++j) {
+          d += offset[i] *
+               static_cast<double>((*anchor)[l].precision[i * kWidth + j]) *
+               offset[j];
+        }
+      }
+      largest = std::max(largest, d);
+    }
+    EXPECT_NEAR(layer.further[2], largest, 1e-3 * largest);
+  }
+}
+
 // An owner added and taken out leaves no bit; a matrix that rounding made
 // indefinite still has rows.
 TEST(SolvedRowsTest, OrderAndRescue) {
