@@ -4,8 +4,10 @@
 // that was built from these alone.
 #include "compose/assemble/composition.h"
 
+#include <cmath>
 #include <cstring>
 
+#include "compose/assemble/dume.h"
 #include "compose/measure/exclusion.h"
 #include "gmock/gmock.h"
 #include "tests/compose/assemble/tiny.h"
@@ -271,9 +273,10 @@ TEST(CompositionFilesTest, OneChangedByteIsRefused) {
   TinyOptions options;
   options.experts = 1;
   const TinyFederation federation(options);
-  const v1::CompositionLock lock = federation.Lock();
+  const v1::CompositionLock lock = federation.Lock("dume");
   for (const std::string& path :
        {federation.experts()[0].folder + "/weights.safetensors",
+        federation.experts()[0].folder + "/statistics.safetensors",
         federation.experts()[0].folder + "/manifest.json",
         federation.base().folder + "/anchor.safetensors",
         federation.base().folder + "/weights.safetensors",
@@ -289,6 +292,41 @@ TEST(CompositionFilesTest, OneChangedByteIsRefused) {
     ASSERT_TRUE(proto::WriteFileAtomic(path, good).ok());
   }
   EXPECT_TRUE(LoadComposition(lock, federation.FolderOf()).ok());
+}
+
+// A signed file can still hold numbers that no row can be solved from.
+TEST(SolvedRowsFiles, NameTheTensorThatDoesNotFit) {
+  const TinyFederation federation;
+  const auto anchor = *package::SafetensorsFile::Open(
+      federation.base().folder + "/anchor.safetensors");
+  const auto made = [&](std::vector<double> products, int64_t sums) {
+    std::vector<double> sum(sums, 1.0);
+    std::vector<package::NamedTensor> tensors;
+    for (const char* layer : {"layers.0", "layers.1"}) {
+      for (auto* numbers : {&products, &sum}) {
+        math::Tensor t;
+        t.data = numbers->data();
+        t.dtype = math::DType::kF64;
+        t.shape = {static_cast<int64_t>(numbers->size())};
+        tensors.push_back({absl::StrCat(layer, numbers == &sum ? ".sum"
+                                                               : ".products"),
+                           t});
+      }
+    }
+    const std::string path = federation.Path("odd.safetensors");
+    EXPECT_TRUE(package::WriteSafetensors(path, tensors).ok());
+    return std::string(
+        MakeSolvedRows(federation.config(), *anchor, 1000,
+                       {*package::SafetensorsFile::Open(path)}, 1e-2)
+            .status()
+            .message());
+  };
+  std::vector<double> products(16 * 17 / 2, 1.0);
+  EXPECT_EQ(made(products, 16), "");
+  EXPECT_THAT(made(products, 15), HasSubstr("layers.0.sum F64 [15]"));
+  products[3] = NAN;
+  EXPECT_THAT(made(products, 16),
+              HasSubstr("layers.0.products with numbers that are not finite"));
 }
 
 }  // namespace

@@ -103,8 +103,8 @@ TEST(RecipeTest, UnknownKeyNamesLineAndKnownKeys) {
   EXPECT_THAT(inner, HasSubstr("line 4"));
   EXPECT_THAT(inner, HasSubstr("\"router.kk\""));
   EXPECT_THAT(inner, HasSubstr("kind, k, null_experts, top_p, renormalise, "
-                               "most_active, smoothing, mixing, gate, quantile, "
-                               "ridge"));
+                               "most_active, smoothing, mixing, gate, "
+                               "quantile, ridge"));
 }
 
 TEST(RecipeTest, AllProblemsAtOnce) {
