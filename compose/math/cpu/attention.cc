@@ -145,8 +145,8 @@ class Worker {
     int64_t key = 0;
     for (; key + kAtOnce <= present; key += kAtOnce) {
       const Numbers keys = keys_ + (j + key) * stride_;
-      ops_.direct(q_, lines_.count, keys.data, keys.dtype, stride_, dim_,
-                  scores_ + key, kBlock);
+      ops_.direct(q_, kPanel, lines_.count, keys.data, keys.dtype, stride_,
+                  dim_, scores_ + key, kBlock);
     }
     if (key < present) {
       PackRowsOf(ops_, keys_ + (j + key) * stride_, stride_, present - key,

@@ -44,10 +44,15 @@ struct PanelOps {
   void (*tile)(const float* a, const float* b, int64_t panel_words,
                int64_t terms, int64_t rows, int64_t panels, bool add,
                float* c, int64_t stride);
-  // c[r*c_stride + n] = sum_k a[k][r] w[n*stride + k]: a few rows of a panel
-  // by kDirectPanels panels of w where they lie.
-  void (*direct)(const float* a, int64_t rows, const void* w, DType dtype,
-                 int64_t stride, int64_t terms, float* c, int64_t c_stride);
+  // dst[word][row] as close together as there are rows: what `direct` reads
+  // again for every panel stays in the first-level cache. src is f32.
+  void (*pack_close)(const float* src, int64_t stride, int64_t rows,
+                     int64_t terms, float* dst);
+  // c[r*c_stride + n] = sum_k a[k][r] w[n*stride + k]: a few rows, words
+  // a_stride apart, by kDirectPanels panels of w where they lie.
+  void (*direct)(const float* a, int64_t a_stride, int64_t rows,
+                 const void* w, DType dtype, int64_t stride, int64_t terms,
+                 float* c, int64_t c_stride);
   // c[r*c_stride + n] += sum_k a[k][r] v[k*stride + n]: up to kStraightRows
   // rows of a panel by rows of v (f32 or bf16) where they lie; n < cols, whole
   // panels. The tile's sums.

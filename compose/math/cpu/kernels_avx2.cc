@@ -64,6 +64,7 @@ const PanelOps kF32Panels = {
     PackF32,
     PackTurnedF32,
     TileF32,
+    PackCloseF32,
     DirectF32,
     StraightF32};
 

@@ -30,6 +30,7 @@ const PanelOps kF32Panels = {1,
                              PackF32,
                              PackTurnedF32,
                              TileOf<F32Tile>,
+                             PackCloseF32,
                              DirectF32,
                              StraightF32};
 

@@ -59,22 +59,32 @@ inline void TurnSome(const S* first, int64_t stride, int64_t rows,
 // Up to this many rows are written word by word: turning sixteen would mostly
 // turn what is not there.
 constexpr int64_t kFewRows = 4;
-void PackFewRows(const float* src, int64_t stride, int64_t rows,
-                 int64_t terms, float* dst) {
+
+// dst[word*apart + row] of f32 rows.
+void PackApart(const float* src, int64_t stride, int64_t rows, int64_t terms,
+               int64_t apart, float* dst) {
   for (int64_t r = 0; r < rows; ++r) {
     const float* from = src + r * stride;
     for (int64_t k = 0; k < terms; k += 16) {
       const int64_t n = terms - k < 16 ? terms - k : 16;
-      alignas(32) float words[8];
-      const __m512 numbers = _mm512_maskz_loadu_ps(First(n), from + k);
-      _mm256_store_si256(
-          reinterpret_cast<__m256i*>(words),
-          reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(numbers)));
+      const __m256i words = reinterpret_cast<__m256i>(
+          _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(First(n), from + k)));
+      if (apart == 1 && n == 16) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + k / 2), words);
+        continue;
+      }
+      alignas(32) float one[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(one), words);
       for (int64_t i = 0; i < (n + 1) / 2; ++i) {
-        dst[(k / 2 + i) * kPanel + r] = words[i];
+        dst[(k / 2 + i) * apart + r] = one[i];
       }
     }
   }
+}
+
+void PackClose(const float* src, int64_t stride, int64_t rows, int64_t terms,
+               float* dst) {
+  PackApart(src, stride, rows, terms, rows, dst);
 }
 
 template <typename S>
@@ -159,8 +169,8 @@ void Pack(const void* src, DType dtype, int64_t stride, int64_t rows,
                       dst);
     default:
       if (rows <= kFewRows) {
-        return PackFewRows(static_cast<const float*>(src), stride, rows,
-                           terms, dst);
+        return PackApart(static_cast<const float*>(src), stride, rows, terms,
+                         kPanel, dst);
       }
       return PackRows(static_cast<const float*>(src), stride, rows, terms,
                       dst);
@@ -218,8 +228,8 @@ struct Bf16Tile {
 
 // A few rows by panels of weights that are read once (product.inl).
 template <int R, int P, typename S>
-void DirectOf(const float* a, const S* w, int64_t stride, int64_t terms,
-              float* c, int64_t c_stride) {
+void DirectOf(const float* a, int64_t a_stride, const S* w, int64_t stride,
+              int64_t terms, float* c, int64_t c_stride) {
   constexpr int64_t kSize = sizeof(S);
   __m512 sum[R][P];
   for (int r = 0; r < R; ++r) {
@@ -245,7 +255,7 @@ void DirectOf(const float* a, const S* w, int64_t stride, int64_t terms,
           sum[r][p] = _mm512_dpbf16_ps(
               sum[r][p], reinterpret_cast<__m512bh>(out[i].v),
               reinterpret_cast<__m512bh>(
-                  _mm512_set1_ps(a[(k / 2 + i) * kPanel + r])));
+                  _mm512_set1_ps(a[(k / 2 + i) * a_stride + r])));
         }
       }
     }
@@ -260,24 +270,28 @@ void DirectOf(const float* a, const S* w, int64_t stride, int64_t terms,
 template <typename S>
 struct DirectForm {
   template <int R, int P>
-  static void Run(const float* a, const S* w, int64_t stride, int64_t terms,
-                  float* c, int64_t c_stride) {
-    DirectOf<R, P>(a, w, stride, terms, c, c_stride);
+  static void Run(const float* a, int64_t a_stride, const S* w,
+                  int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+    DirectOf<R, P>(a, a_stride, w, stride, terms, c, c_stride);
   }
 };
 
-void Direct(const float* a, int64_t rows, const void* w, DType dtype,
-            int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+void Direct(const float* a, int64_t a_stride, int64_t rows, const void* w,
+            DType dtype, int64_t stride, int64_t terms, float* c,
+            int64_t c_stride) {
   switch (dtype) {
     case DType::kBF16:
       return DirectRows<DirectForm<Bf16>>(
-          a, rows, static_cast<const Bf16*>(w), stride, terms, c, c_stride);
+          a, a_stride, rows, static_cast<const Bf16*>(w), stride, terms, c,
+          c_stride);
     case DType::kF16:
       return DirectRows<DirectForm<Half>>(
-          a, rows, static_cast<const Half*>(w), stride, terms, c, c_stride);
+          a, a_stride, rows, static_cast<const Half*>(w), stride, terms, c,
+          c_stride);
     default:
       return DirectRows<DirectForm<float>>(
-          a, rows, static_cast<const float*>(w), stride, terms, c, c_stride);
+          a, a_stride, rows, static_cast<const float*>(w), stride, terms, c,
+          c_stride);
   }
 }
 
@@ -336,6 +350,7 @@ const PanelOps kPanels = {2,
                           Pack,
                           PackTurned,
                           TileOf<Bf16Tile>,
+                          PackClose,
                           Direct,
                           Straight};
 

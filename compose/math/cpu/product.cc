@@ -37,6 +37,7 @@ struct Plan {
   int64_t groups, blocks;
   int64_t first_task;
   bool direct;          // few rows: b is read where it lies
+  int64_t a_stride;     // between words of packed_a: kPanel, or the rows
 };
 
 // Panels of operand x for rows [row, end) and terms [k, k + n).
@@ -59,6 +60,10 @@ void PackPanels(const PanelOps& ops, const Operand& x, int64_t row,
 
 void PackA(const PanelOps& ops, const Plan& plan, int64_t tile) {
   const Job& job = *plan.job;
+  if (plan.a_stride != kPanel) {
+    return ops.pack_close(static_cast<const float*>(job.a.data), job.a.stride,
+                          job.rows, job.terms, plan.packed_a);
+  }
   PackPanels(ops, job.a, tile * kPanel,
              std::min(job.rows, (tile + kPackTiles) * kPanel), 0, job.terms,
              plan.packed_a + tile * plan.tile_words, plan.tile_words);
@@ -116,8 +121,8 @@ void RunTask(const PanelOps& ops, const Plan& plan, int64_t task,
     for (; done + step <= last; done += step) {
       const char* w = static_cast<const char*>(job.b.data) +
                       done * job.b.stride * ByteSize(job.b.dtype);
-      ops.direct(plan.packed_a, job.rows, w, job.b.dtype, job.b.stride,
-                 job.terms, job.c + done, job.c_stride);
+      ops.direct(plan.packed_a, plan.a_stride, job.rows, w, job.b.dtype,
+                 job.b.stride, job.terms, job.c + done, job.c_stride);
     }
     if (done == last) return;
   }
@@ -182,6 +187,10 @@ void Multiply(std::span<const Job> jobs, Arithmetic arithmetic) {
     plan.tiles = Panels(job.rows);
     plan.direct =
         job.rows <= ops.direct_rows && !job.b.turned && !job.add;
+    // Columns that do not fill the direct form's panels take the tile.
+    const bool close = plan.direct && job.cols % (kDirectPanels * kPanel) == 0 &&
+                       job.a.dtype == DType::kF32 && !job.a.turned;
+    plan.a_stride = close ? job.rows : kPanel;
     plan.tile_words = ops.Words(job.terms) * kPanel;
     const double share = static_cast<double>(job.rows) *
                          static_cast<double>(job.cols) *
@@ -195,7 +204,8 @@ void Multiply(std::span<const Job> jobs, Arithmetic arithmetic) {
     tasks += plan.groups * plan.blocks;
     const Plan* before = plans.empty() ? nullptr : &plans.back();
     if (before != nullptr && before->job->a == job.a &&
-        before->job->rows == job.rows && before->job->terms == job.terms) {
+        before->job->rows == job.rows && before->job->terms == job.terms &&
+        before->a_stride == plan.a_stride) {
       at.push_back(at.back());
     } else {
       at.push_back(a_floats);

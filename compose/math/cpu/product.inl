@@ -161,8 +161,8 @@ struct F32Tile {
 // R rows times P panels of weights that are read once and never stored: the
 // form for a few rows, bound by memory. Same sums as the tile.
 template <int R, int P, typename S>
-void DirectF32Of(const float* a, const S* w, int64_t stride, int64_t terms,
-                 float* c, int64_t c_stride) {
+void DirectF32Of(const float* a, int64_t a_stride, const S* w, int64_t stride,
+                 int64_t terms, float* c, int64_t c_stride) {
   constexpr int64_t kSize = sizeof(S);
   Vec sum[R][P];
   for (int r = 0; r < R; ++r) {
@@ -171,7 +171,7 @@ void DirectF32Of(const float* a, const S* w, int64_t stride, int64_t terms,
   const auto add = [&](int64_t k, const Vec* out, int64_t n, int p) {
     for (int64_t i = 0; i < n; ++i) {
       for (int r = 0; r < R; ++r) {
-        sum[r][p] = Fma(Set(a[(k + i) * kPanel + r]), out[i], sum[r][p]);
+        sum[r][p] = Fma(Set(a[(k + i) * a_stride + r]), out[i], sum[r][p]);
       }
     }
   };
@@ -205,24 +205,35 @@ void DirectF32Of(const float* a, const S* w, int64_t stride, int64_t terms,
 template <typename S>
 struct DirectF32Form {
   template <int R, int P>
-  static void Run(const float* a, const S* w, int64_t stride, int64_t terms,
-                  float* c, int64_t c_stride) {
-    DirectF32Of<R, P>(a, w, stride, terms, c, c_stride);
+  static void Run(const float* a, int64_t a_stride, const S* w,
+                  int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+    DirectF32Of<R, P>(a, a_stride, w, stride, terms, c, c_stride);
   }
 };
 
-void DirectF32(const float* a, int64_t rows, const void* w, DType dtype,
-               int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+void PackCloseF32(const float* src, int64_t stride, int64_t rows,
+                  int64_t terms, float* dst) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t k = 0; k < terms; ++k) dst[k * rows + r] = src[r * stride + k];
+  }
+}
+
+void DirectF32(const float* a, int64_t a_stride, int64_t rows, const void* w,
+               DType dtype, int64_t stride, int64_t terms, float* c,
+               int64_t c_stride) {
   switch (dtype) {
     case DType::kBF16:
       return DirectRows<DirectF32Form<Bf16>>(
-          a, rows, static_cast<const Bf16*>(w), stride, terms, c, c_stride);
+          a, a_stride, rows, static_cast<const Bf16*>(w), stride, terms, c,
+          c_stride);
     case DType::kF16:
       return DirectRows<DirectF32Form<Half>>(
-          a, rows, static_cast<const Half*>(w), stride, terms, c, c_stride);
+          a, a_stride, rows, static_cast<const Half*>(w), stride, terms, c,
+          c_stride);
     default:
       return DirectRows<DirectF32Form<float>>(
-          a, rows, static_cast<const float*>(w), stride, terms, c, c_stride);
+          a, a_stride, rows, static_cast<const float*>(w), stride, terms, c,
+          c_stride);
   }
 }
 

@@ -45,29 +45,30 @@ inline void Expect(const char* first, int64_t stride) {
   }
 }
 
-// F::Run<R, P>(a, w, stride, terms, c, c_stride) for rows of a up to
+// F::Run<R, P>(a, a_stride, w, stride, terms, c, c_stride) for rows of a up to
 // kDirectRows by two panels of w: both at once where R x 2 sums fit the
 // registers, else one after another.
 template <typename F, int R, typename S>
-inline void DirectPair(const float* a, const S* w, int64_t stride,
-                       int64_t terms, float* c, int64_t c_stride) {
+inline void DirectPair(const float* a, int64_t a_stride, const S* w,
+                       int64_t stride, int64_t terms, float* c,
+                       int64_t c_stride) {
   if constexpr (2 * R <= kDirectSums) {
-    F::template Run<R, 2>(a, w, stride, terms, c, c_stride);
+    F::template Run<R, 2>(a, a_stride, w, stride, terms, c, c_stride);
   } else {
-    F::template Run<R, 1>(a, w, stride, terms, c, c_stride);
-    F::template Run<R, 1>(a, w + kPanel * stride, stride, terms, c + kPanel,
-                          c_stride);
+    F::template Run<R, 1>(a, a_stride, w, stride, terms, c, c_stride);
+    F::template Run<R, 1>(a, a_stride, w + kPanel * stride, stride, terms,
+                          c + kPanel, c_stride);
   }
 }
 
 template <typename F, typename S>
-void DirectRows(const float* a, int64_t rows, const S* w, int64_t stride,
-                int64_t terms, float* c, int64_t c_stride) {
+void DirectRows(const float* a, int64_t a_stride, int64_t rows, const S* w,
+                int64_t stride, int64_t terms, float* c, int64_t c_stride) {
   switch (rows) {
 #define MOTET_DIRECT(R)                                                \
   case R:                                                              \
     if constexpr (R <= kDirectRows) {                                  \
-      DirectPair<F, R>(a, w, stride, terms, c, c_stride);              \
+      DirectPair<F, R>(a, a_stride, w, stride, terms, c, c_stride);    \
     }                                                                  \
     return;
     MOTET_DIRECT(1)
