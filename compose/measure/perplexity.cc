@@ -91,6 +91,28 @@ double Score::Perplexity() const {
   return tokens == 0 ? NAN : std::exp(nll / static_cast<double>(tokens));
 }
 
+double Score::BitsPerByte(int64_t bytes) const {
+  return bytes == 0 ? NAN
+                    : nll / (std::log(2.0) * static_cast<double>(bytes));
+}
+
+int64_t ScoredBytes(const model::Tokenizer& tokenizer,
+                    const learn::TokenWindows& windows, int64_t max_tokens) {
+  std::vector<int64_t> length(static_cast<size_t>(tokenizer.vocabulary()), -1);
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < CappedWindows(windows, max_tokens); ++i) {
+    for (const int32_t id : windows.at(i).subspan(1)) {
+      if (static_cast<size_t>(id) >= length.size()) continue;
+      int64_t& known = length[static_cast<size_t>(id)];
+      if (known < 0) {
+        known = static_cast<int64_t>(tokenizer.Decode({id}).size());
+      }
+      bytes += known;
+    }
+  }
+  return bytes;
+}
+
 int64_t CappedWindows(const learn::TokenWindows& windows,
                       int64_t max_tokens) {
   if (max_tokens <= 0) return windows.count();

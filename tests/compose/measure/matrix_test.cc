@@ -134,6 +134,7 @@ TEST(MatrixOutputTest, JsonAndSvg) {
   m.router = "anchored";
   m.window = 128;
   m.models = {"base", "base + code", "composition", "without code"};
+  m.kinds = {"base", "pair", "composition", "without"};
   m.domains = {"code", "other & <b>"};
   m.is_owners = {true, false};
   m.scored_tokens = {127, 254};
