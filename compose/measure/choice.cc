@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "compose/math/exec.h"
+#include "compose/measure/perplexity.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/limits.h"
@@ -102,6 +103,7 @@ absl::StatusOr<Pair> Encode(const assemble::ServedModel& model,
                           "at least one beyond the query's",
                           "choose another --delimiter");
   }
+  MOTET_RETURN_IF_ERROR(CheckIds(pair.ids, model.config.vocabulary));
   // The model reads all but the last token.
   const auto most = static_cast<size_t>(model.config.max_positions) + 1;
   if (pair.ids.size() > most) {

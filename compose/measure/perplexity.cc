@@ -54,6 +54,9 @@ absl::StatusOr<Score> ScoreSpans(
                           absl::StrCat("at most the model's context of ",
                                        decoder.config().max_positions));
   }
+  for (const std::span<const int32_t> ids : windows) {
+    MOTET_RETURN_IF_ERROR(CheckIds(ids, decoder.config().vocabulary));
+  }
   math::Arena arena;
   math::Exec exec(math::Cpu(), arena, options.product);
   Score score;
@@ -86,6 +89,17 @@ absl::StatusOr<Score> ScoreSpans(
 }
 
 }  // namespace
+
+absl::Status CheckIds(std::span<const int32_t> ids, int64_t vocabulary) {
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < vocabulary) continue;
+    return proto::Invalid(
+        "tokenizer", absl::StrCat("token id ", id),
+        absl::StrCat("ids below the model's vocabulary of ", vocabulary),
+        "use the tokenizer.json that belongs to the model");
+  }
+  return absl::OkStatus();
+}
 
 double Score::Perplexity() const {
   return tokens == 0 ? NAN : std::exp(nll / static_cast<double>(tokens));

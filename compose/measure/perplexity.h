@@ -33,6 +33,9 @@ struct ScoreOptions {
   math::Product product = math::Product::kExact;
 };
 
+// InvalidArgument when a tokenizer makes ids that the model does not have.
+absl::Status CheckIds(std::span<const int32_t> ids, int64_t vocabulary);
+
 // Windows that a cap leaves: at least one, if there is one.
 int64_t CappedWindows(const learn::TokenWindows& windows, int64_t max_tokens);
 

@@ -220,6 +220,9 @@ absl::StatusOr<RoutingReport> MeasureRouting(
     domain.documents = static_cast<int64_t>(domains[d].documents.size());
     domain.tokens = text.tokens();
     MOTET_RETURN_IF_ERROR(CheckFloors(domains[d], domain.tokens));
+    for (const auto& ids : windows) {
+      MOTET_RETURN_IF_ERROR(CheckIds(ids, decoder.config().vocabulary));
+    }
     std::vector<LayerTrace> traces(
         static_cast<size_t>(decoder.config().layers));
     for (LayerTrace& trace : traces) {

@@ -139,7 +139,8 @@ TEST(MatrixRowsTest, SeveralCompositionsShareWhatTheyShare) {
   const std::shared_ptr<const assemble::Composition> topk =
       federation.Load(lock);
   std::vector<MatrixRow> rows = *CompositionRows(anchored, true);
-  for (MatrixRow& row : *CompositionRows(topk, true)) rows.push_back(row);
+  const std::vector<MatrixRow> more = *CompositionRows(topk, true);
+  rows.insert(rows.end(), more.begin(), more.end());
   for (MatrixRow& row : DirectoryRows(topk, "directory", "its own")) {
     rows.push_back(row);
   }
@@ -162,7 +163,7 @@ TEST(MatrixRowsTest, SeveralCompositionsShareWhatTheyShare) {
                           "demo without manual", "demo without health",
                           "other", "other without code",
                           "other without legal", "other without manual",
-                          "other without health", "demo (2)"));
+                          "other without health", "other (2)"));
   EXPECT_FALSE(matrix->one_tokenizer);
   EXPECT_EQ(matrix->kinds[15], "model");
   // The directory's row is the top-k composition, under another name.
