@@ -24,16 +24,14 @@ std::string ArithmeticOf(const v1::CompositionLock& lock,
                          math::ExpertMask allowed) {
   std::string key = lock.base().manifest_sha256();
   if (allowed == 1) return key;
-  if (router.kind == model::Router::Kind::kAnchored) {
-    const v1::RouterLock& r = lock.router();
-    absl::StrAppend(&key, " anchored ", r.smoothing(), " ", r.ridge(), " ",
-                    r.gate(), " ", r.gate_quantile());
-  } else {
+  if (router.kind == model::Router::Kind::kTopK) {
     absl::StrAppend(&key, " topk ",
                     std::min<int64_t>(router.k, Count(allowed)), " ",
-                    router.renormalise);
+                    router.renormalise, " ", lock.router().rows());
+  } else {  // all that its lock says of it
+    absl::StrAppend(&key, " ", lock.router().SerializeAsString());
   }
-  absl::StrAppend(&key, " ", lock.method(), " ", lock.router().rows());
+  absl::StrAppend(&key, " ", lock.method());
   for (int e = 0; e < lock.experts_size(); ++e) {
     if (allowed >> (e + 1) & 1) {
       absl::StrAppend(&key, " ", lock.experts(e).manifest_sha256());
