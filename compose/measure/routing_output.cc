@@ -226,8 +226,8 @@ std::string RoutingSvg(const RoutingReport& r) {
                                                           : " experts"));
   for (int p = 0; p < panels; ++p) {
     Panel(r, r.domains[static_cast<size_t>(p)], grid,
-          kMargin + (p % across) * grid.width, kTop + (p / across) * grid.height,
-          svg);
+          kMargin + (p % across) * grid.width,
+          kTop + (p / across) * grid.height, svg);
   }
   Legend(kMargin, kTop + down * grid.height + 6, svg);
   absl::StrAppend(&svg, "</svg>\n");
