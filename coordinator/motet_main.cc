@@ -89,8 +89,8 @@ int main(int argc, char** argv) {
       "  daemon run, train offer   owners' nodes train behind their doors\n"
       "  compose plan, apply       one model out of signed packages\n"
       "  eval matrix, serve        measure it, answer with it\n\n"
-      "One model, no federation: serve, generate and eval perplexity take any "
-      "Hugging Face model directory.\n",
+      "One model, no federation: serve, generate and eval perplexity, matrix, "
+      "choice\nand routing take any Hugging Face model directory.\n",
       "motet"};
   app.set_version_flag("--version", "motet " MOTET_VERSION);
   app.failure_message(WrongUsage);

@@ -2,154 +2,123 @@
 #include "compose/measure/matrix.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <map>
 #include <set>
 #include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "compose/learn/corpus.h"
+#include "compose/measure/means.h"
 #include "compose/measure/perplexity.h"
-#include "nlohmann/json.hpp"
 #include "proto/error.h"
 
 namespace motet::measure {
 namespace {
 
-struct Row {
-  std::string name;
-  const model::Decoder* decoder;
-  math::ExpertMask allowed;
+// A domain under one tokenizer.
+struct Text {
+  std::vector<learn::TokenWindows> windows;  // [domains]
+  std::vector<int64_t> bytes;                // [domains], of scored tokens
 };
 
-// Rows with equal keys are the same arithmetic: the base alone is FFN 0 with
-// weight 1 under either router, and top-k depends on (k, set) only.
-int Count(math::ExpertMask set) {
-  return std::popcount(static_cast<uint64_t>(set)) +
-         std::popcount(static_cast<uint64_t>(set >> 64));
-}
-
-using Key = std::tuple<int, int64_t, math::ExpertMask>;
-Key KeyOf(const Row& row) {
-  if (row.allowed == 1) return {0, 0, 1};
-  const model::Router& router = row.decoder->router();
-  if (router.kind == model::Router::Kind::kAnchored) {
-    return {1, 0, row.allowed};
-  }
-  if (router.kind != model::Router::Kind::kTopK || router.null_experts > 0) {
-    return {3, 0, row.allowed};  // the composition's own, no pair's
-  }
-  const int64_t k =
-      std::min<int64_t>(router.k, Count(row.allowed));
-  return {2, k, row.allowed};
-}
-
-// A short name of each expert: its domain, or its id where that is not one.
-std::vector<std::string> Labels(const v1::CompositionLock& lock) {
-  std::map<std::string, int> uses;
-  for (const v1::LockedExpert& e : lock.experts()) ++uses[e.domain()];
-  std::vector<std::string> labels;
-  for (const v1::LockedExpert& e : lock.experts()) {
-    const bool clear = !e.domain().empty() && uses[e.domain()] == 1;
-    labels.push_back(clear ? e.domain() : e.id());
-  }
-  return labels;
-}
-
-double GeometricMean(const std::vector<double>& values,
-                     const std::vector<bool>* of) {
-  double sum = 0;
-  int n = 0;
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (of != nullptr && !(*of)[i]) continue;
-    sum += std::log(values[i]);
-    ++n;
-  }
-  return std::exp(sum / n);
-}
-
-}  // namespace
-
-absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
-                                     const std::vector<Domain>& domains,
-                                     const MatrixOptions& options) {
-  const v1::CompositionLock& lock = composition.lock;
-  if (domains.empty()) {
-    return proto::Invalid("matrix", "no domain", "at least one",
-                          "give --domain NAME=FILE.jsonl");
-  }
-  const int32_t separator = composition.tokenizer().IdOf("<|endoftext|>");
+absl::StatusOr<Text> Tokenize(const assemble::ServedModel& model, bool strict,
+                              const std::vector<Domain>& domains,
+                              const MatrixOptions& options) {
+  const model::Tokenizer& tokenizer = model.tokenizer();
+  const int32_t separator =
+      strict ? tokenizer.IdOf("<|endoftext|>")
+             : learn::SeparatorOf(tokenizer, model.config.eos_id);
   if (separator < 0) {
     return proto::Invalid("matrix", "a tokenizer without <|endoftext|>",
                           "one with it, to join documents");
   }
-  Matrix matrix;
-  matrix.composition = lock.name();
-  matrix.router = lock.router().kind();
-  matrix.window = options.window;
+  Text text;
+  for (const Domain& domain : domains) {
+    text.windows.emplace_back(tokenizer, domain.documents, separator,
+                              options.window);
+    if (text.windows.back().count() == 0) {
+      return proto::Invalid(
+          absl::StrCat("domain ", domain.name),
+          absl::StrCat(text.windows.back().tokens(), " tokens"),
+          absl::StrCat("at least one window of ", options.window),
+          "give more text or a smaller --window");
+    }
+    text.bytes.push_back(
+        ScoredBytes(tokenizer, text.windows.back(), options.max_tokens));
+  }
+  return text;
+}
 
-  // Tokenized once; the documents are of no further use.
-  std::vector<learn::TokenWindows> windows;
-  std::set<std::string> owned, names;
-  for (const v1::LockedExpert& e : lock.experts()) owned.insert(e.domain());
+absl::Status CheckDomains(const std::vector<Domain>& domains) {
+  if (domains.empty()) {
+    return proto::Invalid("matrix", "no domain", "at least one",
+                          "give --domain NAME=FILE.jsonl");
+  }
+  std::set<std::string> names;
   for (const Domain& domain : domains) {
     if (!names.insert(domain.name).second) {
       return proto::Invalid("matrix",
                             absl::StrCat("domain ", domain.name, " twice"),
                             "each once");
     }
-    windows.emplace_back(composition.tokenizer(), domain.documents, separator,
-                         options.window);
-    if (windows.back().count() == 0) {
-      return proto::Invalid(
-          absl::StrCat("domain ", domain.name),
-          absl::StrCat(windows.back().tokens(), " tokens"),
-          absl::StrCat("at least one window of ", options.window),
-          "give more text or a smaller --window");
-    }
+  }
+  return absl::OkStatus();
+}
+
+// Each name once: rows that are the same in both are one.
+std::vector<MatrixRow> Distinct(std::vector<MatrixRow> rows) {
+  std::map<std::string, std::vector<std::string>> known;  // name: arithmetics
+  std::vector<MatrixRow> distinct;
+  for (MatrixRow& row : rows) {
+    auto& same = known[row.name];
+    if (std::count(same.begin(), same.end(), row.arithmetic) > 0) continue;
+    same.push_back(row.arithmetic);
+    if (same.size() > 1) absl::StrAppend(&row.name, " (", same.size(), ")");
+    distinct.push_back(std::move(row));
+  }
+  return distinct;
+}
+
+}  // namespace
+
+absl::StatusOr<Matrix> MeasureRows(std::vector<MatrixRow> rows,
+                                   const std::vector<std::string>& owners,
+                                   const std::vector<Domain>& domains,
+                                   const MatrixOptions& options) {
+  MOTET_RETURN_IF_ERROR(CheckDomains(domains));
+  rows = Distinct(std::move(rows));
+  Matrix matrix;
+  matrix.window = options.window;
+  for (const Domain& domain : domains) {
     matrix.domains.push_back(domain.name);
-    matrix.is_owners.push_back(owned.count(domain.name) > 0);
+    matrix.is_owners.push_back(
+        std::count(owners.begin(), owners.end(), domain.name) > 0);
   }
 
-  // Views only: the pair router shares the composition's weights.
-  model::Router pair;
-  pair.k = 2;
-  pair.renormalise = lock.router().renormalise();
-  const model::Decoder& whole = *composition.decoder;
-  MOTET_ASSIGN_OR_RETURN(
-      const model::Decoder pairs,
-      model::Decoder::Create(whole.config(), whole.weights(), pair));
-
-  const std::vector<std::string> labels = Labels(lock);
-  const math::ExpertMask all = composition.All();
-  std::vector<Row> rows = {{"base", &whole, 1}};
-  for (size_t i = 0; i < labels.size(); ++i) {
-    // Rows solved for a set have no trained pair to show: the pair's own set.
-    rows.push_back({absl::StrCat("base + ", labels[i]),
-                    whole.router().rows == nullptr ? &pairs : &whole,
-                    math::ExpertMask{1} | math::ExpertMask{2} << i});
-  }
-  rows.push_back({"composition", &whole, all});
-  for (size_t i = 0; i < labels.size(); ++i) {
-    rows.push_back({absl::StrCat("without ", labels[i]), &whole,
-                    all & ~(math::ExpertMask{2} << i)});
-  }
-
-  std::set<Key> distinct;
-  for (const Row& row : rows) distinct.insert(KeyOf(row));
+  // Tokenized once; the documents are of no further use.
+  std::map<std::string, Text> texts;
+  std::set<std::string> distinct;
   int64_t total = 0, done = 0;
-  for (const auto& w : windows) {
-    total += CappedWindows(w, options.max_tokens) * options.window;
+  for (const MatrixRow& row : rows) {
+    if (texts.count(row.tokenizer) == 0) {
+      MOTET_ASSIGN_OR_RETURN(
+          texts[row.tokenizer],
+          Tokenize(*row.model, row.kind != "model", domains, options));
+    }
+    if (!distinct.insert(row.arithmetic).second) continue;
+    for (const auto& w : texts[row.tokenizer].windows) {
+      total += CappedWindows(w, options.max_tokens) * options.window;
+    }
   }
-  total *= static_cast<int64_t>(distinct.size());
+  matrix.one_tokenizer = texts.size() <= 1;
 
-  std::map<std::pair<Key, size_t>, double> known;
-  matrix.scored_tokens.resize(domains.size());
-  for (const Row& row : rows) {
-    std::vector<double> values;
-    for (size_t d = 0; d < windows.size(); ++d) {
-      const auto key = std::make_pair(KeyOf(row), d);
+  std::map<std::pair<std::string, size_t>, Score> known;
+  for (const MatrixRow& row : rows) {
+    const Text& text = texts[row.tokenizer];
+    std::vector<double> values, bits;
+    for (size_t d = 0; d < domains.size(); ++d) {
+      const auto key = std::make_pair(row.arithmetic, d);
       if (known.count(key) == 0) {
         ScoreOptions score;
         score.allowed = row.allowed;
@@ -162,37 +131,43 @@ absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
                            absl::StrCat(row.name, " on ", matrix.domains[d]));
         };
         MOTET_ASSIGN_OR_RETURN(
-            const Score result,
-            ScoreWindows(*row.decoder, windows[d], score));
-        known[key] = result.Perplexity();
-        matrix.scored_tokens[d] = result.tokens;
+            known[key], ScoreWindows(*row.decoder, text.windows[d], score));
       }
-      values.push_back(known[key]);
+      const Score& result = known[key];
+      if (matrix.models.empty()) matrix.scored_tokens.push_back(result.tokens);
+      values.push_back(result.Perplexity());
+      bits.push_back(result.BitsPerByte(text.bytes[d]));
     }
     matrix.models.push_back(row.name);
+    matrix.kinds.push_back(row.kind);
     matrix.all.push_back(GeometricMean(values, nullptr));
     if (std::count(matrix.is_owners.begin(), matrix.is_owners.end(), true)) {
       matrix.owners.push_back(GeometricMean(values, &matrix.is_owners));
     }
     matrix.values.push_back(std::move(values));
+    matrix.bits_per_byte.push_back(std::move(bits));
+    matrix.scored_bytes.push_back(text.bytes);
   }
   return matrix;
 }
 
-std::string MatrixJson(const Matrix& matrix) {
-  nlohmann::ordered_json json;
-  json["composition"] = matrix.composition;
-  json["router"] = matrix.router;
-  json["window"] = matrix.window;
-  json["models"] = matrix.models;
-  json["domains"] = matrix.domains;
-  json["values"] = matrix.values;
-  json["owner_domains"] = matrix.is_owners;
-  json["scored_tokens"] = matrix.scored_tokens;
-  json["means"] = {{"owners", matrix.owners}, {"all", matrix.all}};
-  return json.dump(2, ' ', false,
-                   nlohmann::ordered_json::error_handler_t::replace) +
-         "\n";
+absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
+                                     const std::vector<Domain>& domains,
+                                     const MatrixOptions& options) {
+  // The caller keeps it for as long as this runs.
+  const std::shared_ptr<const assemble::Composition> borrowed(
+      &composition, [](const assemble::Composition*) {});
+  MOTET_ASSIGN_OR_RETURN(std::vector<MatrixRow> rows,
+                         CompositionRows(borrowed, /*named=*/false));
+  std::vector<std::string> owners;
+  for (const v1::LockedExpert& e : composition.lock.experts()) {
+    owners.push_back(e.domain());
+  }
+  MOTET_ASSIGN_OR_RETURN(
+      Matrix matrix, MeasureRows(std::move(rows), owners, domains, options));
+  matrix.composition = composition.lock.name();
+  matrix.router = composition.lock.router().kind();
+  return matrix;
 }
 
 }  // namespace motet::measure

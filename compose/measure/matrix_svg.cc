@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "compose/measure/matrix.h"
@@ -112,15 +113,17 @@ std::string MatrixSvg(const Matrix& m) {
   const int height =
       kTop + static_cast<int>(m.models.size()) * kCellHeight + kLegend;
 
+  std::string title =
+      absl::StrCat(m.measure, " by model and domain: ", m.composition);
+  title[0] = absl::ascii_toupper(static_cast<unsigned char>(title[0]));
   std::string svg = absl::StrFormat(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
       "viewBox=\"0 0 %d %d\" font-family=\"Helvetica, Arial, sans-serif\">\n",
       width, height, width, height);
-  absl::StrAppend(&svg, "<title>Perplexity by model and domain: ",
-                  Escape(m.composition), "</title>\n",
+  absl::StrAppend(&svg, "<title>", Escape(title), "</title>\n",
                   "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n");
   Text(svg, kMargin, 34, "start", 18, "font-weight=\"bold\" fill=\"#222\"",
-       absl::StrCat("Perplexity by model and domain: ", m.composition));
+       title);
   Text(svg, kMargin, 56, "start", 12, "fill=\"#555\"",
        absl::StrCat("router ", m.router, ", windows of ", m.window,
                     " tokens; lower is better; blue beats the base, orange "
@@ -129,16 +132,13 @@ std::string MatrixSvg(const Matrix& m) {
        "framed: best of its column; owners, all: geometric means over "
        "owners' domains and over all");
 
-  size_t composition = 0;
-  while (composition + 1 < m.models.size() &&
-         m.models[composition] != "composition") {
-    ++composition;
-  }
+  // Perplexities differ in units, the other measures in hundredths.
+  const bool fine = m.measure != "perplexity";
   for (size_t r = 0; r < m.models.size(); ++r) {
     const double y = kTop + static_cast<double>(r) * kCellHeight;
     Text(svg, left - 10, y + 20, "end", 13,
-         r == composition ? "font-weight=\"bold\" fill=\"#222\""
-                          : "fill=\"#222\"",
+         m.kinds[r] == "composition" ? "font-weight=\"bold\" fill=\"#222\""
+                                     : "fill=\"#222\"",
          Shorten(m.models[r], longest));
   }
   double x = left;
@@ -172,7 +172,8 @@ std::string MatrixSvg(const Matrix& m) {
           IsDark(ratio) ? "fill=\"#fff\"" : "fill=\"#222\"",
           bold ? " font-weight=\"bold\"" : "");
       Text(svg, x + kCellWidth / 2.0, y + 20, "middle", 13, style.c_str(),
-           absl::StrFormat(value < 9.995 ? "%.2f" : "%.1f", value));
+           fine ? absl::StrFormat("%.3f", value)
+                : absl::StrFormat(value < 9.995 ? "%.2f" : "%.1f", value));
     }
     x += kCellWidth;
   }

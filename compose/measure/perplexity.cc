@@ -54,6 +54,9 @@ absl::StatusOr<Score> ScoreSpans(
                           absl::StrCat("at most the model's context of ",
                                        decoder.config().max_positions));
   }
+  for (const std::span<const int32_t> ids : windows) {
+    MOTET_RETURN_IF_ERROR(CheckIds(ids, decoder.config().vocabulary));
+  }
   math::Arena arena;
   math::Exec exec(math::Cpu(), arena, options.product);
   Score score;
@@ -87,8 +90,41 @@ absl::StatusOr<Score> ScoreSpans(
 
 }  // namespace
 
+absl::Status CheckIds(std::span<const int32_t> ids, int64_t vocabulary) {
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < vocabulary) continue;
+    return proto::Invalid(
+        "tokenizer", absl::StrCat("token id ", id),
+        absl::StrCat("ids below the model's vocabulary of ", vocabulary),
+        "use the tokenizer.json that belongs to the model");
+  }
+  return absl::OkStatus();
+}
+
 double Score::Perplexity() const {
   return tokens == 0 ? NAN : std::exp(nll / static_cast<double>(tokens));
+}
+
+double Score::BitsPerByte(int64_t bytes) const {
+  return bytes == 0 ? NAN
+                    : nll / (std::log(2.0) * static_cast<double>(bytes));
+}
+
+int64_t ScoredBytes(const model::Tokenizer& tokenizer,
+                    const learn::TokenWindows& windows, int64_t max_tokens) {
+  std::vector<int64_t> length(static_cast<size_t>(tokenizer.vocabulary()), -1);
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < CappedWindows(windows, max_tokens); ++i) {
+    for (const int32_t id : windows.at(i).subspan(1)) {
+      if (static_cast<size_t>(id) >= length.size()) continue;
+      int64_t& known = length[static_cast<size_t>(id)];
+      if (known < 0) {
+        known = static_cast<int64_t>(tokenizer.Decode({id}).size());
+      }
+      bytes += known;
+    }
+  }
+  return bytes;
 }
 
 int64_t CappedWindows(const learn::TokenWindows& windows,

@@ -21,6 +21,8 @@ struct Score {
   double nll = 0;      // sum of -ln p over the scored tokens
   int64_t tokens = 0;  // scored
   double Perplexity() const;
+  //   nll / (ln 2 * bytes)      bytes: of ScoredBytes over the same windows
+  double BitsPerByte(int64_t bytes) const;
 };
 struct ScoreOptions {
   math::ExpertMask allowed = ~math::ExpertMask{0};
@@ -31,8 +33,18 @@ struct ScoreOptions {
   math::Product product = math::Product::kExact;
 };
 
+// InvalidArgument when a tokenizer makes ids that the model does not have.
+absl::Status CheckIds(std::span<const int32_t> ids, int64_t vocabulary);
+
 // Windows that a cap leaves: at least one, if there is one.
 int64_t CappedWindows(const learn::TokenWindows& windows, int64_t max_tokens);
+
+// The UTF-8 bytes of the text that the scored tokens stand for, so that models
+// with other tokenizers compare. A window's first token is not scored: its
+// bytes do not count. Special tokens (separators between documents) are
+// scored, and stand for no byte.
+int64_t ScoredBytes(const model::Tokenizer& tokenizer,
+                    const learn::TokenWindows& windows, int64_t max_tokens);
 
 //   nll = - sum_t ln softmax(logits_{t-1})[id_t],  t = 1 .. window - 1
 // Product::kExact: a window's score is the same in whatever batch.

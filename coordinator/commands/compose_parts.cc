@@ -100,12 +100,18 @@ assemble::PackageFolder FolderOf(const ComposeSession& session) {
 
 absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
                                         const std::string& recipe_path) {
-  RecipeParts parts;
   MOTET_ASSIGN_OR_RETURN(
       const std::string text,
       proto::ReadFile(recipe_path, proto::kMaxRecipeBytes));
-  MOTET_ASSIGN_OR_RETURN(parts.recipe,
+  MOTET_ASSIGN_OR_RETURN(assemble::Recipe recipe,
                          assemble::ParseRecipe(text, recipe_path));
+  return GatherParts(session, std::move(recipe));
+}
+
+absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
+                                        assemble::Recipe recipe) {
+  RecipeParts parts;
+  parts.recipe = std::move(recipe);
   const Federation& federation = session.federation;
   MOTET_ASSIGN_OR_RETURN(
       package::OpenedPackage base,

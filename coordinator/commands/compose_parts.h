@@ -36,6 +36,9 @@ struct RecipeParts {
 // version in force. Every package that cannot be had is named in one error.
 absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
                                         const std::string& recipe_path);
+// The same of a recipe that was read already.
+absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
+                                        assemble::Recipe recipe);
 
 // compositions/NAME/motet.lock. NotFound names the compositions there are.
 absl::StatusOr<v1::CompositionLock> ReadLock(const Federation& federation,
@@ -55,6 +58,8 @@ void AddEvalMatrix(CLI::App& noun, Context& context);
 void AddEvalExclusion(CLI::App& noun, Context& context);
 void AddEvalLogits(CLI::App& noun, Context& context);
 void AddEvalPerplexity(CLI::App& noun, Context& context);
+void AddEvalChoice(CLI::App& noun, Context& context);
+void AddEvalRouting(CLI::App& noun, Context& context);
 
 // How a plan is shown, by plan and by apply.
 void PrintPlan(const assemble::Plan& plan,

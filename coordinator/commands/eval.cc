@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet eval matrix|exclusion|logits|perplexity: what a composition is worth,
-// the proof that an excluded expert is silent, raw numbers for other
-// programs, and any model on any text.
+// motet eval matrix|exclusion|logits|perplexity|choice|routing: what a
+// composition is worth, the proof that an excluded expert is silent, raw
+// numbers for other programs, any model on any text or multiple choice, and
+// which experts answer.
 #include <CLI/CLI.hpp>
 
 #include "coordinator/cli.h"
@@ -12,11 +13,14 @@ namespace motet::coordinator {
 void AddEval(CLI::App& app, Context& context) {
   CLI::App* noun = Noun(app, "eval",
                         "Measure a model or a composition: perplexity of any "
-                        "text or by domain, the exclusion guarantee");
+                        "text or by domain, multiple choice, routing, the "
+                        "exclusion guarantee");
   AddEvalMatrix(*noun, context);
   AddEvalExclusion(*noun, context);
   AddEvalLogits(*noun, context);
   AddEvalPerplexity(*noun, context);
+  AddEvalChoice(*noun, context);
+  AddEvalRouting(*noun, context);
 }
 
 }  // namespace motet::coordinator

@@ -240,6 +240,63 @@ TEST_F(DirectoryTest, ExpertsByIndex) {
             404);
 }
 
+TEST_F(DirectoryTest, MatrixRoutingAndChoice) {
+  DirectoryOptions options;
+  const std::string dense = Write(options);
+  options.family = "mixtral";
+  WriteModelDirectory(Path("mixed"), options);
+  std::string lines;
+  for (int i = 0; i < 60; ++i) {
+    lines += json{{"text", "document " + std::to_string(i) +
+                               " says something of its own"}}
+                 .dump() +
+             "\n";
+  }
+  WriteText(Path("data.jsonl"), lines);
+  const std::string domain = "plain=" + Path("data.jsonl");
+
+  const Result table = Motet(
+      {"eval", "matrix", dense, Path("mixed"), "--domain", domain, "--window",
+       "64", "--relative", "--unit", "bits-per-byte", "--csv", Path("m.csv"),
+       "--json", Path("m.json"), "--svg", Path("m.svg")});
+  EXPECT_EQ(table.code, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("bits per byte, relative"));
+  EXPECT_THAT(table.out, HasSubstr("tiny"));
+  EXPECT_THAT(table.out, HasSubstr("mixed"));
+  const json matrix = json::parse(ReadText(Path("m.json")));
+  EXPECT_EQ(matrix["models"], json({"tiny", "mixed"}));
+  // Each token is a byte; separators are none.
+  EXPECT_GE(matrix["scored_tokens"][0].get<int64_t>(),
+            matrix["scored_bytes"][0][0].get<int64_t>());
+  EXPECT_THAT(ReadText(Path("m.csv")), HasSubstr("mixed,model,(all),"));
+  EXPECT_THAT(ReadText(Path("m.svg")), HasSubstr("Bits per byte"));
+
+  const json routing = Json({"eval", "routing", Path("mixed"), "--domain",
+                             domain, "--svg", Path("r.svg")});
+  EXPECT_EQ(routing["experts"], json({"0", "1", "2", "3"}));
+  EXPECT_EQ(routing["domains"][0]["layers"].size(), 2u);
+  EXPECT_THAT(ReadText(Path("r.svg")), HasSubstr("Who answers: mixed"));
+  const Result none =
+      Motet({"eval", "routing", dense, "--domain", domain});
+  EXPECT_EQ(none.code, 1);
+  EXPECT_THAT(none.err, HasSubstr("a dense model"));
+  const Result little = Motet({"eval", "routing", Path("mixed"), "--domain",
+                               domain, "--max-bytes", "500"});
+  EXPECT_EQ(little.code, 2);
+  EXPECT_THAT(little.err, HasSubstr("[domain plain] got 500 tokens"));
+
+  WriteText(Path("task.jsonl"),
+            R"({"query": "a", "choices": ["b", "cd"], "gold": 1})"
+            "\n");
+  const json choice = Json({"eval", "choice", dense, "--data",
+                            Path("task.jsonl"), "--samples", Path("s.jsonl")});
+  EXPECT_EQ(choice["questions"], 1);
+  const json sample = json::parse(ReadText(Path("s.jsonl")));
+  const bool second = sample["log_likelihoods"][1].get<double>() >
+                      sample["log_likelihoods"][0].get<double>();
+  EXPECT_EQ(choice["acc"], second ? 1.0 : 0.0);
+}
+
 // The most that the process ever held, in bytes.
 int64_t PeakBytes(pid_t pid) {
   const std::string status =

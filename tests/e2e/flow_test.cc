@@ -159,6 +159,37 @@ TEST(Flow, TwoOwnersTrainAndOneCompositionAnswers) {
     }
   }
 
+  std::string lines;
+  for (int i = 0; i < 40; ++i) {
+    lines += json{{"text", "int f" + std::to_string(i) +
+                               "() { return 0; }  // code of the owner"}}
+                 .dump() +
+             "\n";
+  }
+  WriteText(federation.Path("text.jsonl"), lines);
+  const std::string domain = "code=" + federation.Path("text.jsonl");
+  // Both compositions and an expert by itself: what they share is one row.
+  const json matrix = federation.Json(
+      {"eval", "matrix", "anchored", kCode, "topk", "--domain", domain,
+       "--window", "32"});
+  EXPECT_EQ(matrix["models"],
+            json({"base", "base + code", "base + law", "anchored",
+                  "anchored without code", "anchored without law", "topk",
+                  "topk without code", "topk without law"}));
+  EXPECT_EQ(matrix["owner_domains"], json({true}));
+  // The base and one expert by top-2 are the pair.
+  EXPECT_EQ(matrix["values"][7], matrix["values"][2]);
+  const json routing = federation.Json(
+      {"eval", "routing", "anchored", "--domain", domain, "--exclude", "law",
+       "--window", "64"});
+  EXPECT_EQ(routing["experts"], json({"base", "code", "law"}));
+  for (const json& layer : routing["domains"][0]["layers"]) {
+    EXPECT_EQ(layer["share"][2], 0.0);
+    EXPECT_NEAR(layer["share"][0].get<double>() +
+                    layer["share"][1].get<double>(),
+                1, 1e-9);
+  }
+
   const std::string port_file = federation.Path("logs/serve.port");
   Process server({Program("motet"), "serve", "anchored", "--address",
                   "127.0.0.1:0", "--port-file", port_file},

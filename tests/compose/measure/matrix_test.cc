@@ -128,12 +128,115 @@ TEST(MatrixErrorsTest, SayWhatIsWrong) {
               HasSubstr("domain manual"));
 }
 
+// Two compositions over one base and its experts, and a third model: what is
+// the same is measured once, what is not has its name.
+TEST(MatrixRowsTest, SeveralCompositionsShareWhatTheyShare) {
+  const TinyFederation federation;
+  const std::shared_ptr<const assemble::Composition> anchored =
+      federation.Load(federation.Lock("anchored"));
+  v1::CompositionLock lock = federation.Lock("topk");
+  lock.set_name("other");
+  const std::shared_ptr<const assemble::Composition> topk =
+      federation.Load(lock);
+  std::vector<MatrixRow> rows = *CompositionRows(anchored, true);
+  const std::vector<MatrixRow> more = *CompositionRows(topk, true);
+  rows.insert(rows.end(), more.begin(), more.end());
+  for (MatrixRow& row : DirectoryRows(topk, "directory", "its own")) {
+    rows.push_back(row);
+  }
+  MatrixOptions options;
+  options.window = 20;
+  int64_t steps = 0;
+  double last = 0;
+  options.progress = [&](double fraction, const std::string&) {
+    ++steps;
+    last = fraction;
+  };
+  const auto matrix = MeasureRows(rows, {"code"}, Domains(), options);
+  ASSERT_TRUE(matrix.ok()) << matrix.status();
+  EXPECT_DOUBLE_EQ(last, 1.0);
+  EXPECT_EQ(steps, (5 + 5 + 5 + 1) * 4);  // a batch each, shared rows once
+  EXPECT_THAT(matrix->models,
+              ElementsAre("base", "base + code", "base + legal",
+                          "base + manual", "base + health", "demo",
+                          "demo without code", "demo without legal",
+                          "demo without manual", "demo without health",
+                          "other", "other without code",
+                          "other without legal", "other without manual",
+                          "other without health", "other (2)"));
+  EXPECT_FALSE(matrix->one_tokenizer);
+  EXPECT_EQ(matrix->kinds[15], "model");
+  // The directory's row is the top-k composition, under another name.
+  EXPECT_EQ(matrix->values[15], matrix->values[10]);
+  EXPECT_NE(matrix->values[5], matrix->values[10]);
+
+  // Bits per byte by hand: the same loss over the scored tokens' bytes.
+  const auto& tokenizer = topk->tokenizer();
+  for (size_t d = 0; d < 4; ++d) {
+    const learn::TokenWindows windows(tokenizer, Domains()[d].documents,
+                                      tokenizer.IdOf("<|endoftext|>"), 20);
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < windows.count(); ++i) {
+      const auto ids = windows.at(i).subspan(1);
+      bytes += static_cast<int64_t>(
+          tokenizer.Decode({ids.begin(), ids.end()}).size());
+    }
+    EXPECT_EQ(matrix->scored_bytes[0][d], bytes);
+    EXPECT_NEAR(matrix->bits_per_byte[0][d],
+                std::log2(matrix->values[0][d]) *
+                    static_cast<double>(matrix->scored_tokens[d]) / bytes,
+                1e-9);
+  }
+}
+
+TEST(MatrixRowsTest, ExpertsAloneHaveNoComposition) {
+  const TinyFederation federation;
+  const auto rows = PairRows(federation.Load(federation.Lock("topk")));
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  std::vector<std::string> kinds;
+  for (const MatrixRow& row : *rows) kinds.push_back(row.kind);
+  EXPECT_THAT(kinds, ElementsAre("base", "pair", "pair", "pair", "pair"));
+}
+
+TEST(MatrixViewTest, RelativeAndBitsPerByte) {
+  Matrix m;
+  m.models = {"base", "a, \"b\""};
+  m.kinds = {"base", "model"};
+  m.domains = {"code", "law"};
+  m.is_owners = {true, false};
+  m.values = {{16, 4}, {8, 6}};
+  m.owners = {16, 8};
+  m.all = {8, std::sqrt(48.0)};
+  m.bits_per_byte = {{4, 1}, {3, 1.5}};
+  m.scored_bytes = {{10, 20}, {10, 20}};
+  const Matrix relative = Viewed(m, {.relative = true});
+  EXPECT_EQ(relative.measure, "perplexity, relative");
+  EXPECT_THAT(relative.values[1], ElementsAre(0.5, 1.5));
+  EXPECT_THAT(relative.owners, ElementsAre(1, 0.5));
+  EXPECT_DOUBLE_EQ(relative.all[1], std::sqrt(48.0) / 8);
+  const Matrix bits = Viewed(m, {.bits_per_byte = true, .relative = true});
+  EXPECT_THAT(bits.values[1], ElementsAre(0.75, 1.5));
+  EXPECT_DOUBLE_EQ(bits.all[1], std::sqrt(4.5) / 2);
+  EXPECT_EQ(MatrixCsv(m),
+            "model,kind,domain,perplexity,bits_per_byte,relative,bytes\n"
+            "base,base,code,16,4,1,10\n"
+            "base,base,law,4,1,1,20\n"
+            "base,base,(owners),16,4,1,\n"
+            "base,base,(all),8,2,1,\n"
+            "\"a, \"\"b\"\"\",model,code,8,3,0.5,10\n"
+            "\"a, \"\"b\"\"\",model,law,6,1.5,1.5,20\n"
+            "\"a, \"\"b\"\"\",model,(owners),8,3,0.5,\n"
+            "\"a, \"\"b\"\"\",model,(all),6.92820323,2.12132034,"
+            "0.866025404,\n");
+}
+
 TEST(MatrixOutputTest, JsonAndSvg) {
   Matrix m;
   m.composition = "demo";
   m.router = "anchored";
   m.window = 128;
   m.models = {"base", "base + code", "composition", "without code"};
+  m.kinds = {"base", "pair", "composition", "without"};
   m.domains = {"code", "other & <b>"};
   m.is_owners = {true, false};
   m.scored_tokens = {127, 254};

@@ -89,6 +89,17 @@ TEST_F(PerplexityTest, CapLeavesWholeWindows) {
   EXPECT_EQ(reported, 2 * 24);
 }
 
+TEST_F(PerplexityTest, IdsThatTheModelDoesNotHaveAreErrors) {
+  const std::vector<int32_t> ids = {0, 4, 5};
+  EXPECT_TRUE(CheckIds(ids, 6).ok());
+  EXPECT_FALSE(CheckIds(ids, 5).ok());
+  const int64_t vocabulary = composition_->config.vocabulary;
+  const learn::TokenWindows windows(composition_->tokenizer(), Documents(3),
+                                    static_cast<int32_t>(vocabulary), 24);
+  EXPECT_EQ(ScoreWindows(*composition_->decoder, windows).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(PerplexityTest, TooLittleTextAndTooLongWindowsAreErrors) {
   const learn::TokenWindows none(composition_->tokenizer(), {"a"}, 0, 24);
   EXPECT_FALSE(ScoreWindows(*composition_->decoder, none).ok());

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of a matrix from compositions and model directories.
+#include <algorithm>
+#include <bit>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "compose/measure/matrix.h"
+#include "proto/error.h"
+
+namespace motet::measure {
+namespace {
+
+int Count(math::ExpertMask set) {
+  return std::popcount(static_cast<uint64_t>(set)) +
+         std::popcount(static_cast<uint64_t>(set >> 64));
+}
+
+// The base alone is FFN 0 with weight 1 under either router, and top-k
+// depends on (k, set) only, unless null experts or solved rows take part.
+std::string ArithmeticOf(const v1::CompositionLock& lock,
+                         const model::Router& router,
+                         math::ExpertMask allowed) {
+  std::string key = lock.base().manifest_sha256();
+  if (allowed == 1) return key;
+  if (router.kind == model::Router::Kind::kTopK && router.null_experts == 0 &&
+      router.rows == nullptr) {
+    absl::StrAppend(&key, " topk ",
+                    std::min<int64_t>(router.k, Count(allowed)), " ",
+                    router.renormalise, " ", lock.router().rows());
+  } else {  // all that its lock says of it
+    absl::StrAppend(&key, " ", lock.router().SerializeAsString());
+  }
+  absl::StrAppend(&key, " ", lock.method());
+  for (int e = 0; e < lock.experts_size(); ++e) {
+    if (allowed >> (e + 1) & 1) {
+      absl::StrAppend(&key, " ", lock.experts(e).manifest_sha256());
+    }
+  }
+  return key;
+}
+
+// A short name of each expert: its domain, or its id where that is not one.
+std::vector<std::string> Labels(const v1::CompositionLock& lock) {
+  std::map<std::string, int> uses;
+  for (const v1::LockedExpert& e : lock.experts()) ++uses[e.domain()];
+  std::vector<std::string> labels;
+  for (const v1::LockedExpert& e : lock.experts()) {
+    const bool clear = !e.domain().empty() && uses[e.domain()] == 1;
+    labels.push_back(clear ? e.domain() : e.id());
+  }
+  return labels;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<MatrixRow>> PairRows(
+    std::shared_ptr<const assemble::Composition> composition) {
+  const v1::CompositionLock& lock = composition->lock;
+  const model::Decoder& whole = *composition->decoder;
+  // A view only: it shares the composition's weights.
+  model::Router pair;
+  pair.k = 2;
+  pair.renormalise = lock.router().renormalise();
+  MOTET_ASSIGN_OR_RETURN(
+      model::Decoder view,
+      model::Decoder::Create(whole.config(), whole.weights(), pair));
+  // Rows solved for a set have no trained pair to show: the pair's own set.
+  const auto decoder =
+      whole.router().rows == nullptr
+          ? std::make_shared<const model::Decoder>(std::move(view))
+          : std::shared_ptr<const model::Decoder>(composition, &whole);
+
+  std::vector<MatrixRow> rows;
+  const auto add = [&](const std::string& name, const char* kind,
+                       math::ExpertMask allowed) {
+    rows.push_back({name, kind, composition, decoder, allowed,
+                    ArithmeticOf(lock, decoder->router(), allowed),
+                    lock.base().tokenizer_sha256()});
+  };
+  add("base", "base", 1);
+  const std::vector<std::string> labels = Labels(lock);
+  for (size_t i = 0; i < labels.size(); ++i) {
+    add(absl::StrCat("base + ", labels[i]), "pair",
+        math::ExpertMask{1} | math::ExpertMask{2} << i);
+  }
+  return rows;
+}
+
+absl::StatusOr<std::vector<MatrixRow>> CompositionRows(
+    std::shared_ptr<const assemble::Composition> composition, bool named) {
+  MOTET_ASSIGN_OR_RETURN(std::vector<MatrixRow> rows, PairRows(composition));
+  const v1::CompositionLock& lock = composition->lock;
+  const std::shared_ptr<const model::Decoder> decoder(
+      composition, composition->decoder.get());
+  const auto add = [&](const std::string& name, const char* kind,
+                       math::ExpertMask allowed) {
+    rows.push_back({name, kind, composition, decoder, allowed,
+                    ArithmeticOf(lock, decoder->router(), allowed),
+                    lock.base().tokenizer_sha256()});
+  };
+  const math::ExpertMask all = composition->All();
+  add(named ? lock.name() : "composition", "composition", all);
+  const std::vector<std::string> labels = Labels(lock);
+  for (size_t i = 0; i < labels.size(); ++i) {
+    add(absl::StrCat(named ? lock.name() + " " : "", "without ", labels[i]),
+        "without", all & ~(math::ExpertMask{2} << i));
+  }
+  return rows;
+}
+
+std::vector<MatrixRow> DirectoryRows(
+    std::shared_ptr<const assemble::ServedModel> model,
+    const std::string& weights_key, const std::string& tokenizer_key) {
+  MatrixRow row;
+  row.name = model->name;
+  row.kind = "model";
+  row.decoder = std::shared_ptr<const model::Decoder>(model,
+                                                      model->decoder.get());
+  row.model = std::move(model);
+  row.arithmetic = weights_key;
+  row.tokenizer = tokenizer_key;
+  return {row};
+}
+
+}  // namespace motet::measure
