@@ -83,6 +83,19 @@ TEST_P(AttentionTest, ChunksOverACacheGiveTheBitsOfTheWhole) {
   }
 }
 
+TEST_P(AttentionTest, ManyNumbersAreNarrowedAsOne) {
+  std::vector<float> x = {0.0f, -0.0f, 1.00390625f, 1.01171875f, -3.3e38f,
+                          3.4e38f, 1e-40f, INFINITY, -INFINITY, NAN};
+  Random random(9);
+  const Tensor more = pool_.Normal({77}, random);
+  x.insert(x.end(), more.f32(), more.f32() + more.size());
+  std::vector<uint16_t> got(x.size());
+  NarrowBf16(x.data(), static_cast<int64_t>(x.size()), got.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    EXPECT_EQ(got[i], NarrowBf16(x[i])) << x[i];
+  }
+}
+
 TEST_P(AttentionTest, ABatchGivesTheBitsOfEachAlone) {
   Random random(2);
   std::vector<HeadShape> shapes(std::begin(kShapes), std::end(kShapes));
@@ -201,6 +214,47 @@ INSTANTIATE_TEST_SUITE_P(Sets, AttentionTest, testing::Values(0, 1),
                          [](const auto& info) {
                            return info.param == 0 ? "avx2" : "best";
                          });
+
+// With bf16 products a cache holds bf16: what the products round to anyway.
+// Shapes: lines of a single row that are multiplied in place (up to four a
+// key-value head, heads of whole panels) and that are packed.
+TEST(AttentionBf16Test, ACacheInBf16GivesTheBitsOfTheWhole) {
+  if (!HasBf16()) GTEST_SKIP() << "this processor has no bf16 products";
+  Pool pool;
+  Random random(8);
+  for (HeadShape shape :
+       {HeadShape{3, 3, 64}, HeadShape{4, 1, 48}, HeadShape{6, 1, 32},
+        HeadShape{4, 2, 20}, HeadShape{2, 2, 16, true, 97}}) {
+    shape.product = Product::kBf16;
+    const int64_t kv = shape.kv_heads * shape.head_dim;
+    const Sequence s = {
+        pool.Normal({203, shape.heads * shape.head_dim}, random),
+        pool.Normal({203, kv}, random), pool.Normal({203, kv}, random)};
+    const Tensor whole = pool.Zeros(s.q.shape);
+    const Segment all{0, 203, 0};
+    Cpu().attention(s.q, s.k, s.v, shape, {&all, 1}, whole, {});
+    std::vector<uint16_t> keys(203 * kv), values(203 * kv);
+    NarrowBf16(s.k.f32(), 203 * kv, keys.data());
+    NarrowBf16(s.v.f32(), 203 * kv, values.data());
+    for (int64_t chunk : {1, 3, 64, 100}) {
+      Tensor y = pool.Zeros(s.q.shape);
+      for (int64_t past = 0; past < 203; past += chunk) {
+        Segment segment;
+        segment.rows = std::min<int64_t>(chunk, 203 - past);
+        segment.past = past;
+        segment.keys = keys.data();
+        segment.values = values.data();
+        segment.row_stride = kv;
+        segment.dtype = DType::kBF16;
+        Cpu().attention(s.q.RowSlice(past, segment.rows), {}, {}, shape,
+                        {&segment, 1}, y.RowSlice(past, segment.rows), {});
+      }
+      EXPECT_TRUE(SameBits(y, whole))
+          << "chunk " << chunk << " heads " << shape.heads << "/"
+          << shape.kv_heads << " of " << shape.head_dim;
+    }
+  }
+}
 
 }  // namespace
 }  // namespace motet::math
