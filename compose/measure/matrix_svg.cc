@@ -109,13 +109,15 @@ std::string MatrixSvg(const Matrix& m) {
   longest = std::min<size_t>(longest, 40);
   const int left = kMargin + static_cast<int>(longest) * 8 + 12;
   const int cells = static_cast<int>(columns.size()) * kCellWidth + kGap;
-  const int width = std::max(left + cells + kMargin, 640);
-  const int height =
-      kTop + static_cast<int>(m.models.size()) * kCellHeight + kLegend;
-
   std::string title =
       absl::StrCat(m.measure, " by model and domain: ", m.composition);
   title[0] = absl::ascii_toupper(static_cast<unsigned char>(title[0]));
+  const int heading = static_cast<int>(title.size()) * 10;
+  const int width =
+      std::max({left + cells + kMargin, 2 * kMargin + heading, 640});
+  const int height =
+      kTop + static_cast<int>(m.models.size()) * kCellHeight + kLegend;
+
   std::string svg = absl::StrFormat(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
       "viewBox=\"0 0 %d %d\" font-family=\"Helvetica, Arial, sans-serif\">\n",

@@ -189,6 +189,16 @@ absl::StatusOr<measure::View> ViewOf(
   return view;
 }
 
+// The names, without the way to a directory.
+std::string Title(const std::vector<std::string>& names) {
+  std::vector<std::string> parts;
+  for (const std::string& name : names) {
+    const bool path = IsDirectory(name) && name.back() != '/';
+    parts.push_back(path ? name.substr(name.rfind('/') + 1) : name);
+  }
+  return absl::StrJoin(parts, ", ");
+}
+
 absl::Status WriteOutputs(const Options& options,
                           const measure::Matrix& matrix,
                           const measure::Matrix& seen) {
@@ -220,7 +230,7 @@ absl::Status Run(const Options& options, const Context& context) {
       measure::Matrix matrix,
       measure::MeasureRows(std::move(subjects.rows), subjects.owners, domains,
                            measure));
-  matrix.composition = absl::StrJoin(options.names, ", ");
+  matrix.composition = Title(options.names);
   matrix.router = subjects.routers.empty()
                       ? "of each model"
                       : absl::StrJoin(subjects.routers, ", ");
