@@ -45,7 +45,39 @@ inline void Turn8(const S* first, int64_t stride, Vec out[4]) {
   }
 }
 
-// The same for any rows and terms: what is not there is zero.
+// Sixteen f32 terms of sixteen rows, to eight words each: two rows are rounded
+// at a time, then both halves of the registers are turned, eight by eight.
+inline void Turn16(const float* first, int64_t stride, Vec out[8]) {
+  __m512 rows[8], quads[8];
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = reinterpret_cast<__m512>(
+        _mm512_cvtne2ps_pbh(_mm512_loadu_ps(first + (i + 8) * stride),
+                            _mm512_loadu_ps(first + i * stride)));
+  }
+  // quads[w] and quads[4 + w]: words w and, a lane on, w + 4 of rows 0-3 and
+  // of rows 4-7 (and of those eight further).
+  for (int half = 0; half < 2; ++half) {
+    const __m512* r = rows + 4 * half;
+    const __m512 a = _mm512_unpacklo_ps(r[0], r[1]);
+    const __m512 b = _mm512_unpackhi_ps(r[0], r[1]);
+    const __m512 c = _mm512_unpacklo_ps(r[2], r[3]);
+    const __m512 d = _mm512_unpackhi_ps(r[2], r[3]);
+    quads[4 * half] = _mm512_shuffle_ps(a, c, 0x44);
+    quads[4 * half + 1] = _mm512_shuffle_ps(a, c, 0xee);
+    quads[4 * half + 2] = _mm512_shuffle_ps(b, d, 0x44);
+    quads[4 * half + 3] = _mm512_shuffle_ps(b, d, 0xee);
+  }
+  const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+  const __m512i odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  for (int w = 0; w < 4; ++w) {
+    const __m512d low = _mm512_castps_pd(quads[w]);
+    const __m512d high = _mm512_castps_pd(quads[4 + w]);
+    out[w] = {_mm512_castpd_ps(_mm512_permutex2var_pd(low, even, high))};
+    out[4 + w] = {_mm512_castpd_ps(_mm512_permutex2var_pd(low, odd, high))};
+  }
+}
+
+// Turn8 for any rows and terms: what is not there is zero.
 template <typename S>
 inline void TurnSome(const S* first, int64_t stride, int64_t rows,
                      int64_t terms, Vec out[4]) {
@@ -91,7 +123,16 @@ template <typename S>
 void PackRows(const S* src, int64_t stride, int64_t rows, int64_t terms,
               float* dst) {
   constexpr int64_t kSize = sizeof(S);
-  for (int64_t k = 0; k < terms; k += 8) {
+  int64_t k = 0;
+  if constexpr (kSize == sizeof(float)) {
+    for (; rows == kPanel && k + 16 <= terms; k += 16) {
+      Expect(reinterpret_cast<const char*>(src + k), stride * kSize);
+      Vec out[8];
+      Turn16(src + k, stride, out);
+      for (int64_t i = 0; i < 8; ++i) Store(dst + (k / 2 + i) * kPanel, out[i]);
+    }
+  }
+  for (; k < terms; k += 8) {
     if (k * kSize % 64 == 0) {
       Expect(reinterpret_cast<const char*>(src + k), stride * kSize);
     }

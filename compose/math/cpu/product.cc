@@ -9,6 +9,7 @@
 #include "compose/math/cpu/product.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -89,7 +90,9 @@ void RunTiles(const PanelOps& ops, const Plan& plan, int64_t first,
       float* c = job.c + t * kPanel * job.c_stride + col + p * kPanel;
       const float* b = packed_b + p * panel_words;
       if (whole > 0) {
-        const int64_t panels = std::min(whole, most);
+        // Four as two and two: a tile of one panel is the slowest.
+        const int64_t panels =
+            most == 3 && whole == 4 ? 2 : std::min(whole, most);
         ops.tile(a, b, panel_words, n, rows, panels, add, c, job.c_stride);
         p += panels;
         continue;
@@ -150,8 +153,22 @@ void Cut(const PanelOps& ops, int64_t wanted, Plan& plan) {
       return (fair + kDirectPanels - 1) / kDirectPanels * kDirectPanels;
     }
     const int64_t fair = (panels * blocks - 1) / wanted + 1;
-    return std::min(
-        panels, std::max<int64_t>(std::min(fair + 1, room) / 3 * 3, 3));
+    const int64_t most = std::clamp<int64_t>(room, 3, panels);
+    // Near that, the group whose tasks end together: what the busiest thread
+    // gets is the time that all of them take.
+    int64_t best = 0, best_load = 0;
+    for (int64_t g = std::max<int64_t>(3, fair / 2);
+         g <= std::min(most, 2 * fair + 1); ++g) {
+      if (g % 3 == 1 && g != 4) continue;
+      const int64_t tasks = (panels + g - 1) / g * blocks;
+      const int64_t load = (tasks + Threads() - 1) / Threads() * g;
+      if (best == 0 || load < best_load ||
+          (load == best_load && std::abs(g - fair) < std::abs(best - fair))) {
+        best = g;
+        best_load = load;
+      }
+    }
+    return best == 0 ? std::min<int64_t>(panels, 3) : best;
   };
   plan.blocks = 1;
   plan.group = group(1);
