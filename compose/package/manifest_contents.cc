@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a manifest says of files and tensors, against the files and tensors.
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "compose/package/manifest.h"
+#include "compose/package/manifest_kinds.h"
 #include "proto/digest.h"
 
 namespace motet::package {
 namespace {
-
-std::string Shown(absl::string_view text) {
-  return absl::StrCat("\"", absl::CHexEscape(text.substr(0, 100)), "\"");
-}
 
 std::string DigestOf(const math::Tensor& tensor) {
   return proto::Hex(proto::Sha256(
@@ -95,16 +91,28 @@ std::vector<std::string> CheckTensors(const v1::ExpertManifest& manifest,
   return reasons;
 }
 
+v1::TensorDigest ShapeOfTensor(const std::string& name,
+                               const math::Tensor& tensor) {
+  v1::TensorDigest t;
+  t.set_name(name);
+  t.set_dtype(math::Name(tensor.dtype));
+  for (int i = 0; i < tensor.shape.rank; ++i) {
+    t.add_shape(static_cast<uint64_t>(tensor.shape.dim[i]));
+  }
+  return t;
+}
+
+v1::TensorDigest DigestOfTensor(const std::string& name,
+                                const math::Tensor& tensor) {
+  v1::TensorDigest t = ShapeOfTensor(name, tensor);
+  t.set_sha256(DigestOf(tensor));
+  return t;
+}
+
 std::vector<v1::TensorDigest> TensorTable(const SafetensorsFile& weights) {
   std::map<std::string, v1::TensorDigest> table;
   for (const SafetensorsFile::Entry& e : weights.entries()) {
-    v1::TensorDigest& t = table[e.name];
-    t.set_name(e.name);
-    t.set_dtype(math::Name(e.tensor.dtype));
-    for (int i = 0; i < e.tensor.shape.rank; ++i) {
-      t.add_shape(static_cast<uint64_t>(e.tensor.shape.dim[i]));
-    }
-    t.set_sha256(DigestOf(e.tensor));
+    table[e.name] = DigestOfTensor(e.name, e.tensor);
   }
   std::vector<v1::TensorDigest> sorted;
   for (auto& [name, entry] : table) sorted.push_back(std::move(entry));
