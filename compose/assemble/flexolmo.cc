@@ -8,11 +8,10 @@
 // arithmetic without e (docs/exclusion.md).
 #include <cmath>
 #include <limits>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "compose/assemble/composition.h"
+#include "compose/assemble/method.h"
 #include "compose/assemble/verify.h"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -82,33 +81,7 @@ absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
     }
     selected.mutable_router()->set_kind(options.router);
   }
-  if (options.all) return selected;
-  selected.clear_experts();
-  std::set<int> seen;
-  for (const int e : options.only) {
-    if (e < 1 || e > lock.experts_size() || !seen.insert(e).second) {
-      return proto::Invalid("composition", absl::StrCat("expert position ", e),
-                            absl::StrCat("1 to ", lock.experts_size(),
-                                         ", each once"));
-    }
-  }
-  // Ascending, whatever the caller's order: order is part of the arithmetic.
-  for (const int e : seen) *selected.add_experts() = lock.experts(e - 1);
-  return selected;
-}
-
-// The lock's experts as the gate sees them, the base first.
-std::vector<ServedExpert> ExpertsOf(const v1::CompositionLock& lock) {
-  ServedExpert base;
-  base.id = lock.base().id();
-  base.manifest_sha256 = lock.base().manifest_sha256();
-  base.always = true;
-  std::vector<ServedExpert> experts = {base};
-  for (const v1::LockedExpert& locked : lock.experts()) {
-    experts.push_back({locked.id(), locked.domain(), locked.licence(),
-                       locked.manifest_sha256(), false});
-  }
-  return experts;
+  return SelectExperts(selected, options);
 }
 
 // Expert FFNs by reference and rows by copy, layer by layer. Row 0, the
@@ -185,7 +158,7 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
+absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     const v1::CompositionLock& lock, const PackageFolder& folder_of,
     const LoadOptions& options) {
   auto composition = std::make_unique<Composition>();
@@ -195,7 +168,7 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
   const v1::CompositionLock& chosen = composition->lock;
   composition->name = chosen.name();
   composition->exact_exclusion = chosen.exclusion() == "exact";
-  composition->experts = ExpertsOf(chosen);
+  composition->experts = ServedExperts(chosen);
 
   MOTET_ASSIGN_OR_RETURN(const std::string base_folder,
                          folder_of(chosen.base().manifest_sha256()));

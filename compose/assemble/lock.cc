@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "compose/assemble/composition.h"
+#include "compose/assemble/method.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "google/protobuf/util/json_util.h"
@@ -57,6 +58,11 @@ ordered_json ToJson(const Message& message) {
   ordered_json json = ordered_json::object();
   for (int i = 0; i < descriptor->field_count(); ++i) {
     const FieldDescriptor* field = descriptor->field(i);
+    // A method's own section; absent where it is another's.
+    if (field->message_type() != nullptr && !field->is_repeated() &&
+        !message.GetReflection()->HasField(message, field)) {
+      continue;
+    }
     ordered_json& value = json[field->name()];
     if (!field->is_repeated()) {
       value = ValueOf(message, field, -1);
@@ -67,6 +73,21 @@ ordered_json ToJson(const Message& message) {
     for (int k = 0; k < size; ++k) value.push_back(ValueOf(message, field, k));
   }
   return json;
+}
+
+void CheckRouter(const v1::RouterLock& router,
+                 std::vector<std::string>& problems) {
+  const auto check = [&](bool good, const std::string& problem) {
+    if (!good) problems.push_back(problem);
+  };
+  check(router.kind() == "anchored" || router.kind() == "topk",
+        absl::StrCat("router.kind = \"", router.kind(),
+                     "\" (want anchored or topk)"));
+  check(router.k() >= 1 && router.k() <= 64,
+        absl::StrCat("router.k = ", router.k(), " (want 1 to 64)"));
+  check(router.smoothing() >= 0 && router.smoothing() < 1,
+        absl::StrCat("router.smoothing = ", router.smoothing(),
+                     " (want 0 to below 1)"));
 }
 
 std::vector<std::string> Problems(const v1::CompositionLock& lock) {
@@ -82,8 +103,9 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
         absl::StrCat("schema_version = ", lock.schema_version(), " (want 1)"));
   check(proto::CheckName("name", lock.name()).ok(),
         absl::StrCat("name = \"", lock.name(), "\" (want a-z, 0-9, . and -)"));
-  check(lock.method() == "flexolmo",
-        absl::StrCat("method = \"", lock.method(), "\" (want flexolmo)"));
+  const Method* method = FindMethod(lock.method());
+  check(method != nullptr, absl::StrCat("method = \"", lock.method(),
+                                        "\" (want ", MethodNames(), ")"));
   digest("base.manifest_sha256", lock.base().manifest_sha256());
   digest("base.weights_sha256", lock.base().weights_sha256());
   digest("base.tokenizer_sha256", lock.base().tokenizer_sha256());
@@ -97,15 +119,15 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
     digest(expert.id() + ".manifest_sha256", expert.manifest_sha256());
     digest(expert.id() + ".weights_sha256", expert.weights_sha256());
   }
-  const v1::RouterLock& router = lock.router();
-  check(router.kind() == "anchored" || router.kind() == "topk",
-        absl::StrCat("router.kind = \"", router.kind(),
-                     "\" (want anchored or topk)"));
-  check(router.k() >= 1 && router.k() <= 64,
-        absl::StrCat("router.k = ", router.k(), " (want 1 to 64)"));
-  check(router.smoothing() >= 0 && router.smoothing() < 1,
-        absl::StrCat("router.smoothing = ", router.smoothing(),
-                     " (want 0 to below 1)"));
+  if (method != nullptr && !method->router) {
+    check(!lock.has_router(), absl::StrCat("a router (want none for method ",
+                                           lock.method(), ")"));
+  } else {
+    CheckRouter(lock.router(), problems);
+  }
+  if (method != nullptr && method->check_lock != nullptr) {
+    method->check_lock(lock, problems);
+  }
   check(lock.exclusion() == "exact" || lock.exclusion() == "routed",
         absl::StrCat("exclusion = \"", lock.exclusion(),
                      "\" (want exact or routed)"));

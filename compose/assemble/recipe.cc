@@ -4,12 +4,15 @@
 // of a recipe is told at once, each with its line.
 #include "compose/assemble/recipe.h"
 
+#include <cmath>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "compose/assemble/merge_kinds.h"
+#include "compose/assemble/method.h"
 #include "proto/error.h"
 #include "proto/identity.h"
 #include "proto/limits.h"
@@ -118,6 +121,45 @@ Take OneOf(std::string& to, std::vector<std::string> choices) {
   };
 }
 
+Take Number(std::optional<double>& to) {
+  return [&to](const toml::node& node) -> std::string {
+    to = node.value<double>();
+    return to && std::isfinite(*to) ? "" : "a number";
+  };
+}
+
+std::vector<Key> MergeKeys(Recipe::Merge& merge) {
+  std::vector<std::string> kinds;
+  for (const MergeKindRow& row : MergeKinds()) kinds.emplace_back(row.name);
+  return {
+      {"kind", OneOf(merge.kind, std::move(kinds))},
+      {"weights",
+       [&merge](const toml::node& node) -> std::string {
+         const std::string want = "a list of numbers, one an expert";
+         const toml::array* list = node.as_array();
+         if (list == nullptr || list->empty()) return want;
+         for (const toml::node& item : *list) {
+           const auto weight = item.value<double>();
+           if (!weight || !std::isfinite(*weight)) return want;
+           merge.weights.push_back(*weight);
+         }
+         return "";
+       }},
+      {"lambda", Number(merge.lambda)},
+      {"density", Number(merge.density)},
+      {"ratio", Number(merge.ratio)},
+      {"epsilon", Number(merge.epsilon)},
+      {"t", Number(merge.t)},
+      {"seed",
+       [&merge](const toml::node& node) -> std::string {
+         const auto seed = node.value_exact<int64_t>();
+         if (!seed || *seed < 0) return "a whole number from 0";
+         merge.seed = static_cast<uint64_t>(*seed);
+         return "";
+       }},
+  };
+}
+
 }  // namespace
 
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
@@ -163,6 +205,9 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          return "";
        }},
   };
+  const std::vector<Key> merge = MergeKeys(recipe.merge);
+  std::vector<std::string> methods;
+  for (const Method& method : Methods()) methods.emplace_back(method.name);
   const std::vector<Key> top = {
       {"name",
        [&](const toml::node& node) -> std::string {
@@ -174,7 +219,7 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          recipe.name = *name;
          return "";
        }},
-      {"method", OneOf(recipe.method, {"flexolmo"})},
+      {"method", OneOf(recipe.method, methods)},
       {"experts",
        [&](const toml::node& node) {
          return TakeExperts(node, recipe.experts);
@@ -186,8 +231,27 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          reader.Section(*section, "router.", router);
          return "";
        }},
+      {"merge",
+       [&](const toml::node& node) -> std::string {
+         const toml::table* section = node.as_table();
+         if (section == nullptr) return "a section [merge]";
+         reader.Section(*section, "merge.", merge);
+         return "";
+       }},
   };
   reader.Section(table, "", top);
+  for (const Method& method : Methods()) {
+    if (method.name == recipe.method) continue;
+    for (const char* section : method.sections) {
+      if (const toml::node* node = table.get(section)) {
+        reader.Problem(*node, absl::StrCat("a section [", section, "]"),
+                       absl::StrCat("none, with method = \"", recipe.method,
+                                    "\": it belongs to \"", method.name,
+                                    "\""),
+                       "remove it or change the method");
+      }
+    }
+  }
   if (!table.contains("name")) {
     reader.Missing("name", "name = \"demo\", the composition's name");
   }

@@ -9,8 +9,16 @@
 //   k = 2                         # topk
 //   smoothing = 0.8               # anchored
 //   gate = true
+// or, with method = "merge",
+//   [merge]
+//   kind = "ties"                 # linear, weighted, slerp, task_arithmetic,
+//   weights = [0.5, 0.5]          # ties, dare, pcb, fisher
+//   lambda = 1.0
+//   density = 0.2                 # docs/methods/merge.md has them all
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +36,14 @@ struct Recipe {
     double smoothing = 0.8;
     bool gate = true;
   } router;
+  // Options that are set although their kind has no use for them are for the
+  // plan to refuse.
+  struct Merge {
+    std::string kind = "linear";
+    std::vector<double> weights;  // one an expert; none = equal
+    std::optional<double> lambda, density, ratio, epsilon, t;
+    std::optional<uint64_t> seed;
+  } merge;
 };
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
                                    const std::string& where);

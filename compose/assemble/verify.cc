@@ -74,11 +74,12 @@ absl::Status VerifyBase(const std::string& folder,
 }
 
 absl::StatusOr<v1::ExpertManifest> VerifyExpert(
-    const std::string& folder, const v1::LockedExpert& expert) {
+    const std::string& folder, const v1::LockedExpert& expert,
+    const std::set<std::string>& more) {
   MOTET_ASSIGN_OR_RETURN(
       v1::ExpertManifest manifest,
-      Verify(folder, expert.manifest_sha256(), [](const std::string& path) {
-        return path == "weights.safetensors";
+      Verify(folder, expert.manifest_sha256(), [&](const std::string& path) {
+        return path == "weights.safetensors" || more.contains(path);
       }));
   MOTET_RETURN_IF_ERROR(
       Expect(manifest, "weights.safetensors", expert.weights_sha256()));

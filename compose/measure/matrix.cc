@@ -19,7 +19,7 @@ namespace {
 
 struct Row {
   std::string name;
-  const model::Decoder* decoder;
+  bool pair;  // routed by the trained rows, not by the composition's router
   math::ExpertMask allowed;
 };
 
@@ -31,9 +31,10 @@ int Count(math::ExpertMask set) {
 }
 
 using Key = std::tuple<int, int64_t, math::ExpertMask>;
-Key KeyOf(const Row& row) {
+Key KeyOf(const Row& row, const model::Router* router_of_row) {
   if (row.allowed == 1) return {0, 0, 1};
-  const model::Router& router = row.decoder->router();
+  if (router_of_row == nullptr) return {3, 0, row.allowed};
+  const model::Router& router = *router_of_row;
   if (router.kind == model::Router::Kind::kAnchored) {
     return {1, 0, row.allowed};
   }
@@ -109,7 +110,9 @@ absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
     matrix.is_owners.push_back(owned.count(domain.name) > 0);
   }
 
-  // Views only: the pair router shares the composition's weights.
+  // Views only: the pair router shares the composition's weights. Without a
+  // router the rows are weights made for each set.
+  const bool routed = lock.has_router();
   model::Router pair;
   pair.k = 2;
   pair.renormalise = lock.router().renormalise();
@@ -120,19 +123,25 @@ absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
 
   const std::vector<std::string> labels = Labels(lock);
   const math::ExpertMask all = composition.All();
-  std::vector<Row> rows = {{"base", &whole, 1}};
+  std::vector<Row> rows = {{"base", false, 1}};
   for (size_t i = 0; i < labels.size(); ++i) {
-    rows.push_back({absl::StrCat("base + ", labels[i]), &pairs,
+    rows.push_back({absl::StrCat(routed ? "base + " : "only ", labels[i]),
+                    routed,
                     math::ExpertMask{1} | math::ExpertMask{2} << i});
   }
-  rows.push_back({"composition", &whole, all});
+  rows.push_back({"composition", false, all});
   for (size_t i = 0; i < labels.size(); ++i) {
-    rows.push_back({absl::StrCat("without ", labels[i]), &whole,
+    rows.push_back({absl::StrCat("without ", labels[i]), false,
                     all & ~(math::ExpertMask{2} << i)});
   }
+  const auto key_of = [&](const Row& row) {
+    return KeyOf(row, !routed    ? nullptr
+                      : row.pair ? &pairs.router()
+                                 : &whole.router());
+  };
 
   std::set<Key> distinct;
-  for (const Row& row : rows) distinct.insert(KeyOf(row));
+  for (const Row& row : rows) distinct.insert(key_of(row));
   int64_t total = 0, done = 0;
   for (const auto& w : windows) {
     total += CappedWindows(w, options.max_tokens) * options.window;
@@ -143,8 +152,12 @@ absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
   matrix.scored_tokens.resize(domains.size());
   for (const Row& row : rows) {
     std::vector<double> values;
+    std::shared_ptr<const model::Decoder> decoder;
+    if (!row.pair && known.count({key_of(row), 0}) == 0) {
+      MOTET_ASSIGN_OR_RETURN(decoder, composition.DecoderFor(row.allowed));
+    }
     for (size_t d = 0; d < windows.size(); ++d) {
-      const auto key = std::make_pair(KeyOf(row), d);
+      const auto key = std::make_pair(key_of(row), d);
       if (known.count(key) == 0) {
         ScoreOptions score;
         score.allowed = row.allowed;
@@ -158,7 +171,7 @@ absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
         };
         MOTET_ASSIGN_OR_RETURN(
             const Score result,
-            ScoreWindows(*row.decoder, windows[d], score));
+            ScoreWindows(row.pair ? pairs : *decoder, windows[d], score));
         known[key] = result.Perplexity();
         matrix.scored_tokens[d] = result.tokens;
       }
