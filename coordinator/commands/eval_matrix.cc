@@ -81,9 +81,8 @@ absl::Status Run(const Options& options, const Context& context) {
                          ReadLock(session.federation, options.name));
   assemble::LoadOptions load;
   load.router = options.router;
-  MOTET_ASSIGN_OR_RETURN(
-      const auto composition,
-      assemble::LoadComposition(lock, FolderOf(session), load));
+  MOTET_ASSIGN_OR_RETURN(const auto composition,
+                         LoadNamed(session, lock, load));
   ProgressLine progress("matrix");
   measure::MatrixOptions measure;
   measure.window = options.window;
@@ -109,10 +108,14 @@ absl::Status Run(const Options& options, const Context& context) {
     absl::PrintF("%s", json);
     return absl::OkStatus();
   }
-  absl::PrintF("%s\n%s of a column, router %s, windows of %d tokens, each "
+  const std::string how = composition->lock.has_router()
+                              ? absl::StrCat("router ", matrix.router)
+                              : MethodText(composition->lock);
+  absl::PrintF("%s\n%s of a column, %s, windows of %d tokens, each "
                "scored from its second.\nowners, all: geometric means over "
                "the owners' domains and over all.\n",
-               MatrixTable(matrix), "*: best", matrix.router, matrix.window);
+               MatrixTable(matrix), "*: best",
+               how, matrix.window);
   return absl::OkStatus();
 }
 

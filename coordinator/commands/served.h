@@ -19,10 +19,11 @@ struct ServedOptions {
   std::string name;    // instead of the directory's or composition's own
   std::string router;  // instead of the lock's
   bool offline = false;
+  int64_t merge_memory_mib = 2048;  // for expert sets of a merge
   std::vector<std::string> include, exclude;  // AddExpertOptions
   std::string purpose;
 };
-// MODEL, --router, --offline.
+// MODEL, --router, --offline, --merge-memory.
 void AddServedOptions(CLI::App& command, ServedOptions& options);
 // --include, --exclude, --purpose, for commands that ask one query.
 void AddExpertOptions(CLI::App& command, ServedOptions& options);
