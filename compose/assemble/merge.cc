@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "compose/assemble/merge_math.h"
 #include "compose/assemble/merge_select.h"
 #include "proto/error.h"
@@ -20,8 +21,10 @@ namespace {
 using math::DType;
 using math::Tensor;
 
-// 128 KiB of every party fit the second-level cache; 8 MiB a batch.
-constexpr int64_t kPiece = int64_t{1} << 15;
+// Of every party at most 128 KiB, of all 2 MiB a thread: they fit the
+// second-level cache, and memory stays small with many models and threads.
+constexpr int64_t kMostPiece = int64_t{1} << 15;
+constexpr int64_t kPieces = int64_t{1} << 19;
 constexpr int64_t kBatchPieces = 64;
 
 // n elements as a flat tensor.
@@ -68,16 +71,27 @@ void Narrow(const float* in, int64_t n, DType dtype, char* out) {
   }
 }
 
+// Once rounded: F16 ends at 65504.
+bool AllFinite(const float* numbers, int64_t n, DType dtype) {
+  const float most = dtype == DType::kF16    ? 65520.0f
+                     : dtype == DType::kBF16 ? 3.3961775e38f
+                                             : INFINITY;
+  bool finite = true;
+  for (int64_t i = 0; i < n; ++i) finite &= std::abs(numbers[i]) < most;
+  return finite;
+}
+
 // One thread's copies of one piece, which it may change.
 class Piece {
  public:
-  explicit Piece(size_t parties) : numbers_(parties * kPiece), rows_(parties) {
+  Piece(size_t parties, int64_t size)
+      : numbers_(parties * size), rows_(parties) {
     for (size_t p = 0; p < parties; ++p) {
-      rows_[p] = numbers_.data() + p * kPiece;
+      rows_[p] = numbers_.data() + p * size;
     }
   }
-  void Load(const MergeTensor& t, int64_t from, int64_t n) {
-    Widen(t.base, from, n, rows_[0]);
+  void Load(const MergeTensor& t, bool with_base, int64_t from, int64_t n) {
+    if (with_base) Widen(t.base, from, n, rows_[0]);
     models_ = t.models.size();
     for (size_t j = 0; j < models_; ++j) {
       Widen(t.models[j], from, n, rows_[1 + j]);
@@ -104,6 +118,7 @@ struct TensorPlan {
   std::vector<double> weights;          // of WeightedSum
   double base_weight = 0;
   std::vector<RadixSelect> selects;     // ties, [J]
+  bool keeps_nothing = false;
   std::vector<std::vector<uint64_t>> ties;  // [J][pieces], when they matter
   std::vector<uint64_t> keys;           // dare, [J]
 };
@@ -116,11 +131,17 @@ class Merger {
     for (const MergeTensor& t : tensors) {
       models_ = std::max(models_, t.models.size());
       size_ += t.base.size();
-      bytes_ += BytesOf(t);
     }
+    with_base_ = models_ == 0 || rule.kind == MergeKind::kTaskArithmetic ||
+                 rule.kind == MergeKind::kTies ||
+                 rule.kind == MergeKind::kDare ||
+                 rule.kind == MergeKind::kPcb;
+    for (const MergeTensor& t : tensors) bytes_ += BytesOf(t);
     if (!tensors.empty()) parties_ = 1 + models_ + tensors[0].fishers.size();
+    piece_ = kMostPiece;
+    while (piece_ * static_cast<int64_t>(parties_) > kPieces) piece_ /= 2;
     for (int thread = 0; thread < omp_get_max_threads(); ++thread) {
-      pieces_.push_back(std::make_unique<Piece>(parties_));
+      pieces_.push_back(std::make_unique<Piece>(parties_, piece_));
     }
   }
 
@@ -144,14 +165,14 @@ class Merger {
   }
 
  private:
-  static int64_t BytesOf(const MergeTensor& t) {
-    int64_t bytes = t.base.bytes();
+  int64_t BytesOf(const MergeTensor& t) const {
+    int64_t bytes = with_base_ ? t.base.bytes() : 0;
     for (const Tensor& m : t.models) bytes += m.bytes();
     for (const Tensor& f : t.fishers) bytes += f.bytes();
     return bytes;
   }
-  static int64_t Pieces(const MergeTensor& t) {
-    return (t.base.size() + kPiece - 1) / kPiece;
+  int64_t Pieces(const MergeTensor& t) const {
+    return (t.base.size() + piece_ - 1) / piece_;
   }
 
   // fn(piece number, first element, count, piece, thread's State) for all
@@ -166,9 +187,9 @@ class Merger {
       auto state = std::make_unique<State>(models_);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t p = from; p < to; ++p) {
-        const int64_t first = p * kPiece;
-        const int64_t n = std::min(kPiece, t.base.size() - first);
-        piece.Load(t, first, n);
+        const int64_t first = p * piece_;
+        const int64_t n = std::min(piece_, t.base.size() - first);
+        piece.Load(t, with_base_, first, n);
         fn(p, first, n, piece, *state);
       }
 #pragma omp critical(motet_merge)
@@ -185,14 +206,14 @@ class Merger {
     }
   }
   void Passed(const MergeTensor& t, int64_t from, int64_t to) {
-    const int64_t first = from * kPiece;
-    const int64_t n = std::min(to * kPiece, t.base.size()) - first;
+    const int64_t first = from * piece_;
+    const int64_t n = std::min(to * piece_, t.base.size()) - first;
     const auto pass = [&](const Tensor& whole) {
       const Tensor part = Slice(whole, first, n);
       done_ += part.bytes();
       if (stream_.let_go) stream_.let_go(part);
     };
-    pass(t.base);
+    if (with_base_) pass(t.base);
     for (const Tensor& m : t.models) pass(m);
     for (const Tensor& f : t.fishers) pass(f);
     if (stream_.progress) stream_.progress(std::min(done_, total_), total_);
@@ -261,10 +282,9 @@ class Merger {
         static_cast<uint64_t>(rule_.density * static_cast<double>(size));
     if (kept == 0) {  // a key above every number's: nothing stays
       plan.selects.assign(models_, RadixSelect(1));
-      nothing_kept_ = true;
+      plan.keeps_nothing = true;
       return;
     }
-    nothing_kept_ = false;
     plan.selects.assign(models_, RadixSelect(kept));
     for (int pass = 0; pass < RadixSelect::kPasses; ++pass) {
       Measure<Counts>(
@@ -358,7 +378,7 @@ class Merger {
   struct PcbState {
     explicit PcbState(size_t models)
         : clips(models), scores(models), least(models, INFINITY),
-          most(models, 0), best(models, -INFINITY), beta(kPiece) {}
+          most(models, 0), best(models, -INFINITY), beta(kMostPiece) {}
     std::vector<RadixSelect::Counts> clips, scores;
     std::vector<float> least, most, best, beta;
   };
@@ -418,7 +438,7 @@ class Merger {
       case MergeKind::kTies:
         for (size_t j = 0; j < plan.selects.size(); ++j) {
           Cut cut;
-          cut.key = nothing_kept_ ? UINT32_MAX : plan.selects[j].key();
+          cut.key = plan.keeps_nothing ? UINT32_MAX : plan.selects[j].key();
           cut.ties = plan.ties.empty() || plan.ties[j].empty()
                          ? static_cast<uint64_t>(n)
                          : plan.ties[j][p];
@@ -440,15 +460,16 @@ class Merger {
 
   absl::Status Write(const MergeTensor& t, const TensorPlan& plan) {
     struct Row {
-      explicit Row(size_t) : out(kPiece) {}
+      explicit Row(size_t) : out(kMostPiece) {}
       std::vector<float> out;
+      bool finite = true;
     };
     const DType dtype = MergedDType(t);
     const int64_t element = math::ByteSize(dtype);
     for (int64_t from = 0; from < Pieces(t); from += kBatchPieces) {
       const int64_t to = std::min(from + kBatchPieces, Pieces(t));
-      const int64_t base = from * kPiece;
-      const int64_t n = std::min(to * kPiece, t.base.size()) - base;
+      const int64_t base = from * piece_;
+      const int64_t n = std::min(to * piece_, t.base.size()) - base;
       if (models_ == 0) {
         const Tensor part = Slice(t.base, base, n);
         MOTET_RETURN_IF_ERROR(
@@ -458,15 +479,25 @@ class Merger {
         continue;
       }
       out_.resize(n * element);
+      bool finite = true;
       Each<Row>(
           t, from, to,
           [&](int64_t p, int64_t first, int64_t count, Piece& piece,
               Row& row) {
             Combine(plan, p, first, count, piece, row.out.data());
+            row.finite = row.finite && AllFinite(row.out.data(), count, dtype);
             Narrow(row.out.data(), count, dtype,
                    out_.data() + (first - base) * element);
           },
-          [](Row&) {});
+          [&](Row& row) { finite = finite && row.finite; });
+      if (!finite) {
+        return proto::Error(absl::StatusCode::kDataLoss, "merge",
+                            absl::StrCat("numbers in ", t.name,
+                                         " that are not finite"),
+                            absl::StrCat("numbers that ", math::Name(dtype),
+                                         " holds"),
+                            "check the models, or choose smaller options");
+      }
       MOTET_RETURN_IF_ERROR(stream_.sink(out_));
       Passed(t, from, to);
     }
@@ -477,9 +508,9 @@ class Merger {
   const std::vector<MergeTensor>& tensors_;
   const MergeStream& stream_;
   size_t models_ = 0, parties_ = 1;
-  int64_t size_ = 0, bytes_ = 0, done_ = 0, total_ = 0;
+  bool with_base_ = true;  // kinds that only average do not read it
+  int64_t size_ = 0, bytes_ = 0, done_ = 0, total_ = 0, piece_ = 0;
   std::vector<std::unique_ptr<Piece>> pieces_;  // one a thread
-  bool nothing_kept_ = false;
   std::vector<PcbRange> pcb_;
   std::string out_;
 };

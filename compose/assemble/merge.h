@@ -64,7 +64,8 @@ struct MergeStream {
   std::function<void(int64_t done, int64_t total)> progress;
 };
 // Without models the result is the base; with one, kinds that average are
-// that model. What the sink says ends the merge.
+// that model. What the sink says ends the merge; DataLoss names a tensor that
+// would not be finite.
 absl::Status MergeTensors(const MergeRule& rule,
                           const std::vector<MergeTensor>& tensors,
                           const MergeStream& stream);

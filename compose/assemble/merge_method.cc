@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
+#include "compose/assemble/merge_kinds.h"
 #include "compose/assemble/merge_parts.h"
 #include "compose/assemble/method.h"
 #include "compose/assemble/verify.h"
@@ -52,7 +53,6 @@ absl::StatusOr<std::shared_ptr<Merged>> MergedOf(
     return proto::Invalid(where, absl::StrJoin(problems, ", "),
                           "the tensors of the base's config.json");
   }
-  MOTET_RETURN_IF_ERROR(package::CheckFinite(config, weights));
   MOTET_ASSIGN_OR_RETURN(
       model::Decoder decoder,
       model::Decoder::Create(config, std::move(weights), {}));
@@ -117,7 +117,8 @@ class MergedComposition : public Composition {
     } else {
       MOTET_ASSIGN_OR_RETURN(MergeParts parts,
                              OpenMergeParts(lock, folder_of_));
-      MOTET_ASSIGN_OR_RETURN(file, MergeToMemory(lock, std::move(parts)));
+      MOTET_ASSIGN_OR_RETURN(file,
+                             MergeToMemory(RuleOf(lock), std::move(parts)));
     }
     MOTET_ASSIGN_OR_RETURN(
         whole_, MergedOf(config, std::move(file),
@@ -166,7 +167,7 @@ class MergedComposition : public Composition {
     }
     MakeRoom(bytes);
     MOTET_ASSIGN_OR_RETURN(auto file,
-                           MergeToMemory(alone, std::move(parts)));
+                           MergeToMemory(RuleOf(alone), std::move(parts)));
     return MergedOf(config, std::move(file),
                     absl::StrCat("merge ", lock.name()));
   }
@@ -186,6 +187,8 @@ class MergedComposition : public Composition {
     }
   }
 
+  // Unavailable, whatever stood in the way: the query is right, and may be
+  // answered when there is room or the package is back.
   absl::Status Refused(ExpertMask set, const absl::Status& why) const {
     std::vector<std::string> out;
     for (size_t i = 0; i < experts.size(); ++i) {
@@ -193,8 +196,7 @@ class MergedComposition : public Composition {
         out.push_back(experts[i].id);
       }
     }
-    return absl::Status(
-        why.code(),
+    return absl::UnavailableError(
         absl::StrCat("[exclusion] got no weights without ",
                      absl::StrJoin(out, ", "), ": ", why.message()));
   }
@@ -231,7 +233,8 @@ absl::Status BuildMerge(const v1::CompositionLock& lock,
                         const BuildProgress& progress) {
   const std::string path = absl::StrCat(folder, "/", kWeights);
   MOTET_ASSIGN_OR_RETURN(MergeParts parts, OpenMergeParts(lock, folder_of));
-  MOTET_RETURN_IF_ERROR(MergeToFile(lock, std::move(parts), path, progress));
+  MOTET_RETURN_IF_ERROR(
+      MergeToFile(RuleOf(lock), std::move(parts), path, progress));
   MOTET_ASSIGN_OR_RETURN(const proto::Digest digest, proto::Sha256File(path));
   return proto::WriteFileAtomic(
       absl::StrCat(folder, "/", kDigest),

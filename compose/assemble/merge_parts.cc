@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "compose/assemble/merge_kinds.h"
 #include "compose/assemble/verify.h"
 #include "compose/package/manifest.h"
 #include "compose/package/manifest_dense.h"
@@ -28,7 +27,7 @@ std::vector<package::TensorLayout> LayoutOf(const MergeParts& parts) {
   return layout;
 }
 
-absl::Status Stream(const v1::CompositionLock& lock, MergeParts parts,
+absl::Status Stream(const MergeRule& rule, MergeParts parts,
                     SafetensorsWriter& writer,
                     const BuildProgress& progress) {
   std::map<std::string, MergeTensor> by_name;
@@ -45,7 +44,7 @@ absl::Status Stream(const v1::CompositionLock& lock, MergeParts parts,
       progress(static_cast<double>(done) / static_cast<double>(total));
     };
   }
-  return MergeTensors(RuleOf(lock), parts.tensors, stream);
+  return MergeTensors(rule, parts.tensors, stream);
 }
 
 }  // namespace
@@ -116,22 +115,21 @@ absl::StatusOr<MergeParts> OpenMergeParts(const v1::CompositionLock& lock,
   return parts;
 }
 
-absl::Status MergeToFile(const v1::CompositionLock& lock, MergeParts parts,
+absl::Status MergeToFile(const MergeRule& rule, MergeParts parts,
                          const std::string& path,
                          const BuildProgress& progress) {
   MOTET_ASSIGN_OR_RETURN(const auto writer,
                          SafetensorsWriter::Make(path, LayoutOf(parts)));
-  MOTET_RETURN_IF_ERROR(Stream(lock, std::move(parts), *writer, progress));
+  MOTET_RETURN_IF_ERROR(Stream(rule, std::move(parts), *writer, progress));
   return writer->Finish();
 }
 
 absl::StatusOr<std::shared_ptr<const SafetensorsFile>> MergeToMemory(
-    const v1::CompositionLock& lock, MergeParts parts) {
+    const MergeRule& rule, MergeParts parts) {
   MOTET_ASSIGN_OR_RETURN(
       const auto writer,
-      SafetensorsWriter::InMemory(absl::StrCat("merge of ", lock.name()),
-                                  LayoutOf(parts)));
-  MOTET_RETURN_IF_ERROR(Stream(lock, std::move(parts), *writer, {}));
+      SafetensorsWriter::InMemory("of a merge", LayoutOf(parts)));
+  MOTET_RETURN_IF_ERROR(Stream(rule, std::move(parts), *writer, {}));
   return writer->OpenInMemory();
 }
 

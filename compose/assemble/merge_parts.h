@@ -21,12 +21,12 @@ struct MergeParts {
 absl::StatusOr<MergeParts> OpenMergeParts(const v1::CompositionLock& lock,
                                           const PackageFolder& folder_of);
 
-// Merges what the lock says into a file, or into memory. The file takes its
-// name when it is complete.
-absl::Status MergeToFile(const v1::CompositionLock& lock, MergeParts parts,
+// Merges into a file, or into memory. The file takes its name when it is
+// complete.
+absl::Status MergeToFile(const MergeRule& rule, MergeParts parts,
                          const std::string& path,
                          const BuildProgress& progress);
 absl::StatusOr<std::shared_ptr<const package::SafetensorsFile>> MergeToMemory(
-    const v1::CompositionLock& lock, MergeParts parts);
+    const MergeRule& rule, MergeParts parts);
 
 }  // namespace motet::assemble

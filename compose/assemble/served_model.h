@@ -43,7 +43,7 @@ struct ServedModel {
   // The decoder that answers for a set of experts, with the set as its mask:
   // `decoder` itself where leaving an expert out is a matter of routing. A
   // method whose weights depend on the set makes them when a set is first
-  // asked for; that can fail, and says why (no room, a package that is gone).
+  // asked for; Unavailable says why it cannot (no room, a package gone).
   virtual absl::StatusOr<std::shared_ptr<const model::Decoder>> DecoderFor(
       math::ExpertMask set) const;
 

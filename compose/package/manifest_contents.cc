@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a manifest says of files and tensors, against the files and tensors.
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "compose/package/manifest.h"
 #include "compose/package/manifest_kinds.h"
@@ -12,6 +14,23 @@ std::string DigestOf(const math::Tensor& tensor) {
   return proto::Hex(proto::Sha256(
       absl::string_view(static_cast<const char*>(tensor.data),
                         static_cast<size_t>(tensor.bytes()))));
+}
+
+// Of a mapped tensor, whose pages are let go piece by piece: a package of any
+// size is checked in little memory.
+std::string DigestOfMapped(const math::Tensor& tensor) {
+  constexpr int64_t kPiece = int64_t{16} << 20;
+  proto::Sha256Stream stream;
+  for (int64_t at = 0; at < tensor.bytes(); at += kPiece) {
+    math::Tensor part = tensor;
+    part.dtype = math::DType::kU8;
+    part.data = static_cast<char*>(tensor.data) + at;
+    part.shape = {std::min(kPiece, tensor.bytes() - at)};
+    stream.Update({static_cast<const char*>(part.data),
+                   static_cast<size_t>(part.bytes())});
+    SafetensorsFile::LetGo(part);
+  }
+  return proto::Hex(stream.Finish());
 }
 
 bool SameShape(const v1::TensorDigest& entry, const math::Tensor& tensor) {
@@ -77,7 +96,8 @@ std::vector<std::string> CheckTensors(const v1::ExpertManifest& manifest,
           "tensor ", Shown(t.name()), " is ", math::Name(tensor.dtype), " ",
           tensor.shape.ToString(), ", the manifest says otherwise"));
     }
-    if (const std::string digest = DigestOf(tensor); digest != t.sha256()) {
+    if (const std::string digest = DigestOfMapped(tensor);
+        digest != t.sha256()) {
       reasons.push_back(absl::StrCat("tensor ", Shown(t.name()),
                                      " has sha256 ", digest, ", want ",
                                      Shown(t.sha256())));

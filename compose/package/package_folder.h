@@ -46,8 +46,8 @@ std::string FrozenDigest(const v1::ExpertManifest& base_manifest);
 
 struct PackageContent {
   // Filled by the caller: id, kind, title, base, model, frozen_sha256,
-  // base_tensors, domain, training, licence. The rest (schema version, files, tensors,
-  // created_at) is filled here.
+  // base_tensors, domain, training, licence. The rest (schema version, files,
+  // tensors, created_at) is filled here.
   v1::ExpertManifest manifest;
   std::vector<NamedTensor> weights;          // weights.safetensors
   std::map<std::string, std::string> files;  // further files: name -> bytes

@@ -93,7 +93,8 @@ absl::Status Fill(const std::string& folder, const PackageContent& content,
   for (const auto& [name, bytes] : content.files) sizes[name] = bytes.size();
   for (const auto& [name, tensors] : content.tensor_files) {
     MOTET_ASSIGN_OR_RETURN(
-        const auto file, SafetensorsFile::Open(absl::StrCat(folder, "/", name)));
+        const auto file,
+        SafetensorsFile::Open(absl::StrCat(folder, "/", name)));
     sizes[name] = file->file_bytes();
   }
   sizes["README.md"] = content.readme.size();

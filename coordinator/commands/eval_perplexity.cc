@@ -42,8 +42,8 @@ std::function<void(int64_t)> Report(ProgressLine& progress, int64_t total) {
 // Each document by itself.
 absl::StatusOr<measure::Score> ScoreEach(
     const Served& served, const model::Decoder& decoder,
-    const std::vector<std::string>& documents, const Options& options, measure::ScoreOptions score,
-    ProgressLine& progress) {
+    const std::vector<std::string>& documents, const Options& options,
+    measure::ScoreOptions score, ProgressLine& progress) {
   const measure::DocumentWindows windows(served.model->tokenizer(), documents,
                                          options.window);
   score.progress = Report(progress, windows.tokens());
@@ -53,8 +53,8 @@ absl::StatusOr<measure::Score> ScoreEach(
 // All documents as one text, cut in whole windows.
 absl::StatusOr<measure::Score> ScoreJoined(
     const Served& served, const model::Decoder& decoder,
-    const std::vector<std::string>& documents, const Options& options, measure::ScoreOptions score,
-    ProgressLine& progress) {
+    const std::vector<std::string>& documents, const Options& options,
+    measure::ScoreOptions score, ProgressLine& progress) {
   const model::Tokenizer& tokenizer = served.model->tokenizer();
   const learn::TokenWindows windows(
       tokenizer, documents,

@@ -257,6 +257,34 @@ TEST_F(MergeTest, MixedDtypesBecomeF32) {
   EXPECT_EQ(MergedDType(t), DType::kBF16);
 }
 
+TEST_F(MergeTest, WhatOverflowsIsNamed) {
+  auto tensors = Random(2, *FindMergeKind("linear"), DType::kF16);
+  MergeRule rule = RuleFor(*FindMergeKind("task_arithmetic"), 2);
+  rule.lambda = 1e6;
+  MergeStream stream;
+  stream.sink = [](absl::string_view) { return absl::OkStatus(); };
+  const absl::Status status = MergeTensors(rule, tensors, stream);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(status.message().find("numbers in large"), std::string::npos);
+}
+
+// More models than fit the usual piece, with a result that can be checked.
+TEST_F(MergeTest, ManyModels) {
+  const size_t models = 63;
+  const auto tensors = Random(models, *FindMergeKind("fisher"),
+                              DType::kF32, 20000);
+  const std::string bytes =
+      Merge(RuleFor(*FindMergeKind("linear"), models), tensors);
+  const float* merged = reinterpret_cast<const float*>(bytes.data());
+  for (int64_t i = 0; i < 20000; ++i) {
+    double mean = 0;
+    for (const Tensor& m : tensors[0].models) mean += m.f32()[i] / 63.0;
+    ASSERT_NEAR(merged[i], mean, 1e-6);
+  }
+  EXPECT_EQ(Merge(RuleFor(*FindMergeKind("fisher"), models), tensors).size(),
+            bytes.size());
+}
+
 TEST_F(MergeTest, TheSinkEndsIt) {
   const auto tensors = Random(2, *FindMergeKind("linear"));
   MergeStream stream;
