@@ -117,7 +117,10 @@ absl::Status Engine::Generate(const v1::GenerationRequest& request,
 absl::Status Engine::Run(const v1::GenerationRequest& request,
                          const std::vector<int32_t>& prompt,
                          const Admission& admission, const EventSink& sink) {
-  const model::Decoder& decoder = *model_.decoder;
+  MOTET_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const model::Decoder> answering,
+      model_.DecoderFor(admission.mask()));
+  const model::Decoder& decoder = *answering;
   const model::Tokenizer& tokenizer = model_.tokenizer();
   const int64_t total =
       static_cast<int64_t>(prompt.size()) + request.max_tokens();

@@ -77,13 +77,16 @@ namespace {
 // Whether a request may have so many experts work on a token.
 absl::Status CheckActive(const assemble::ServedModel& model, uint32_t active) {
   const std::string got = absl::StrCat("active = ", active);
-  if (model.experts.empty() || model.decoder == nullptr ||
+  const bool merged = model.decoder != nullptr && !model.experts.empty() &&
+                      model.decoder->config().experts == 0;
+  if (model.experts.empty() || model.decoder == nullptr || merged ||
       !model::TakesActive(model.decoder->router())) {
     return proto::Invalid("experts.active", got,
                           model.experts.empty()
                               ? "none: this model has no experts"
-                              : "none: this model's router takes the base and "
-                                "at most one expert",
+                          : merged ? "none: this model's experts are merged"
+                                   : "none: this model's router takes the "
+                                     "base and at most one expert",
                           "leave it out");
   }
   const model::Router& router = model.decoder->router();

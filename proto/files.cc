@@ -145,6 +145,25 @@ absl::Status RenameDurably(const std::string& from, const std::string& to) {
   return SyncDirectory(DirectoryOf(to));
 }
 
+absl::Status ExchangeDurably(const std::string& from, const std::string& to) {
+  if (!Exists(to)) return RenameDurably(from, to);
+  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(),
+                RENAME_EXCHANGE) != 0) {
+    if (errno != EINVAL && errno != ENOSYS) return Errno("exchange", to);
+    const std::string aside = to + ".aside";
+    if (rename(to.c_str(), aside.c_str()) != 0) return Errno("rename", to);
+    if (rename(from.c_str(), to.c_str()) != 0) {
+      const absl::Status status = Errno("rename", from);
+      rename(aside.c_str(), to.c_str());
+      return status;
+    }
+    if (rename(aside.c_str(), from.c_str()) != 0) {
+      return Errno("rename", aside);
+    }
+  }
+  return SyncDirectory(DirectoryOf(to));
+}
+
 bool Exists(const std::string& path) {
   struct stat st;
   return stat(path.c_str(), &st) == 0;

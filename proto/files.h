@@ -26,6 +26,10 @@ absl::Status MakeDirectories(const std::string& path, int mode = 0755);
 absl::Status SyncDirectory(const std::string& path);
 // Renames a finished file or folder into place, durably.
 absl::Status RenameDurably(const std::string& from, const std::string& to);
+// Lets two files or folders change places, durably and at once: whoever opens
+// `to` finds the one or the other, whole. Where nothing is at `to`, renames.
+// On a file system that cannot exchange, `to` is missing for a moment.
+absl::Status ExchangeDurably(const std::string& from, const std::string& to);
 bool Exists(const std::string& path);
 // Names (not paths) in the folder, sorted, without "." and "..".
 absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path);

@@ -63,9 +63,33 @@ struct LoadOptions {
   bool all = true;
   std::vector<int> only;
   std::string router;  // "" = the lock's; or "anchored", "topk"
+  // Where BuildComposition wrote. "" = made again, in memory, by a method
+  // that would have written.
+  std::string folder;
+  // For weights of expert sets other than all, which such a method makes when
+  // a query asks for one (ServedModel::DecoderFor).
+  int64_t set_bytes = int64_t{2} << 30;
 };
 absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
     const v1::CompositionLock& lock, const PackageFolder& folder_of,
     const LoadOptions& options = {});
+
+// True where a composition is more than its lock: the method makes weights.
+bool HoldsWeights(const v1::CompositionLock& lock);
+// Writes these into `folder`, which exists; the caller's to put in place when
+// all is well. Streams: memory does not grow with the model. Same lock, same
+// bytes.
+using BuildProgress = std::function<void(double fraction)>;
+absl::Status BuildComposition(const v1::CompositionLock& lock,
+                              const PackageFolder& folder_of,
+                              const std::string& folder,
+                              const BuildProgress& progress = {});
+
+// What methods share. The lock of options.only alone, in the lock's order;
+// InvalidArgument for positions that are not.
+absl::StatusOr<v1::CompositionLock> SelectExperts(
+    const v1::CompositionLock& lock, const LoadOptions& options);
+// The lock's experts as the gate sees them, the base first.
+std::vector<ServedExpert> ServedExperts(const v1::CompositionLock& lock);
 
 }  // namespace motet::assemble

@@ -109,7 +109,8 @@ absl::Status CheckEmpty(const std::string& folder) {
                       "a new or empty folder", "choose another --out");
 }
 
-std::vector<std::string> Lost(const v1::RouterLock& router) {
+std::vector<std::string> Lost(const v1::CompositionLock& lock) {
+  const v1::RouterLock& router = lock.router();
   std::vector<std::string> lost;
   if (router.kind() == "anchored") {
     lost.push_back(absl::StrCat(
@@ -129,6 +130,12 @@ std::vector<std::string> Lost(const v1::RouterLock& router) {
   }
   if (router.null_experts() > 0) {
     lost.push_back("null experts: every token uses its k experts");
+  }
+  if (!lock.has_router()) {
+    lost.push_back("expert sets, licence terms and receipts: the weights are "
+                   "those of all experts together, and nobody can leave one "
+                   "out");
+    return lost;
   }
   lost.push_back("expert sets, licence terms and receipts: whoever runs the "
                  "export decides which experts answer");
@@ -175,7 +182,7 @@ absl::StatusOr<ExportReport> ExportHuggingFace(const Composition& composition,
       package::SaveModel(folder, config, weights, tokenizer));
   ExportReport report;
   report.architecture = model::Architecture(config);
-  report.lost = Lost(composition.lock.router());
+  report.lost = Lost(composition.lock);
   return report;
 }
 

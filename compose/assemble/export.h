@@ -15,8 +15,8 @@ struct ExportReport {
   std::vector<std::string> lost;  // what the layout cannot hold
 };
 // FlexOlmoForCausalLM over a post-norm base, MixtralForCausalLM over a
-// pre-norm one: weights, config.json, tokenizer files, and motet.lock, which
-// says where every part came from. Experts narrower than the widest are
+// pre-norm one, a merge as the base's own architecture: weights, config.json,
+// tokenizer files, and motet.lock, which says where every part came from. Experts narrower than the widest are
 // zero-padded, exact for SwiGLU [METHODS 1, Export]. Tensors are written one
 // by one from where they lie. `folder` must not exist or be empty; one
 // without config.json is not finished.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The flexolmo method (METHODS 1 and 11): a lock and package folders in, a
-// running composition out. Weights stay mapped where the packages lie; what
-// is made new is small: router rows, and the anchored router's selection.
+// The methods flexolmo (METHODS 1 and 11) and dume (METHODS 5), which solves
+// the rows: a lock and package folders in, a running composition out. Weights
+// stay mapped where the packages lie; what is made new is small: router rows,
+// and the anchored router's selection.
 //
 // Everything made for expert e is a function of the base and of e alone, and
 // is summed in a fixed order, so a composition without e is the same
@@ -9,12 +10,13 @@
 #include <cmath>
 #include <limits>
 #include <set>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "compose/assemble/composition.h"
 #include "compose/assemble/dume.h"
 #include "compose/assemble/gate.h"
+#include "compose/assemble/method.h"
 #include "compose/assemble/verify.h"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -89,33 +91,7 @@ absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
     }
     selected.mutable_router()->set_kind(options.router);
   }
-  if (options.all) return selected;
-  selected.clear_experts();
-  std::set<int> seen;
-  for (const int e : options.only) {
-    if (e < 1 || e > lock.experts_size() || !seen.insert(e).second) {
-      return proto::Invalid("composition", absl::StrCat("expert position ", e),
-                            absl::StrCat("1 to ", lock.experts_size(),
-                                         ", each once"));
-    }
-  }
-  // Ascending, whatever the caller's order: order is part of the arithmetic.
-  for (const int e : seen) *selected.add_experts() = lock.experts(e - 1);
-  return selected;
-}
-
-// The lock's experts as the gate sees them, the base first.
-std::vector<ServedExpert> ExpertsOf(const v1::CompositionLock& lock) {
-  ServedExpert base;
-  base.id = lock.base().id();
-  base.manifest_sha256 = lock.base().manifest_sha256();
-  base.always = true;
-  std::vector<ServedExpert> experts = {base};
-  for (const v1::LockedExpert& locked : lock.experts()) {
-    experts.push_back({locked.id(), locked.domain(), locked.licence(),
-                       locked.manifest_sha256(), false});
-  }
-  return experts;
+  return SelectExperts(selected, options);
 }
 
 // Expert FFNs by reference and rows by copy, layer by layer. Row 0, the
@@ -205,7 +181,7 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
+absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     const v1::CompositionLock& lock, const PackageFolder& folder_of,
     const LoadOptions& options) {
   auto composition = std::make_unique<Composition>();
@@ -215,7 +191,7 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
   const v1::CompositionLock& chosen = composition->lock;
   composition->name = chosen.name();
   composition->exact_exclusion = chosen.exclusion() == "exact";
-  composition->experts = ExpertsOf(chosen);
+  composition->experts = ServedExperts(chosen);
 
   MOTET_ASSIGN_OR_RETURN(const std::string base_folder,
                          folder_of(chosen.base().manifest_sha256()));
@@ -226,11 +202,13 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
   }
   Opened opened;
   const bool dume = chosen.method() == "dume";
+  std::set<std::string> more;
+  if (dume) more.insert(kStatisticsFile);
   for (const v1::LockedExpert& expert : chosen.experts()) {
     MOTET_ASSIGN_OR_RETURN(const std::string folder,
                            folder_of(expert.manifest_sha256()));
     MOTET_ASSIGN_OR_RETURN(v1::ExpertManifest manifest,
-                           VerifyExpert(folder, expert, dume));
+                           VerifyExpert(folder, expert, more));
     MOTET_ASSIGN_OR_RETURN(
         auto file, SafetensorsFile::Open(folder + "/weights.safetensors"));
     if (dume) {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "compose/assemble/composition.h"
+#include "compose/assemble/method.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "google/protobuf/util/json_util.h"
@@ -57,6 +58,11 @@ ordered_json ToJson(const Message& message) {
   ordered_json json = ordered_json::object();
   for (int i = 0; i < descriptor->field_count(); ++i) {
     const FieldDescriptor* field = descriptor->field(i);
+    // A method's own section; absent where it is another's.
+    if (field->message_type() != nullptr && !field->is_repeated() &&
+        !message.GetReflection()->HasField(message, field)) {
+      continue;
+    }
     ordered_json& value = json[field->name()];
     if (!field->is_repeated()) {
       value = ValueOf(message, field, -1);
@@ -69,36 +75,11 @@ ordered_json ToJson(const Message& message) {
   return json;
 }
 
-std::vector<std::string> Problems(const v1::CompositionLock& lock) {
-  std::vector<std::string> problems;
+void CheckRouter(const v1::RouterLock& router,
+                 std::vector<std::string>& problems) {
   const auto check = [&](bool good, const std::string& problem) {
     if (!good) problems.push_back(problem);
   };
-  const auto digest = [&](const std::string& what, const std::string& hex) {
-    check(proto::DigestFromHex(hex).ok(),
-          absl::StrCat(what, " = \"", hex, "\" (want 64 hex digits)"));
-  };
-  check(lock.schema_version() == 1,
-        absl::StrCat("schema_version = ", lock.schema_version(), " (want 1)"));
-  check(proto::CheckName("name", lock.name()).ok(),
-        absl::StrCat("name = \"", lock.name(), "\" (want a-z, 0-9, . and -)"));
-  check(lock.method() == "flexolmo" || lock.method() == "dume",
-        absl::StrCat("method = \"", lock.method(),
-                     "\" (want flexolmo or dume)"));
-  digest("base.manifest_sha256", lock.base().manifest_sha256());
-  digest("base.weights_sha256", lock.base().weights_sha256());
-  digest("base.tokenizer_sha256", lock.base().tokenizer_sha256());
-  check(lock.experts_size() <= kMaxExperts,
-        absl::StrCat(lock.experts_size(), " experts (want at most ",
-                     kMaxExperts, ")"));
-  std::set<std::string> ids;
-  for (const v1::LockedExpert& expert : lock.experts()) {
-    check(!expert.id().empty() && ids.insert(expert.id()).second,
-          absl::StrCat("expert \"", expert.id(), "\" (want ids, each once)"));
-    digest(expert.id() + ".manifest_sha256", expert.manifest_sha256());
-    digest(expert.id() + ".weights_sha256", expert.weights_sha256());
-  }
-  const v1::RouterLock& router = lock.router();
   check(router.kind() == "anchored" || router.kind() == "topk" ||
             router.kind() == "topp",
         absl::StrCat("router.kind = \"", router.kind(),
@@ -119,22 +100,51 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
             router.mixing() == "switch",
         absl::StrCat("router.mixing = \"", router.mixing(),
                      "\" (want pair or switch)"));
-  const bool dume = lock.method() == "dume";
-  check(router.rows() == (dume ? "solved" : "trained"),
-        absl::StrCat("router.rows = \"", router.rows(), "\" (want ",
-                     dume ? "solved" : "trained", ")"));
-  check(!dume || (router.kind() != "anchored" && router.ridge() > 0),
-        absl::StrCat("router.kind = \"", router.kind(), "\", router.ridge = ",
-                     router.ridge(),
-                     " (want topk or topp and a ridge above 0 for dume)"));
-  check(!dume || router.anchor_tokens() > 0,
-        "router.anchor_tokens = 0 (want the number behind the base's anchor "
-        "for dume)");
   check(router.k() >= 1 && router.k() <= 64,
         absl::StrCat("router.k = ", router.k(), " (want 1 to 64)"));
   check(router.smoothing() >= 0 && router.smoothing() < 1,
         absl::StrCat("router.smoothing = ", router.smoothing(),
                      " (want 0 to below 1)"));
+}
+
+std::vector<std::string> Problems(const v1::CompositionLock& lock) {
+  std::vector<std::string> problems;
+  const auto check = [&](bool good, const std::string& problem) {
+    if (!good) problems.push_back(problem);
+  };
+  const auto digest = [&](const std::string& what, const std::string& hex) {
+    check(proto::DigestFromHex(hex).ok(),
+          absl::StrCat(what, " = \"", hex, "\" (want 64 hex digits)"));
+  };
+  check(lock.schema_version() == 1,
+        absl::StrCat("schema_version = ", lock.schema_version(), " (want 1)"));
+  check(proto::CheckName("name", lock.name()).ok(),
+        absl::StrCat("name = \"", lock.name(), "\" (want a-z, 0-9, . and -)"));
+  const Method* method = FindMethod(lock.method());
+  check(method != nullptr, absl::StrCat("method = \"", lock.method(),
+                                        "\" (want ", MethodNames(), ")"));
+  digest("base.manifest_sha256", lock.base().manifest_sha256());
+  digest("base.weights_sha256", lock.base().weights_sha256());
+  digest("base.tokenizer_sha256", lock.base().tokenizer_sha256());
+  check(lock.experts_size() <= kMaxExperts,
+        absl::StrCat(lock.experts_size(), " experts (want at most ",
+                     kMaxExperts, ")"));
+  std::set<std::string> ids;
+  for (const v1::LockedExpert& expert : lock.experts()) {
+    check(!expert.id().empty() && ids.insert(expert.id()).second,
+          absl::StrCat("expert \"", expert.id(), "\" (want ids, each once)"));
+    digest(expert.id() + ".manifest_sha256", expert.manifest_sha256());
+    digest(expert.id() + ".weights_sha256", expert.weights_sha256());
+  }
+  if (method != nullptr && !method->router) {
+    check(!lock.has_router(), absl::StrCat("a router (want none for method ",
+                                           lock.method(), ")"));
+  } else {
+    CheckRouter(lock.router(), problems);
+  }
+  if (method != nullptr && method->check_lock != nullptr) {
+    method->check_lock(lock, problems);
+  }
   check(lock.exclusion() == "exact" || lock.exclusion() == "routed",
         absl::StrCat("exclusion = \"", lock.exclusion(),
                      "\" (want exact or routed)"));

@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Recipe and manifests in, plan out. Pure: reads no file, asks no server, and
-// does not stop at the first thing that does not fit, so that a user repairs
-// a recipe in one go. What is checked here from manifests is checked again
-// from the files when a composition is loaded (flexolmo.cc).
+// The plan of methods flexolmo and dume: recipe and manifests in, plan out.
+// What is checked here from manifests is checked again from the files when a
+// composition is loaded (flexolmo.cc).
 #include <algorithm>
-#include <map>
 #include <set>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
-#include "compose/assemble/composition.h"
 #include "compose/assemble/gate.h"
+#include "compose/assemble/method.h"
+#include "compose/assemble/plan_parts.h"
 #include "compose/assemble/verify.h"
-#include "compose/package/manifest.h"
 #include "compose/package/package_folder.h"
 
 namespace motet::assemble {
@@ -27,116 +23,18 @@ using v1::ExpertManifest;
 // `motet base train` makes the precision in the base's anchor.safetensors.
 constexpr double kAnchorRidge = 1e-2;
 
-std::string Short(const std::string& sha256) {
-  return sha256.empty() ? "none" : sha256.substr(0, 12);
-}
-
-const v1::FileDigest* FindFile(const ExpertManifest& manifest,
-                               const std::string& path) {
-  for (const v1::FileDigest& file : manifest.files()) {
-    if (file.path() == path) return &file;
-  }
-  return nullptr;
-}
-std::string FileSha256(const ExpertManifest& manifest,
-                       const std::string& path) {
-  const v1::FileDigest* file = FindFile(manifest, path);
-  return file == nullptr ? "" : file->sha256();
-}
-uint64_t FileBytes(const ExpertManifest& manifest, const std::string& path) {
-  const v1::FileDigest* file = FindFile(manifest, path);
-  return file == nullptr ? 0 : file->size_bytes();
-}
-
-int64_t Elements(const v1::TensorDigest& tensor) {
-  int64_t n = 1;
-  for (const uint64_t dim : tensor.shape()) n *= static_cast<int64_t>(dim);
-  return n;
-}
-// Parameters that serve: the train-time bias does not.
-int64_t Parameters(const ExpertManifest& manifest, absl::string_view part) {
-  int64_t n = 0;
-  for (const v1::TensorDigest& tensor : manifest.tensors()) {
-    if (absl::EndsWith(tensor.name(), ".router.bias")) continue;
-    if (absl::StrContains(tensor.name(), part)) n += Elements(tensor);
-  }
-  return n;
-}
-
-// Collects what does not fit, each line with whose fault it is.
-class Problems {
- public:
-  explicit Problems(std::vector<std::string>& out) : out_(out) {}
-  void Add(const std::string& where, const std::string& text) {
-    out_.push_back(absl::StrCat("[", where, "] ", text));
-  }
-  void Same(const std::string& where, const std::string& what,
-            const std::string& got, const std::string& want,
-            const std::string& hint) {
-    if (got != want) {
-      Add(where, absl::StrCat("got ", what, " ", got, ", want the base's ",
-                              want, hint.empty() ? "" : "; ", hint));
-    }
-  }
-
- private:
-  std::vector<std::string>& out_;
-};
-
-// What a manifest says of itself: tensors of every layer, lengths of means.
-void CheckItself(const ExpertManifest& m, Problems& problems) {
-  for (const std::string& reason : package::CheckManifest(m)) {
-    problems.Add(m.id(), "got a manifest whose " + reason);
-  }
-}
-
-void CheckBase(const Part& base, Problems& problems) {
-  const ExpertManifest& m = base.manifest;
-  CheckItself(m, problems);
-  if (m.kind() != "base") {
-    problems.Add(m.id(), absl::StrCat("got kind \"", m.kind(),
-                                      "\" as the base, want \"base\""));
-  }
-  if (base.revoked) {
-    problems.Add(m.id(), "got a revoked base, want one that is in force; "
-                         "train or choose another base");
-  }
-}
-
 void CheckExpert(const Part& part, const Part& base, Problems& problems) {
   const ExpertManifest& m = part.manifest;
-  const ExpertManifest& b = base.manifest;
   const std::string& where = m.id();
-  if (part.revoked) {
-    problems.Add(where, "got a revoked expert, want one that is in force; "
-                        "take it out of the recipe");
-  }
   if (m.kind() != "ffn") {
     problems.Add(where, absl::StrCat("got kind \"", m.kind(),
                                      "\", want \"ffn\" for this method"));
     return;  // everything below is about FFN experts
   }
-  const std::string train = "ask its owner to train on this base";
-  problems.Same(where,
-                absl::StrCat("an expert trained on base ", m.base().id(),
-                             ", manifest"),
-                Short(m.base().manifest_sha256()), Short(base.manifest_sha256),
-                train);
-  problems.Same(where, "base weights", Short(m.base().weights_sha256()),
-                Short(FileSha256(b, "weights.safetensors")), train);
-  problems.Same(where, "tokenizer", Short(m.base().tokenizer_sha256()),
-                Short(FileSha256(b, "tokenizer.json")),
-                "token ids would mean other text");
+  CheckBranch(part, base, problems);
   problems.Same(where, "frozen tensors", Short(m.frozen_sha256()),
-                Short(package::FrozenDigest(b)),
+                Short(package::FrozenDigest(base.manifest)),
                 "the expert was trained beside another trunk");
-  problems.Same(where, "block", m.model().block(), b.model().block(), "");
-  problems.Same(where, "layers", absl::StrCat(m.model().layers()),
-                absl::StrCat(b.model().layers()), "");
-  problems.Same(where, "width", absl::StrCat(m.model().width()),
-                absl::StrCat(b.model().width()), "");
-  problems.Same(where, "vocabulary", absl::StrCat(m.model().vocabulary()),
-                absl::StrCat(b.model().vocabulary()), "");
   CheckItself(m, problems);
 }
 
@@ -190,16 +88,6 @@ void CheckMoments(const Part& base, const std::vector<Part>& experts,
 // The recipe's own contradictions, and whether the parts are what it names.
 void CheckRecipe(const Recipe& recipe, const std::vector<Part>& experts,
                  Problems& problems) {
-  if (recipe.method != "flexolmo" && recipe.method != "dume") {
-    problems.Add("recipe", absl::StrCat("got method \"", recipe.method,
-                                        "\", want \"flexolmo\" or "
-                                        "\"dume\""));
-  }
-  if (experts.size() > kMaxExperts) {
-    problems.Add("recipe", absl::StrCat("got ", experts.size(),
-                                        " experts, want at most ",
-                                        kMaxExperts));
-  }
   const int total = static_cast<int>(experts.size()) + 1;
   const Recipe::Router& router = recipe.router;
   const int choices = total + router.null_experts;
@@ -221,56 +109,7 @@ void CheckRecipe(const Recipe& recipe, const std::vector<Part>& experts,
                  absl::StrCat("got router.most_active = ", router.most_active,
                               ", want at least router.k = ", router.k));
   }
-  if (recipe.experts.size() != experts.size()) {
-    problems.Add("recipe", absl::StrCat("got ", experts.size(),
-                                        " packages, want the ",
-                                        recipe.experts.size(), " it names"));
-  }
-  std::set<std::string> names;
-  for (size_t i = 0; i < experts.size(); ++i) {
-    const std::string& id = experts[i].manifest.id();
-    const std::string name = id.substr(0, id.find('@'));
-    if (i < recipe.experts.size() && recipe.experts[i] != id &&
-        recipe.experts[i] != name) {
-      problems.Add("recipe", absl::StrCat("got package ", id, ", want ",
-                                          recipe.experts[i]));
-    }
-    if (!names.insert(name).second) {
-      problems.Add("recipe", absl::StrCat("got ", name, " twice, want each "
-                                          "expert once"));
-    }
-  }
-}
-
-void LicenceNotes(const std::string& id, const v1::LicenceTerms& terms,
-                  std::vector<std::string>& notes) {
-  const auto may_not = [&](const auto& list, const char* what) {
-    for (const std::string& value : list) {
-      notes.push_back(absl::StrCat(id, " may not serve ", what, " ", value,
-                                   ": the gate will exclude it there"));
-    }
-  };
-  const auto only = [&](const auto& list, const char* what) {
-    if (list.empty()) return;
-    notes.push_back(absl::StrCat(id, " serves only ", what, " ",
-                                 absl::StrJoin(list, ", "),
-                                 ": the gate will exclude it elsewhere"));
-  };
-  may_not(terms.forbidden_purposes(), "purpose");
-  only(terms.allowed_purposes(), "purpose");
-  may_not(terms.forbidden_tenants(), "tenant");
-  only(terms.allowed_tenants(), "tenant");
-  if (!terms.not_before().empty()) {
-    notes.push_back(absl::StrCat(id, " serves from ", terms.not_before(),
-                                 " on"));
-  }
-  if (!terms.not_after().empty()) {
-    notes.push_back(absl::StrCat(id, " serves until ", terms.not_after()));
-  }
-  if (!terms.attribution().empty()) {
-    notes.push_back(absl::StrCat(id, " asks for attribution: ",
-                                 terms.attribution()));
-  }
+  CheckNames(recipe, experts, problems);
 }
 
 std::vector<std::string> Notes(const Part& base,
@@ -284,26 +123,10 @@ std::vector<std::string> Notes(const Part& base,
            : "as each owner trained them",
       ", so a query without an expert gives the logits of a composition that "
       "never had it")};
-  LicenceNotes(base.manifest.id(), base.manifest.licence(), notes);
-  if (!base.manifest.licence().spdx().empty()) {
-    notes.push_back(absl::StrCat(base.manifest.id(), " is licensed ",
-                                 base.manifest.licence().spdx()));
-  }
-  std::map<std::string, std::vector<std::string>> domains;
+  AddNotes(base, experts, notes);
   std::set<double> quantiles;
   for (const Part& part : experts) {
-    const ExpertManifest& m = part.manifest;
-    LicenceNotes(m.id(), m.licence(), notes);
-    if (!m.domain().domain().empty()) {
-      domains[m.domain().domain()].push_back(m.id());
-    }
-    quantiles.insert(m.domain().anchored().gate_quantile());
-  }
-  for (const auto& [domain, ids] : domains) {
-    if (ids.size() < 2) continue;
-    notes.push_back(absl::StrCat("domain \"", domain, "\" names ",
-                                 absl::StrJoin(ids, " and "),
-                                 ": a request for it means all of them"));
+    quantiles.insert(part.manifest.domain().anchored().gate_quantile());
   }
   if (recipe.router.kind == "topp" && recipe.router.most_active == 0) {
     notes.push_back("a token may use every expert where the router is "
@@ -338,26 +161,10 @@ std::vector<std::string> Notes(const Part& base,
 
 v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
                              const std::vector<Part>& experts) {
-  v1::CompositionLock lock;
-  lock.set_schema_version(1);
-  lock.set_name(recipe.name);
-  lock.set_method(recipe.method);
-  v1::BaseReference& b = *lock.mutable_base();
-  b.set_id(base.manifest.id());
-  b.set_manifest_sha256(base.manifest_sha256);
-  b.set_weights_sha256(FileSha256(base.manifest, "weights.safetensors"));
-  b.set_tokenizer_sha256(FileSha256(base.manifest, "tokenizer.json"));
+  v1::CompositionLock lock = LockOf(recipe, base, experts);
   double quantile = 0;
   for (const Part& part : experts) {
-    const ExpertManifest& m = part.manifest;
-    v1::LockedExpert& e = *lock.add_experts();
-    e.set_id(m.id());
-    e.set_manifest_sha256(part.manifest_sha256);
-    e.set_weights_sha256(FileSha256(m, "weights.safetensors"));
-    e.set_domain(m.domain().domain());
-    *e.mutable_licence() = m.licence();
-    e.set_log_index(part.log_index);
-    const double q = m.domain().anchored().gate_quantile();
+    const double q = part.manifest.domain().anchored().gate_quantile();
     if (q > 0) quantile = quantile == 0 ? q : std::min(quantile, q);
   }
   v1::RouterLock& r = *lock.mutable_router();
@@ -383,14 +190,20 @@ v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
   r.set_quantile(recipe.router.quantile);
   r.set_rows(dume ? "solved" : "trained");
   lock.set_exclusion("exact");
-  lock.set_software("motet " MOTET_VERSION);
   return lock;
+}
+
+void CheckRows(const v1::RouterLock& router, const std::string& want,
+               std::vector<std::string>& problems) {
+  if (router.rows() == want) return;
+  problems.push_back(absl::StrCat("router.rows = \"", router.rows(),
+                                  "\" (want ", want, ")"));
 }
 
 }  // namespace
 
-Plan MakePlan(const Recipe& recipe, const Part& base,
-              const std::vector<Part>& experts) {
+Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
+                  const std::vector<Part>& experts) {
   Plan plan;
   Problems problems(plan.problems);
   CheckRecipe(recipe, experts, problems);
@@ -434,13 +247,32 @@ Plan MakePlan(const Recipe& recipe, const Part& base,
       most = recipe.router.most_active > 0 ? recipe.router.most_active
                                            : static_cast<int>(ffns.size());
     }
-    for (int k = 0; k < most && k < static_cast<int>(ffns.size());
-         ++k) {
+    for (int k = 0; k < most && k < static_cast<int>(ffns.size()); ++k) {
       plan.active_parameters += ffns[k];
     }
   }
   plan.new_bytes = static_cast<int64_t>(WriteLock(plan.lock).size());
   return plan;
+}
+
+void CheckFlexOlmoLock(const v1::CompositionLock& lock,
+                       std::vector<std::string>& problems) {
+  CheckRows(lock.router(), "trained", problems);
+}
+
+void CheckDumeLock(const v1::CompositionLock& lock,
+                   std::vector<std::string>& problems) {
+  const v1::RouterLock& router = lock.router();
+  CheckRows(router, "solved", problems);
+  if (router.kind() == "anchored" || !(router.ridge() > 0)) {
+    problems.push_back(absl::StrCat(
+        "router.kind = \"", router.kind(), "\", router.ridge = ",
+        router.ridge(), " (want topk or topp and a ridge above 0 for dume)"));
+  }
+  if (router.anchor_tokens() == 0) {
+    problems.push_back("router.anchor_tokens = 0 (want the number behind the "
+                       "base's anchor for dume)");
+  }
 }
 
 }  // namespace motet::assemble

@@ -4,12 +4,16 @@
 // of a recipe is told at once, each with its line.
 #include "compose/assemble/recipe.h"
 
+#include <cmath>
+#include <map>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "compose/assemble/merge_kinds.h"
+#include "compose/assemble/method.h"
 #include "compose/math/operators.h"
 #include "proto/error.h"
 #include "proto/identity.h"
@@ -195,6 +199,28 @@ const Fit kFits[] = {{"k", {"anchored", "topk"}},
                      {"gate", {"anchored"}},
                      {"quantile", {"anchored"}}};
 
+// Sections of other methods.
+void CheckSections(const toml::table& table, const Recipe& recipe,
+                   Reader& reader) {
+  std::map<std::string, std::vector<std::string>> owners;
+  std::set<std::string> own;
+  for (const Method& method : Methods()) {
+    for (const char* section : method.sections) {
+      owners[section].push_back(absl::StrCat("\"", method.name, "\""));
+      if (method.name == recipe.method) own.insert(section);
+    }
+  }
+  for (const auto& [section, methods] : owners) {
+    const toml::node* node = table.get(section);
+    if (node == nullptr || own.contains(section)) continue;
+    reader.Problem(*node, absl::StrCat("a section [", section, "]"),
+                   absl::StrCat("none, with method = \"", recipe.method,
+                                "\": it belongs to ",
+                                absl::StrJoin(methods, " and ")),
+                   "remove it or change the method");
+  }
+}
+
 // Options that have no meaning for the recipe's method or router kind. Also
 // gives method dume its own default kind.
 void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
@@ -203,7 +229,8 @@ void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
   if (dume && (section == nullptr || !section->contains("kind"))) {
     recipe.router.kind = "topk";
   }
-  if (section == nullptr) return;
+  const Method* method = FindMethod(recipe.method);
+  if (section == nullptr || method == nullptr || !method->router) return;
   const std::string& kind = recipe.router.kind;
   const auto unfitting = [&](const char* key, const std::string& want) {
     reader.Problem(*section->get(key),
@@ -234,6 +261,45 @@ void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
   }
 }
 
+Take Number(std::optional<double>& to) {
+  return [&to](const toml::node& node) -> std::string {
+    to = node.value<double>();
+    return to && std::isfinite(*to) ? "" : "a number";
+  };
+}
+
+std::vector<Key> MergeKeys(Recipe::Merge& merge) {
+  std::vector<std::string> kinds;
+  for (const MergeKindRow& row : MergeKinds()) kinds.emplace_back(row.name);
+  return {
+      {"kind", OneOf(merge.kind, std::move(kinds))},
+      {"weights",
+       [&merge](const toml::node& node) -> std::string {
+         const std::string want = "a list of numbers, one an expert";
+         const toml::array* list = node.as_array();
+         if (list == nullptr || list->empty()) return want;
+         for (const toml::node& item : *list) {
+           const auto weight = item.value<double>();
+           if (!weight || !std::isfinite(*weight)) return want;
+           merge.weights.push_back(*weight);
+         }
+         return "";
+       }},
+      {"lambda", Number(merge.lambda)},
+      {"density", Number(merge.density)},
+      {"ratio", Number(merge.ratio)},
+      {"epsilon", Number(merge.epsilon)},
+      {"t", Number(merge.t)},
+      {"seed",
+       [&merge](const toml::node& node) -> std::string {
+         const auto seed = node.value_exact<int64_t>();
+         if (!seed || *seed < 0) return "a whole number from 0";
+         merge.seed = static_cast<uint64_t>(*seed);
+         return "";
+       }},
+  };
+}
+
 }  // namespace
 
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
@@ -256,6 +322,9 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
   Recipe recipe;
   Reader reader(where);
   const std::vector<Key> router = RouterKeys(recipe.router);
+  const std::vector<Key> merge = MergeKeys(recipe.merge);
+  std::vector<std::string> methods;
+  for (const Method& method : Methods()) methods.emplace_back(method.name);
   const std::vector<Key> top = {
       {"name",
        [&](const toml::node& node) -> std::string {
@@ -267,7 +336,7 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          recipe.name = *name;
          return "";
        }},
-      {"method", OneOf(recipe.method, {"flexolmo", "dume"})},
+      {"method", OneOf(recipe.method, methods)},
       {"experts",
        [&](const toml::node& node) {
          return TakeExperts(node, recipe.experts);
@@ -279,8 +348,16 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          reader.Section(*section, "router.", router);
          return "";
        }},
+      {"merge",
+       [&](const toml::node& node) -> std::string {
+         const toml::table* section = node.as_table();
+         if (section == nullptr) return "a section [merge]";
+         reader.Section(*section, "merge.", merge);
+         return "";
+       }},
   };
   reader.Section(table, "", top);
+  CheckSections(table, recipe, reader);
   CheckFits(table, recipe, reader);
   if (!table.contains("name")) {
     reader.Missing("name", "name = \"demo\", the composition's name");

@@ -16,9 +16,16 @@
 //   gate = true                   # anchored
 //   quantile = 0.97               # anchored; default: each owner's own
 //   ridge = 1e-2                  # method "dume"
+// or, with method = "merge",
+//   [merge]
+//   kind = "ties"                 # linear, weighted, slerp, task_arithmetic,
+//   weights = [0.5, 0.5]          # ties, dare, pcb, fisher
+//   lambda = 1.0
+//   density = 0.2                 # docs/methods/merge.md has them all
 // An option that does not belong to the kind or method is an error, too.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,6 +52,14 @@ struct Recipe {
     double quantile = 0;  // 0 = each owner's own
     double ridge = 1e-2;
   } router;
+  // Options that are set although their kind has no use for them are for the
+  // plan to refuse.
+  struct Merge {
+    std::string kind = "linear";
+    std::vector<double> weights;  // one an expert; none = equal
+    std::optional<double> lambda, density, ratio, epsilon, t;
+    std::optional<uint64_t> seed;
+  } merge;
 };
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
                                    const std::string& where);

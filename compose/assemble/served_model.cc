@@ -34,6 +34,13 @@ std::string NameOf(const std::string& folder) {
 
 }  // namespace
 
+absl::StatusOr<std::shared_ptr<const model::Decoder>>
+ServedModel::DecoderFor(math::ExpertMask) const {
+  // Owned by this model.
+  return std::shared_ptr<const model::Decoder>(
+      std::shared_ptr<const model::Decoder>(), decoder.get());
+}
+
 bool ServedModel::NamesAlways(const std::string& name) const {
   for (const ServedExpert& expert : experts) {
     // The base of a composition has no owner's name among the experts.

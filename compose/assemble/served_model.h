@@ -37,8 +37,15 @@ struct ServedModel {
   std::vector<ServedExpert> experts;  // none: a dense model
   model::ModelConfig config;
   std::unique_ptr<package::LoadedModel> base;  // keeps what is mapped
-  std::unique_ptr<model::Decoder> decoder;
+  std::unique_ptr<model::Decoder> decoder;  // of all experts
   const model::Tokenizer& tokenizer() const { return *base->tokenizer; }
+
+  // The decoder that answers for a set of experts, with the set as its mask:
+  // `decoder` itself where leaving an expert out is a matter of routing. A
+  // method whose weights depend on the set makes them when a set is first
+  // asked for; Unavailable says why it cannot (no room, a package gone).
+  virtual absl::StatusOr<std::shared_ptr<const model::Decoder>> DecoderFor(
+      math::ExpertMask set) const;
 
   // Masks by id ("code.example/code@1.0.0", "2"), owner ("code.example"),
   // owner/name, or domain label ("code"); a name of several means all. Those

@@ -75,12 +75,11 @@ absl::Status VerifyBase(const std::string& folder,
 
 absl::StatusOr<v1::ExpertManifest> VerifyExpert(
     const std::string& folder, const v1::LockedExpert& expert,
-    bool statistics) {
+    const std::set<std::string>& more) {
   MOTET_ASSIGN_OR_RETURN(
       v1::ExpertManifest manifest,
       Verify(folder, expert.manifest_sha256(), [&](const std::string& path) {
-        return path == "weights.safetensors" ||
-               (statistics && path == kStatisticsFile);
+        return path == "weights.safetensors" || more.contains(path);
       }));
   MOTET_RETURN_IF_ERROR(
       Expect(manifest, "weights.safetensors", expert.weights_sha256()));

@@ -2,6 +2,7 @@
 // Package folders against a lock, before anything in them is used.
 #pragma once
 
+#include <set>
 #include <string>
 
 #include "absl/status/status.h"
@@ -19,8 +20,9 @@ inline constexpr char kStatisticsFile[] = "statistics.safetensors";
 // file that a composition reads.
 absl::Status VerifyBase(const std::string& folder,
                         const v1::BaseReference& base);
+// more: further files that will be read.
 absl::StatusOr<v1::ExpertManifest> VerifyExpert(
     const std::string& folder, const v1::LockedExpert& expert,
-    bool statistics = false);  // statistics.safetensors too
+    const std::set<std::string>& more = {});
 
 }  // namespace motet::assemble

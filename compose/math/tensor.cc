@@ -107,6 +107,25 @@ float WidenF16(uint16_t bits) {
                               (fraction << 13));
 }
 
+uint16_t NarrowF16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (bits >> 16) & 0x8000;
+  const uint32_t size = bits & 0x7fffffff;
+  uint32_t half;
+  if (size > 0x7f800000) {
+    half = 0x7e00;  // a NaN must stay one
+  } else if (size >= 0x477ff000) {
+    half = 0x7c00;  // 65520 and more round to infinity
+  } else if (size < 0x38800000) {
+    // Subnormal: beside 0.5 a float's last place is 2^-24, so the sum rounds.
+    const float sum = std::bit_cast<float>(size) + 0.5f;
+    half = std::bit_cast<uint32_t>(sum) - std::bit_cast<uint32_t>(0.5f);
+  } else {
+    half = (size + 0xfff + ((size >> 13) & 1) - (112u << 23)) >> 13;
+  }
+  return static_cast<uint16_t>(sign | half);
+}
+
 void CheckFailed(const char* file, int line, const char* what) {
   std::fprintf(stderr, "%s:%d: check failed: %s\n", file, line, what);
   std::abort();

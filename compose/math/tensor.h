@@ -55,6 +55,7 @@ struct Tensor {
 float WidenBf16(uint16_t bits);
 uint16_t NarrowBf16(float value);  // round to nearest even
 float WidenF16(uint16_t bits);
+uint16_t NarrowF16(float value);  // round to nearest even
 
 // Ends the program with file, line and text. For what only a programmer can
 // cause; unreachable from outside.

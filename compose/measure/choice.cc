@@ -239,6 +239,8 @@ absl::StatusOr<ChoiceScore> ScoreChoices(
       pairs.push_back(std::move(pair));
     }
   }
+  MOTET_ASSIGN_OR_RETURN(const auto decoder,
+                         model.DecoderFor(options.allowed & model.All()));
   std::vector<double> flat(pairs.size());
   for (size_t first = 0; first < pairs.size();) {
     size_t last = first;
@@ -246,7 +248,7 @@ absl::StatusOr<ChoiceScore> ScoreChoices(
     do {
       rows += static_cast<int64_t>(pairs[last++].ids.size());
     } while (last < pairs.size() && rows < kBatchRows);
-    ScoreBatch(*model.decoder, options,
+    ScoreBatch(*decoder, options,
                std::span(pairs).subspan(first, last - first),
                std::span(flat).subspan(first, last - first));
     first = last;

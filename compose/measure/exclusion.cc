@@ -95,10 +95,10 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
     }
     const math::ExpertMask rest =
         whole->All() & ~(math::ExpertMask{1} << e);
-    proof.excluded_sha256 =
-        LogitsSha256(*whole->decoder, ids, rest, 0, product);
+    MOTET_ASSIGN_OR_RETURN(const auto without, whole->DecoderFor(rest));
+    proof.excluded_sha256 = LogitsSha256(*without, ids, rest, 0, product);
     proof.excluded_chunked_sha256 =
-        LogitsSha256(*whole->decoder, ids, rest, kChunk,
+        LogitsSha256(*without, ids, rest, kChunk,
                                                  product);
 
     assemble::LoadOptions options;

@@ -117,9 +117,13 @@ absl::StatusOr<Matrix> MeasureRows(std::vector<MatrixRow> rows,
   for (const MatrixRow& row : rows) {
     const Text& text = texts[row.tokenizer];
     std::vector<double> values, bits;
+    std::shared_ptr<const model::Decoder> decoder = row.decoder;
     for (size_t d = 0; d < domains.size(); ++d) {
       const auto key = std::make_pair(row.arithmetic, d);
       if (known.count(key) == 0) {
+        if (decoder == nullptr) {
+          MOTET_ASSIGN_OR_RETURN(decoder, row.model->DecoderFor(row.allowed));
+        }
         ScoreOptions score;
         score.allowed = row.allowed;
         score.max_tokens = options.max_tokens;
@@ -131,7 +135,7 @@ absl::StatusOr<Matrix> MeasureRows(std::vector<MatrixRow> rows,
                            absl::StrCat(row.name, " on ", matrix.domains[d]));
         };
         MOTET_ASSIGN_OR_RETURN(
-            known[key], ScoreWindows(*row.decoder, text.windows[d], score));
+            known[key], ScoreWindows(*decoder, text.windows[d], score));
       }
       const Score& result = known[key];
       if (matrix.models.empty()) matrix.scored_tokens.push_back(result.tokens);

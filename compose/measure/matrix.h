@@ -48,19 +48,22 @@ struct Matrix {
 // One model of a matrix: a mask on a loaded one.
 struct MatrixRow {
   std::string name;
-  std::string kind;  // "base", "pair", "composition", "without", "model"
+  std::string kind;  // "base", "pair", "only", "composition",
+                      // "without", "model"
   std::shared_ptr<const assemble::ServedModel> model;
-  std::shared_ptr<const model::Decoder> decoder;  // of `model`, or its views
+  // Of `model`, or its views. Null: the weights that `model` makes for
+  // `allowed`, when it is the row's turn.
+  std::shared_ptr<const model::Decoder> decoder;
   math::ExpertMask allowed = ~math::ExpertMask{0};
   std::string arithmetic;  // equal texts: the same arithmetic
   std::string tokenizer;   // equal texts: the same tokenizer
 };
 
 // Rows of a composition: the base; every expert beside the base, as its owner
-// trained it (top-2 over the pair); the composition; the composition without
-// each expert. The pair of an expert is the composition's own weights under
-// the trained rows with everything else masked, which by the exclusion
-// guarantee is that pair. named: "NAME" and "NAME without code" instead of
+// trained it (top-2 over the pair), or, in a merge, the merge of it alone; the
+// composition; the composition without each expert. The pair of an expert is
+// the composition's own weights under the trained rows with everything else
+// masked, which by the exclusion guarantee is that pair. named: "NAME" and "NAME without code" instead of
 // "composition" and "without code", for tables of several.
 absl::StatusOr<std::vector<MatrixRow>> CompositionRows(
     std::shared_ptr<const assemble::Composition> composition, bool named);

@@ -24,8 +24,10 @@ std::string ArithmeticOf(const v1::CompositionLock& lock,
                          math::ExpertMask allowed) {
   std::string key = lock.base().manifest_sha256();
   if (allowed == 1) return key;
-  if (router.kind == model::Router::Kind::kTopK && router.null_experts == 0 &&
-      router.rows == nullptr) {
+  if (!lock.has_router()) {
+    absl::StrAppend(&key, " ", lock.merge().SerializeAsString());
+  } else if (router.kind == model::Router::Kind::kTopK &&
+             router.null_experts == 0 && router.rows == nullptr) {
     absl::StrAppend(&key, " topk ",
                     std::min<int64_t>(router.k, Count(allowed)), " ",
                     router.renormalise, " ", lock.router().rows());
@@ -53,37 +55,52 @@ std::vector<std::string> Labels(const v1::CompositionLock& lock) {
   return labels;
 }
 
+MatrixRow RowOf(std::shared_ptr<const assemble::Composition> composition,
+                std::shared_ptr<const model::Decoder> decoder,
+                const std::string& name, const char* kind,
+                math::ExpertMask allowed) {
+  const v1::CompositionLock& lock = composition->lock;
+  const model::Decoder& whole = *composition->decoder;
+  return {name, kind, composition, decoder, allowed,
+          ArithmeticOf(lock, decoder ? decoder->router() : whole.router(),
+                       allowed),
+          lock.base().tokenizer_sha256()};
+}
+
+// What runs the composition: null where the weights depend on the set.
+std::shared_ptr<const model::Decoder> WholeOf(
+    const std::shared_ptr<const assemble::Composition>& composition) {
+  if (!composition->lock.has_router()) return nullptr;
+  return {composition, composition->decoder.get()};
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<MatrixRow>> PairRows(
     std::shared_ptr<const assemble::Composition> composition) {
   const v1::CompositionLock& lock = composition->lock;
-  const model::Decoder& whole = *composition->decoder;
-  // A view only: it shares the composition's weights.
-  model::Router pair;
-  pair.k = 2;
-  pair.renormalise = lock.router().renormalise();
-  MOTET_ASSIGN_OR_RETURN(
-      model::Decoder view,
-      model::Decoder::Create(whole.config(), whole.weights(), pair));
+  const bool routed = lock.has_router();
+  std::shared_ptr<const model::Decoder> decoder = WholeOf(composition);
   // Rows solved for a set have no trained pair to show: the pair's own set.
-  const auto decoder =
-      whole.router().rows == nullptr
-          ? std::make_shared<const model::Decoder>(std::move(view))
-          : std::shared_ptr<const model::Decoder>(composition, &whole);
+  if (routed && decoder->router().rows == nullptr) {
+    // A view only: it shares the composition's weights.
+    model::Router pair;
+    pair.k = 2;
+    pair.renormalise = lock.router().renormalise();
+    MOTET_ASSIGN_OR_RETURN(
+        model::Decoder view,
+        model::Decoder::Create(decoder->config(), decoder->weights(), pair));
+    decoder = std::make_shared<const model::Decoder>(std::move(view));
+  }
 
-  std::vector<MatrixRow> rows;
-  const auto add = [&](const std::string& name, const char* kind,
-                       math::ExpertMask allowed) {
-    rows.push_back({name, kind, composition, decoder, allowed,
-                    ArithmeticOf(lock, decoder->router(), allowed),
-                    lock.base().tokenizer_sha256()});
-  };
-  add("base", "base", 1);
+  std::vector<MatrixRow> rows = {
+      RowOf(composition, decoder, "base", "base", 1)};
   const std::vector<std::string> labels = Labels(lock);
   for (size_t i = 0; i < labels.size(); ++i) {
-    add(absl::StrCat("base + ", labels[i]), "pair",
-        math::ExpertMask{1} | math::ExpertMask{2} << i);
+    rows.push_back(RowOf(composition, decoder,
+                         absl::StrCat(routed ? "base + " : "only ", labels[i]),
+                         routed ? "pair" : "only",
+                         math::ExpertMask{1} | math::ExpertMask{2} << i));
   }
   return rows;
 }
@@ -92,20 +109,17 @@ absl::StatusOr<std::vector<MatrixRow>> CompositionRows(
     std::shared_ptr<const assemble::Composition> composition, bool named) {
   MOTET_ASSIGN_OR_RETURN(std::vector<MatrixRow> rows, PairRows(composition));
   const v1::CompositionLock& lock = composition->lock;
-  const std::shared_ptr<const model::Decoder> decoder(
-      composition, composition->decoder.get());
-  const auto add = [&](const std::string& name, const char* kind,
-                       math::ExpertMask allowed) {
-    rows.push_back({name, kind, composition, decoder, allowed,
-                    ArithmeticOf(lock, decoder->router(), allowed),
-                    lock.base().tokenizer_sha256()});
-  };
+  const std::shared_ptr<const model::Decoder> decoder = WholeOf(composition);
   const math::ExpertMask all = composition->All();
-  add(named ? lock.name() : "composition", "composition", all);
+  rows.push_back(RowOf(composition, decoder,
+                       named ? lock.name() : "composition", "composition",
+                       all));
   const std::vector<std::string> labels = Labels(lock);
   for (size_t i = 0; i < labels.size(); ++i) {
-    add(absl::StrCat(named ? lock.name() + " " : "", "without ", labels[i]),
-        "without", all & ~(math::ExpertMask{2} << i));
+    rows.push_back(RowOf(
+        composition, decoder,
+        absl::StrCat(named ? lock.name() + " " : "", "without ", labels[i]),
+        "without", all & ~(math::ExpertMask{2} << i)));
   }
   return rows;
 }

@@ -49,6 +49,11 @@ std::vector<std::string> CheckTensors(const v1::ExpertManifest& manifest,
                                       const SafetensorsFile& weights);
 // The table as CheckTensors wants it, by name.
 std::vector<v1::TensorDigest> TensorTable(const SafetensorsFile& weights);
+// One line of it; ShapeOfTensor leaves the digest out.
+v1::TensorDigest DigestOfTensor(const std::string& name,
+                                const math::Tensor& tensor);
+v1::TensorDigest ShapeOfTensor(const std::string& name,
+                               const math::Tensor& tensor);
 
 // The model shape against the base's config.json, and anchor.safetensors
 // against the model shape.

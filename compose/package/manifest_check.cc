@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "compose/package/manifest.h"
+#include "compose/package/manifest_kinds.h"
 #include "proto/digest.h"
 #include "proto/identity.h"
 #include "proto/limits.h"
@@ -26,14 +27,8 @@ namespace {
 
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
-using Reasons = std::vector<std::string>;
 
-constexpr uint32_t kMaxLayers = 4096;
 constexpr uint32_t kMaxWidth = 1 << 24;
-
-std::string Shown(absl::string_view text) {
-  return absl::StrCat("\"", absl::CHexEscape(text.substr(0, 100)), "\"");
-}
 
 bool AllOf(absl::string_view text, bool (*test)(unsigned char)) {
   return std::all_of(text.begin(), text.end(),
@@ -73,12 +68,6 @@ bool IsId(absl::string_view id) {
                }) &&
          IsVersion(name[1]) &&
          id.size() <= static_cast<size_t>(proto::kMaxIdLength);
-}
-
-bool IsHexDigest(absl::string_view text) {
-  return text.size() == 64 && AllOf(text, [](unsigned char c) {
-           return absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f');
-         });
 }
 
 // 2027-01-31, or with a time in UTC: 2027-01-31T23:59:59[.5]Z.
@@ -173,13 +162,6 @@ void CheckScalars(const Message& message, const std::string& path,
   }
 }
 
-void CheckHex(absl::string_view name, const std::string& digest,
-              Reasons& reasons) {
-  if (IsHexDigest(digest)) return;
-  reasons.push_back(absl::StrCat(name, " is ", Shown(digest),
-                                 ", want 64 lower-case hex digits"));
-}
-
 void CheckShape(const v1::ModelShape& m, Reasons& reasons) {
   if (m.block() != "olmo2" && m.block() != "llama") {
     reasons.push_back(absl::StrCat("model.block is ", Shown(m.block()),
@@ -226,8 +208,9 @@ void CheckFileTable(const v1::ExpertManifest& m, Reasons& reasons) {
   // What a package says of its text is never more than the manifest admits.
   const v1::SecondMoments& moments = m.domain().second_moments();
   const bool says = m.domain().has_second_moments();
+  const KindRules* kind = FindKind(m.kind());
   if (says != (seen.count("statistics.safetensors") > 0) ||
-      (says && m.kind() != "ffn")) {
+      (says && !(kind != nullptr && kind->moments))) {
     reasons.push_back(says ? "domain.second_moments without the file "
                              "statistics.safetensors of an ffn expert"
                            : "files has statistics.safetensors, which "
@@ -241,67 +224,13 @@ void CheckFileTable(const v1::ExpertManifest& m, Reasons& reasons) {
         "of ", moments.min_documents(), " documents"));
   }
   std::vector<const char*> needed = {"weights.safetensors", "README.md"};
-  if (m.kind() == "base") {
-    needed.insert(needed.end(), {"config.json", "tokenizer.json",
-                                 "anchor.safetensors", "public.jsonl"});
+  if (kind != nullptr) {
+    needed.insert(needed.end(), kind->files.begin(), kind->files.end());
   }
   for (const char* name : needed) {
     if (seen.count(name) == 0) {
       reasons.push_back(absl::StrCat("files lacks ", name));
     }
-  }
-}
-
-// The tensors that an "ffn" expert of this shape has: name -> shape.
-std::map<std::string, std::vector<uint64_t>> FfnTensors(
-    const v1::ModelShape& m) {
-  std::map<std::string, std::vector<uint64_t>> want;
-  const uint64_t c = m.width(), f = m.ffn_width();
-  for (uint32_t l = 0; l < std::min(m.layers(), kMaxLayers); ++l) {
-    const std::string layer = absl::StrCat("layers.", l, ".");
-    want[layer + "mlp.gate_proj.weight"] = {f, c};
-    want[layer + "mlp.up_proj.weight"] = {f, c};
-    want[layer + "mlp.down_proj.weight"] = {c, f};
-    want[layer + "router.row"] = {c};
-    want[layer + "router.bias"] = {1};
-  }
-  return want;
-}
-
-std::string ShapeText(const std::vector<uint64_t>& shape) {
-  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
-}
-
-void CheckTensorTable(const v1::ExpertManifest& m, Reasons& reasons) {
-  if (m.tensors_size() == 0) reasons.push_back("tensors is empty");
-  std::set<std::string> seen;
-  auto wanted = m.kind() == "ffn" ? FfnTensors(m.model())
-                                  : decltype(FfnTensors(m.model()))();
-  for (const v1::TensorDigest& t : m.tensors()) {
-    if (!seen.insert(t.name()).second) {
-      reasons.push_back(absl::StrCat("tensors has ", Shown(t.name()),
-                                     " twice"));
-      continue;
-    }
-    CheckHex(absl::StrCat("sha256 of tensor ", Shown(t.name())), t.sha256(),
-             reasons);
-    if (m.kind() != "ffn") continue;
-    const auto want = wanted.find(t.name());
-    if (want == wanted.end()) {
-      reasons.push_back(absl::StrCat("tensors has ", Shown(t.name()),
-                                     ", which an ffn expert does not have"));
-      continue;
-    }
-    const std::vector<uint64_t> shape(t.shape().begin(), t.shape().end());
-    if (t.dtype() != "F32" || shape != want->second) {
-      reasons.push_back(absl::StrCat(
-          "tensor ", Shown(t.name()), " is ", Shown(t.dtype()), " ",
-          ShapeText(shape), ", want F32 ", ShapeText(want->second)));
-    }
-    wanted.erase(want);
-  }
-  for (const auto& [name, shape] : wanted) {
-    reasons.push_back(absl::StrCat("tensors lacks ", name));
   }
 }
 
@@ -399,15 +328,15 @@ std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
     reasons.push_back(absl::StrCat("id is ", Shown(m.id()),
                                    ", want owner/name@1.2.3"));
   }
-  const bool ffn = m.kind() == "ffn";
-  if (!ffn && m.kind() != "base") {
-    reasons.push_back(
-        absl::StrCat("kind is ", Shown(m.kind()), ", want ffn or base"));
+  const KindRules* kind = FindKind(m.kind());
+  if (kind == nullptr) {
+    reasons.push_back(absl::StrCat("kind is ", Shown(m.kind()), ", want ",
+                                   KindNames()));
   }
   CheckScalars(m, "", reasons);
   CheckShape(m.model(), reasons);
   CheckFileTable(m, reasons);
-  CheckTensorTable(m, reasons);
+  CheckTensorTables(m, kind, reasons);
   CheckLicence(m.licence(), reasons);
   if (!IsDate(m.created_at(), /*time_required=*/true)) {
     reasons.push_back(absl::StrCat("created_at is ", Shown(m.created_at()),
@@ -422,7 +351,8 @@ std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
   if (!m.training().plan_sha256().empty()) {
     CheckHex("training.plan_sha256", m.training().plan_sha256(), reasons);
   }
-  if (ffn) {
+  if (kind == nullptr) return reasons;
+  if (kind->branch) {
     if (!IsId(m.base().id())) {
       reasons.push_back(absl::StrCat("base.id is ", Shown(m.base().id()),
                                      ", want owner/name@1.2.3"));
@@ -430,14 +360,17 @@ std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
     CheckHex("base.manifest_sha256", m.base().manifest_sha256(), reasons);
     CheckHex("base.weights_sha256", m.base().weights_sha256(), reasons);
     CheckHex("base.tokenizer_sha256", m.base().tokenizer_sha256(), reasons);
+  } else if (m.has_base()) {
+    reasons.push_back(absl::StrCat("a ", m.kind(), " has a base"));
+  }
+  if (kind->frozen) {
     CheckHex("frozen_sha256", m.frozen_sha256(), reasons);
+  } else if (!m.frozen_sha256().empty()) {
+    reasons.push_back(absl::StrCat("a ", m.kind(), " has a frozen_sha256"));
+  }
+  if (kind->anchored || m.domain().has_anchored()) {
     CheckAnchored(m, reasons);
     CheckGates(m, reasons);
-  } else if (m.kind() == "base") {
-    if (m.has_base()) reasons.push_back("a base has a base");
-    if (!m.frozen_sha256().empty()) {
-      reasons.push_back("a base has a frozen_sha256");
-    }
   }
   return reasons;
 }

@@ -1,21 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a manifest says of files and tensors, against the files and tensors.
-#include "absl/strings/escaping.h"
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "compose/package/manifest.h"
+#include "compose/package/manifest_kinds.h"
 #include "proto/digest.h"
 
 namespace motet::package {
 namespace {
 
-std::string Shown(absl::string_view text) {
-  return absl::StrCat("\"", absl::CHexEscape(text.substr(0, 100)), "\"");
-}
-
 std::string DigestOf(const math::Tensor& tensor) {
   return proto::Hex(proto::Sha256(
       absl::string_view(static_cast<const char*>(tensor.data),
                         static_cast<size_t>(tensor.bytes()))));
+}
+
+// Of a mapped tensor, whose pages are let go piece by piece: a package of any
+// size is checked in little memory.
+std::string DigestOfMapped(const math::Tensor& tensor) {
+  constexpr int64_t kPiece = int64_t{16} << 20;
+  proto::Sha256Stream stream;
+  for (int64_t at = 0; at < tensor.bytes(); at += kPiece) {
+    math::Tensor part = tensor;
+    part.dtype = math::DType::kU8;
+    part.data = static_cast<char*>(tensor.data) + at;
+    part.shape = {std::min(kPiece, tensor.bytes() - at)};
+    stream.Update({static_cast<const char*>(part.data),
+                   static_cast<size_t>(part.bytes())});
+    SafetensorsFile::LetGo(part);
+  }
+  return proto::Hex(stream.Finish());
 }
 
 bool SameShape(const v1::TensorDigest& entry, const math::Tensor& tensor) {
@@ -81,7 +96,8 @@ std::vector<std::string> CheckTensors(const v1::ExpertManifest& manifest,
           "tensor ", Shown(t.name()), " is ", math::Name(tensor.dtype), " ",
           tensor.shape.ToString(), ", the manifest says otherwise"));
     }
-    if (const std::string digest = DigestOf(tensor); digest != t.sha256()) {
+    if (const std::string digest = DigestOfMapped(tensor);
+        digest != t.sha256()) {
       reasons.push_back(absl::StrCat("tensor ", Shown(t.name()),
                                      " has sha256 ", digest, ", want ",
                                      Shown(t.sha256())));
@@ -95,16 +111,28 @@ std::vector<std::string> CheckTensors(const v1::ExpertManifest& manifest,
   return reasons;
 }
 
+v1::TensorDigest ShapeOfTensor(const std::string& name,
+                               const math::Tensor& tensor) {
+  v1::TensorDigest t;
+  t.set_name(name);
+  t.set_dtype(math::Name(tensor.dtype));
+  for (int i = 0; i < tensor.shape.rank; ++i) {
+    t.add_shape(static_cast<uint64_t>(tensor.shape.dim[i]));
+  }
+  return t;
+}
+
+v1::TensorDigest DigestOfTensor(const std::string& name,
+                                const math::Tensor& tensor) {
+  v1::TensorDigest t = ShapeOfTensor(name, tensor);
+  t.set_sha256(DigestOf(tensor));
+  return t;
+}
+
 std::vector<v1::TensorDigest> TensorTable(const SafetensorsFile& weights) {
   std::map<std::string, v1::TensorDigest> table;
   for (const SafetensorsFile::Entry& e : weights.entries()) {
-    v1::TensorDigest& t = table[e.name];
-    t.set_name(e.name);
-    t.set_dtype(math::Name(e.tensor.dtype));
-    for (int i = 0; i < e.tensor.shape.rank; ++i) {
-      t.add_shape(static_cast<uint64_t>(e.tensor.shape.dim[i]));
-    }
-    t.set_sha256(DigestOf(e.tensor));
+    table[e.name] = DigestOfTensor(e.name, e.tensor);
   }
   std::vector<v1::TensorDigest> sorted;
   for (auto& [name, entry] : table) sorted.push_back(std::move(entry));

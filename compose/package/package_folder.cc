@@ -11,6 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "compose/model/config.h"
 #include "compose/package/manifest.h"
+#include "compose/package/manifest_dense.h"
+#include "compose/package/manifest_kinds.h"
 #include "proto/digest.h"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -20,8 +22,6 @@
 
 namespace motet::package {
 namespace {
-
-using Reasons = std::vector<std::string>;
 
 void Append(Reasons& to, const Reasons& from) {
   to.insert(to.end(), from.begin(), from.end());
@@ -85,6 +85,16 @@ Reasons CheckBaseFiles(const v1::ExpertManifest& manifest,
   return reasons;
 }
 
+// The statistics that a dense package may carry.
+Reasons CheckDenseFiles(const v1::ExpertManifest& manifest,
+                        const std::string& folder) {
+  const std::string path = absl::StrCat(folder, "/", kFisherFile);
+  if (!proto::Exists(path)) return {};
+  const auto fisher = SafetensorsFile::Open(path);
+  if (!fisher.ok()) return {std::string(fisher.status().message())};
+  return CheckFisher(manifest, **fisher);
+}
+
 std::string DigestOfFile(const v1::ExpertManifest& manifest,
                          absl::string_view path) {
   for (const v1::FileDigest& file : manifest.files()) {
@@ -126,6 +136,8 @@ absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
   }
   if (opened.manifest.kind() == "base") {
     Append(reasons, CheckBaseFiles(opened.manifest, folder));
+  } else if (opened.manifest.kind() == "dense") {
+    Append(reasons, CheckDenseFiles(opened.manifest, folder));
   }
   MOTET_RETURN_IF_ERROR(AsStatus(
       where, reasons, "a package as docs/package.md describes it",
@@ -138,8 +150,10 @@ absl::Status CheckAgainstBase(const OpenedPackage& expert,
   const v1::ExpertManifest& e = expert.manifest;
   const v1::ExpertManifest& b = base.manifest;
   Reasons reasons;
-  if (e.kind() != "ffn") {
-    reasons.push_back(absl::StrCat("kind is \"", e.kind(), "\", want ffn"));
+  const KindRules* kind = FindKind(e.kind());
+  if (kind == nullptr || !kind->branch) {
+    reasons.push_back(
+        absl::StrCat("kind is \"", e.kind(), "\", want ffn or dense"));
   }
   if (b.kind() != "base") {
     reasons.push_back(absl::StrCat("the base's kind is \"", b.kind(),
@@ -158,12 +172,15 @@ absl::Status CheckAgainstBase(const OpenedPackage& expert,
        reference.weights_sha256());
   same("base.tokenizer_sha256", e.base().tokenizer_sha256(),
        reference.tokenizer_sha256());
-  same("frozen_sha256", e.frozen_sha256(), FrozenDigest(b));
+  if (kind != nullptr && kind->frozen) {
+    same("frozen_sha256", e.frozen_sha256(), FrozenDigest(b));
+  }
   same("model.block", e.model().block(), b.model().block());
   same("model.layers", e.model().layers(), b.model().layers());
   same("model.width", e.model().width(), b.model().width());
   same("model.ffn_width", e.model().ffn_width(), b.model().ffn_width());
   same("model.vocabulary", e.model().vocabulary(), b.model().vocabulary());
+  if (e.kind() == "dense") Append(reasons, CheckDense(e, b));
   return AsStatus(absl::StrCat("expert ", e.id()), reasons,
                   absl::StrCat("an expert of the base ", b.id()),
                   "train it again on this base");

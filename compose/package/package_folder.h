@@ -32,8 +32,10 @@ struct OpenedPackage {
 absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
                                           const std::string& authority_pem);
 
-// An expert of kind "ffn" against its base: base and tokenizer digests,
-// frozen digest, layers, widths. All reasons at once.
+// An expert of kind "ffn" or "dense" against its base: base and tokenizer
+// digests, layers, widths; for "ffn" the frozen digest, for "dense" every
+// tensor's name and shape and the digests of those that do not travel. All
+// reasons at once.
 absl::Status CheckAgainstBase(const OpenedPackage& expert,
                               const OpenedPackage& base);
 
@@ -44,11 +46,13 @@ std::string FrozenDigest(const v1::ExpertManifest& base_manifest);
 
 struct PackageContent {
   // Filled by the caller: id, kind, title, base, model, frozen_sha256,
-  // domain, training, licence. The rest (schema version, files, tensors,
-  // created_at) is filled here.
+  // base_tensors, domain, training, licence. The rest (schema version, files,
+  // tensors, created_at) is filled here.
   v1::ExpertManifest manifest;
   std::vector<NamedTensor> weights;          // weights.safetensors
   std::map<std::string, std::string> files;  // further files: name -> bytes
+  // Further safetensors files: name -> tensors.
+  std::map<std::string, std::vector<NamedTensor>> tensor_files;
   std::string readme;                        // README.md
 };
 // Writes the folder whole or not at all (a temporary folder beside it is

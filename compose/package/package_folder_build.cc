@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include <filesystem>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -32,8 +33,16 @@ std::string Now() {
 }
 
 // Files that this function's caller may not name, because they are made here.
-absl::Status CheckNames(const std::map<std::string, std::string>& files) {
-  for (const auto& [name, bytes] : files) {
+absl::Status CheckNames(const PackageContent& content) {
+  std::set<std::string> names;
+  for (const auto& [name, bytes] : content.files) names.insert(name);
+  for (const auto& [name, tensors] : content.tensor_files) {
+    if (!names.insert(name).second) {
+      return proto::Invalid("package", absl::StrCat("file ", name, " twice"),
+                            "every name once");
+    }
+  }
+  for (const std::string& name : names) {
     MOTET_RETURN_IF_ERROR(proto::CheckPackagePath("package", name));
     for (const char* made :
          {"manifest.json", "model.sig", "weights.safetensors", "README.md"}) {
@@ -55,6 +64,10 @@ absl::Status WriteFiles(const std::string& folder,
     MOTET_RETURN_IF_ERROR(proto::MakeDirectories(
         std::filesystem::path(path).parent_path().string()));
     MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(path, bytes));
+  }
+  for (const auto& [name, tensors] : content.tensor_files) {
+    MOTET_RETURN_IF_ERROR(
+        WriteSafetensors(absl::StrCat(folder, "/", name), tensors));
   }
   MOTET_RETURN_IF_ERROR(
       proto::WriteFileAtomic(folder + "/README.md", content.readme));
@@ -78,6 +91,12 @@ absl::Status Fill(const std::string& folder, const PackageContent& content,
   std::vector<proto::SignedFile> to_sign;
   std::map<std::string, uint64_t> sizes;  // sorted by path
   for (const auto& [name, bytes] : content.files) sizes[name] = bytes.size();
+  for (const auto& [name, tensors] : content.tensor_files) {
+    MOTET_ASSIGN_OR_RETURN(
+        const auto file,
+        SafetensorsFile::Open(absl::StrCat(folder, "/", name)));
+    sizes[name] = file->file_bytes();
+  }
   sizes["README.md"] = content.readme.size();
   sizes["weights.safetensors"] = weights->file_bytes();
   manifest.clear_files();
@@ -116,7 +135,7 @@ absl::Status BuildPackage(const std::string& folder,
                         "a folder that exists", "a new one",
                         "move it away or choose another name");
   }
-  MOTET_RETURN_IF_ERROR(CheckNames(content.files));
+  MOTET_RETURN_IF_ERROR(CheckNames(content));
   const std::string parent =
       std::filesystem::path(folder).parent_path().string();
   if (!parent.empty()) MOTET_RETURN_IF_ERROR(proto::MakeDirectories(parent));

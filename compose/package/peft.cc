@@ -71,7 +71,7 @@ constexpr const char* kPlainStarts[] = {"true", "false", "\"gaussian\"",
 
 absl::Status Refusal(const std::string& got) {
   return Invalid("adapter_config.json", got,
-                 "a plain LoRA adapter of a BERT encoder",
+                 "a plain LoRA adapter",
                  "export the adapter as plain LoRA");
 }
 

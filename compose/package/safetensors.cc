@@ -373,6 +373,18 @@ math::Tensor SafetensorsFile::Find(absl::string_view name) const {
   return it == by_name_.end() ? math::Tensor() : entries_[it->second].tensor;
 }
 
+void SafetensorsFile::LetGo(const math::Tensor& part) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  // Whole pages only: the rest may be a neighbour's.
+  const uintptr_t from =
+      (reinterpret_cast<uintptr_t>(part.data) + page - 1) & ~(page - 1);
+  const uintptr_t to =
+      (reinterpret_cast<uintptr_t>(part.data) + part.bytes()) & ~(page - 1);
+  if (to > from) {
+    madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+  }
+}
+
 SafetensorsFile::~SafetensorsFile() {
   if (map_ != nullptr) munmap(map_, bytes_);
 }

@@ -38,6 +38,10 @@ class SafetensorsFile {
   math::Tensor Find(absl::string_view name) const;
   const std::string& path() const { return path_; }
   uint64_t file_bytes() const { return bytes_; }
+  // The pages under `part`, a piece of a mapped file's tensor, may leave
+  // memory; they are read again when touched. For what streams through a
+  // large file.
+  static void LetGo(const math::Tensor& part);
   ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
@@ -51,13 +55,52 @@ class SafetensorsFile {
   absl::flat_hash_map<absl::string_view, size_t> by_name_;
 };
 
+// A tensor without its numbers.
+struct TensorLayout {
+  std::string name;
+  math::DType dtype = math::DType::kF32;
+  math::Shape shape;
+  uint64_t bytes() const;
+};
+// A safetensors file whose numbers are made one after another, so that one of
+// any size needs no memory of its own. Widest dtype first, by name within a
+// dtype's width, so that every tensor is aligned without holes; the first
+// begins at a multiple of 64 bytes. Same tensors => same bytes.
+class SafetensorsWriter {
+ public:
+  // Into a temporary file beside `path`, which is as it was until Finish.
+  static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Make(
+      const std::string& path, std::vector<TensorLayout> tensors);
+  // Into memory; `name` is for messages.
+  static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> InMemory(
+      const std::string& name, std::vector<TensorLayout> tensors);
+  // In the order in which their bytes must come.
+  const std::vector<TensorLayout>& tensors() const { return tensors_; }
+  // Any number of bytes, on from where the last ones ended.
+  absl::Status Append(absl::string_view bytes);
+  // After the last byte: fsync, rename. Without it nothing stays behind.
+  absl::Status Finish();
+  // After the last byte, instead of Finish: its memory is free again when
+  // both the writer and the file are gone.
+  absl::StatusOr<std::shared_ptr<const SafetensorsFile>> OpenInMemory();
+  ~SafetensorsWriter();
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+
+ private:
+  SafetensorsWriter(std::string path, std::string temporary, int fd,
+                    std::vector<TensorLayout> tensors);
+  std::string path_, temporary_;
+  int fd_;
+  std::vector<TensorLayout> tensors_;
+  uint64_t left_ = 0;
+};
+
 struct NamedTensor {
   std::string name;
   math::Tensor tensor;
 };
-// Writes atomically (temporary file, fsync, rename), tensor by tensor: those
-// of the widest dtype first, by name within a dtype's width, so that every
-// one is aligned without holes; the first begins at a multiple of 64 bytes.
+// Writes atomically (temporary file, fsync, rename), tensor by tensor.
 // On any error (full disk included) what was at `path` is untouched and no
 // temporary file stays behind. Same tensors => same bytes.
 absl::Status WriteSafetensors(const std::string& path,

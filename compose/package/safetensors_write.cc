@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <tuple>
 #include <utility>
 
@@ -51,12 +53,12 @@ absl::Status WriteAll(int fd, absl::string_view bytes,
 
 // Length prefix and JSON, padded with spaces to where the data may begin.
 absl::StatusOr<std::string> Header(const std::string& path,
-                                   const std::vector<NamedTensor>& tensors) {
+                                   const std::vector<TensorLayout>& tensors) {
   const std::string where = absl::StrCat("safetensors ", path);
   // Loaders of other houses ask which framework's layout this is.
   std::string text = R"({"__metadata__":{"format":"pt"})";
   uint64_t offset = 0;
-  for (const NamedTensor& t : tensors) {
+  for (const TensorLayout& t : tensors) {
     std::string name;
     try {
       name = nlohmann::json(t.name).dump();
@@ -64,12 +66,12 @@ absl::StatusOr<std::string> Header(const std::string& path,
       return Invalid(where, "a tensor name that is no UTF-8", "UTF-8");
     }
     std::string shape;
-    for (int i = 0; i < t.tensor.shape.rank; ++i) {
-      absl::StrAppend(&shape, i > 0 ? "," : "", t.tensor.shape.dim[i]);
+    for (int i = 0; i < t.shape.rank; ++i) {
+      absl::StrAppend(&shape, i > 0 ? "," : "", t.shape.dim[i]);
     }
-    const uint64_t end = offset + static_cast<uint64_t>(t.tensor.bytes());
+    const uint64_t end = offset + t.bytes();
     absl::StrAppend(&text, ",", name, R"(:{"dtype":")",
-                    math::Name(t.tensor.dtype), R"(","shape":[)", shape,
+                    math::Name(t.dtype), R"(","shape":[)", shape,
                     R"(],"data_offsets":[)", offset, ",", end, "]}");
     offset = end;
   }
@@ -88,34 +90,110 @@ absl::StatusOr<std::string> Header(const std::string& path,
   return prefix + text;
 }
 
-absl::Status WriteTo(int fd, const std::string& header,
-                     const std::vector<NamedTensor>& tensors,
-                     const std::string& path) {
-  MOTET_RETURN_IF_ERROR(WriteAll(fd, header, path));
-  for (const NamedTensor& t : tensors) {
-    MOTET_RETURN_IF_ERROR(WriteAll(
-        fd,
-        absl::string_view(static_cast<const char*>(t.tensor.data),
-                          static_cast<size_t>(t.tensor.bytes())),
-        path));
+// In the order of the file; refuses names that no file can hold.
+absl::Status Order(const std::string& where,
+                   std::vector<TensorLayout>& tensors) {
+  std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
+    const int64_t wide_a = math::ByteSize(a.dtype);
+    const int64_t wide_b = math::ByteSize(b.dtype);
+    return std::tie(wide_b, a.name) < std::tie(wide_a, b.name);
+  });
+  std::vector<absl::string_view> names;
+  for (const TensorLayout& t : tensors) names.push_back(t.name);
+  std::sort(names.begin(), names.end());
+  const auto twice = std::adjacent_find(names.begin(), names.end());
+  if (twice == names.end() &&
+      !std::binary_search(names.begin(), names.end(), "__metadata__")) {
+    return absl::OkStatus();
   }
-  if (fchmod(fd, 0644) != 0 || fsync(fd) != 0) return Failed(path);
-  return absl::OkStatus();
+  return Invalid(where,
+                 twice != names.end()
+                     ? absl::StrCat("tensor \"", *twice, "\" twice")
+                     : "a tensor called __metadata__",
+                 "every name once, and not __metadata__");
 }
 
 }  // namespace
 
+uint64_t TensorLayout::bytes() const {
+  return static_cast<uint64_t>(shape.size() * math::ByteSize(dtype));
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Make(
+    const std::string& path, std::vector<TensorLayout> tensors) {
+  MOTET_RETURN_IF_ERROR(Order(absl::StrCat("safetensors ", path), tensors));
+  MOTET_ASSIGN_OR_RETURN(const std::string header, Header(path, tensors));
+  std::string temporary = absl::StrCat(path, ".tmp.XXXXXX");
+  const int fd = mkostemp(temporary.data(), O_CLOEXEC);
+  if (fd < 0) return Failed(path);
+  std::unique_ptr<SafetensorsWriter> writer(
+      new SafetensorsWriter(path, temporary, fd, std::move(tensors)));
+  MOTET_RETURN_IF_ERROR(WriteAll(fd, header, path));
+  return writer;
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsWriter>>
+SafetensorsWriter::InMemory(const std::string& name,
+                            std::vector<TensorLayout> tensors) {
+  MOTET_RETURN_IF_ERROR(Order(absl::StrCat("safetensors ", name), tensors));
+  MOTET_ASSIGN_OR_RETURN(const std::string header, Header(name, tensors));
+  const int fd = memfd_create("motet", MFD_CLOEXEC);
+  if (fd < 0) return Failed(name);
+  std::unique_ptr<SafetensorsWriter> writer(
+      new SafetensorsWriter(name, "", fd, std::move(tensors)));
+  MOTET_RETURN_IF_ERROR(WriteAll(fd, header, name));
+  return writer;
+}
+
+SafetensorsWriter::SafetensorsWriter(std::string path, std::string temporary,
+                                     int fd, std::vector<TensorLayout> tensors)
+    : path_(std::move(path)),
+      temporary_(std::move(temporary)),
+      fd_(fd),
+      tensors_(std::move(tensors)) {
+  for (const TensorLayout& t : tensors_) left_ += t.bytes();
+}
+
+SafetensorsWriter::~SafetensorsWriter() {
+  if (fd_ >= 0) close(fd_);
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+absl::Status SafetensorsWriter::Append(absl::string_view bytes) {
+  MOTET_CHECK(bytes.size() <= left_);
+  left_ -= bytes.size();
+  MOTET_RETURN_IF_ERROR(WriteAll(fd_, bytes, path_));
+  // On its way to the disk while the next bytes are made; Finish waits less.
+  if (!temporary_.empty()) sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE);
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsWriter::Finish() {
+  MOTET_CHECK(left_ == 0 && !temporary_.empty());
+  if (fchmod(fd_, 0644) != 0 || fsync(fd_) != 0) return Failed(path_);
+  const int fd = fd_;
+  fd_ = -1;
+  if (close(fd) != 0 || rename(temporary_.c_str(), path_.c_str()) != 0) {
+    return Failed(path_);
+  }
+  temporary_.clear();
+  const std::string folder =
+      std::filesystem::path(path_).parent_path().string();
+  return proto::SyncDirectory(folder.empty() ? "." : folder);
+}
+
+absl::StatusOr<std::shared_ptr<const SafetensorsFile>>
+SafetensorsWriter::OpenInMemory() {
+  MOTET_CHECK(left_ == 0 && temporary_.empty());
+  return SafetensorsFile::Open(absl::StrCat("/proc/self/fd/", fd_));
+}
+
 absl::Status WriteSafetensors(const std::string& path,
                               std::vector<NamedTensor> tensors) {
   const std::string where = absl::StrCat("safetensors ", path);
-  std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
-    const int64_t wide_a = math::ByteSize(a.tensor.dtype);
-    const int64_t wide_b = math::ByteSize(b.tensor.dtype);
-    return std::tie(wide_b, a.name) < std::tie(wide_a, b.name);
-  });
-  std::vector<absl::string_view> names;
+  std::vector<TensorLayout> layout;
   for (const NamedTensor& t : tensors) {
-    names.push_back(t.name);
+    layout.push_back({t.name, t.tensor.dtype, t.tensor.shape});
     if (t.tensor.data == nullptr && t.tensor.size() != 0) {
       return Invalid(where,
                      absl::StrCat("tensor \"", t.name, "\" without data"),
@@ -127,32 +205,15 @@ absl::Status WriteSafetensors(const std::string& path,
                      "tensors in main memory");
     }
   }
-  std::sort(names.begin(), names.end());
-  const auto twice = std::adjacent_find(names.begin(), names.end());
-  if (twice != names.end() ||
-      std::binary_search(names.begin(), names.end(), "__metadata__")) {
-    return Invalid(where,
-                   twice != names.end()
-                       ? absl::StrCat("tensor \"", *twice, "\" twice")
-                       : "a tensor called __metadata__",
-                   "every name once, and not __metadata__");
+  MOTET_ASSIGN_OR_RETURN(const auto writer,
+                         SafetensorsWriter::Make(path, std::move(layout)));
+  std::map<absl::string_view, const math::Tensor*> by_name;
+  for (const NamedTensor& t : tensors) by_name[t.name] = &t.tensor;
+  for (const TensorLayout& t : writer->tensors()) {
+    MOTET_RETURN_IF_ERROR(writer->Append(
+        {static_cast<const char*>(by_name[t.name]->data), t.bytes()}));
   }
-  MOTET_ASSIGN_OR_RETURN(const std::string header, Header(path, tensors));
-
-  std::string temporary = absl::StrCat(path, ".tmp.XXXXXX");
-  const int fd = mkostemp(temporary.data(), O_CLOEXEC);
-  if (fd < 0) return Failed(path);
-  absl::Status status = WriteTo(fd, header, tensors, path);
-  if (close(fd) != 0 && status.ok()) status = Failed(path);
-  if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
-    status = Failed(path);
-  }
-  if (!status.ok()) {
-    unlink(temporary.c_str());
-    return status;
-  }
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  return proto::SyncDirectory(folder.empty() ? "." : folder);
+  return writer->Finish();
 }
 
 }  // namespace motet::package

@@ -24,9 +24,7 @@ absl::Status Export(const Options& options, const Context& context) {
                          OpenComposeSession(context));
   MOTET_ASSIGN_OR_RETURN(const v1::CompositionLock lock,
                          ReadLock(session.federation, options.name));
-  MOTET_ASSIGN_OR_RETURN(
-      const auto composition,
-      assemble::LoadComposition(lock, FolderOf(session)));
+  MOTET_ASSIGN_OR_RETURN(const auto composition, LoadNamed(session, lock));
   MOTET_ASSIGN_OR_RETURN(
       const assemble::ExportReport report,
       assemble::ExportHuggingFace(*composition, options.out));

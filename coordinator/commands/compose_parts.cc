@@ -143,13 +143,26 @@ absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
   return parts;
 }
 
+absl::StatusOr<std::unique_ptr<assemble::Composition>> LoadNamed(
+    const ComposeSession& session, const v1::CompositionLock& lock,
+    assemble::LoadOptions options) {
+  if (assemble::HoldsWeights(lock)) {
+    options.folder =
+        session.federation.Path(absl::StrCat("compositions/", lock.name()));
+  }
+  return assemble::LoadComposition(lock, FolderOf(session), options);
+}
+
 absl::StatusOr<v1::CompositionLock> ReadLock(const Federation& federation,
                                              const std::string& name) {
   MOTET_RETURN_IF_ERROR(proto::CheckName("composition", name));
   const std::string path =
       federation.Path(absl::StrCat("compositions/", name, "/motet.lock"));
   if (!proto::Exists(path)) {
-    const auto known = proto::ListDirectory(federation.Path("compositions"));
+    auto known = proto::ListDirectory(federation.Path("compositions"));
+    if (known.ok()) {  // not those that are being written
+      std::erase_if(*known, [](const std::string& n) { return n[0] == '.'; });
+    }
     const bool some = known.ok() && !known->empty();
     return proto::Error(absl::StatusCode::kNotFound, "composition",
                         absl::StrCat("\"", name, "\""),

@@ -40,6 +40,12 @@ absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
 absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
                                         assemble::Recipe recipe);
 
+// A composition as it lies in the federation: with the weights that apply
+// wrote, where its method writes some.
+absl::StatusOr<std::unique_ptr<assemble::Composition>> LoadNamed(
+    const ComposeSession& session, const v1::CompositionLock& lock,
+    assemble::LoadOptions options = {});
+
 // compositions/NAME/motet.lock. NotFound names the compositions there are.
 absl::StatusOr<v1::CompositionLock> ReadLock(const Federation& federation,
                                              const std::string& name);
@@ -60,6 +66,9 @@ void AddEvalLogits(CLI::App& noun, Context& context);
 void AddEvalPerplexity(CLI::App& noun, Context& context);
 void AddEvalChoice(CLI::App& noun, Context& context);
 void AddEvalRouting(CLI::App& noun, Context& context);
+
+// "router topk, ..." or "merge ties, density 0.2, ...", for a line.
+std::string MethodText(const v1::CompositionLock& lock);
 
 // How a plan is shown, by plan and by apply.
 void PrintPlan(const assemble::Plan& plan,

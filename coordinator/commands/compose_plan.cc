@@ -14,30 +14,6 @@
 namespace motet::coordinator {
 namespace {
 
-std::string RouterText(const v1::RouterLock& router) {
-  if (router.kind() != "anchored") {
-    std::string text =
-        router.kind() == "topp"
-            ? absl::StrCat("top-p, p = ", router.top_p())
-            : absl::StrCat("top-", router.k());
-    if (router.null_experts() > 0) {
-      absl::StrAppend(&text, " with ", router.null_experts(), " null experts");
-    }
-    absl::StrAppend(&text, " over the ", router.rows(), " rows");
-    if (router.most_active() > 0) {
-      absl::StrAppend(&text, ", at most ", router.most_active(), " for one");
-    }
-    return text;
-  }
-  return absl::StrCat("anchored",
-                      router.mixing() == "switch" ? " by switching" : "",
-                      ", smoothing ",
-                      router.prefix_mean() ? "by the prefix's mean"
-                                           : absl::StrCat(router.smoothing()),
-                      router.gate() ? ", typicality gate on"
-                                    : ", typicality gate off");
-}
-
 absl::Status Plan(const std::string& recipe, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const ComposeSession session,
                          OpenComposeSession(context));
@@ -61,7 +37,7 @@ void PrintPlan(const assemble::Plan& plan,
   absl::PrintF("composition  %s\n", lock.name());
   absl::PrintF("method       %s over base %s (%s)\n", lock.method(),
                lock.base().id(), lock.base().manifest_sha256().substr(0, 12));
-  absl::PrintF("router       %s\n", RouterText(lock.router()));
+  absl::PrintF("how          %s\n", MethodText(lock));
   absl::PrintF("exclusion    %s\n", lock.exclusion());
   absl::PrintF("parameters   %s, at most %s of them for a token\n",
                CountText(plan.parameters), CountText(plan.active_parameters));

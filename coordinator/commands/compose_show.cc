@@ -49,10 +49,14 @@ absl::Status Show(const std::string& name, const Context& context) {
   absl::PrintF("method       %s, made by %s\n", lock.method(),
                lock.software());
   const v1::RouterLock& r = lock.router();
-  absl::PrintF("router       %s, rows %s, k %d, smoothing %g, gate %s\n",
-               r.kind(), r.rows(), r.k(), r.smoothing(),
-               r.gate() ? absl::StrFormat("on (q %g)", r.gate_quantile())
-                        : "off");
+  if (lock.has_router()) {
+    absl::PrintF("router       %s, rows %s, k %d, smoothing %g, gate %s\n",
+                 r.kind(), r.rows(), r.k(), r.smoothing(),
+                 r.gate() ? absl::StrFormat("on (q %g)", r.gate_quantile())
+                          : "off");
+  } else {
+    absl::PrintF("how          %s\n", MethodText(lock));
+  }
   absl::PrintF("exclusion    %s\n\n", lock.exclusion());
   std::vector<std::vector<Cell>> rows = {
       {{"0"}, {lock.base().id()}, {"(base)"}, {"-"}, {"-"},

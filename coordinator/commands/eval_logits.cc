@@ -34,7 +34,7 @@ absl::Status Run(const Options& options, const Context& context) {
   assemble::LoadOptions load;
   load.router = options.router;
   MOTET_ASSIGN_OR_RETURN(const auto composition,
-                         assemble::LoadComposition(lock, folder_of, load));
+                         LoadNamed(session, lock, load));
   MOTET_ASSIGN_OR_RETURN(const std::string base,
                          folder_of(lock.base().manifest_sha256()));
   MOTET_ASSIGN_OR_RETURN(std::vector<int32_t> ids,
@@ -44,12 +44,12 @@ absl::Status Run(const Options& options, const Context& context) {
 
   math::Arena arena;
   math::Exec exec(math::Cpu(), arena, options.product);
-  const model::SequenceInput inputs[] = {
-      {ids, nullptr, composition->All() & ~excluded}};
+  const math::ExpertMask set = composition->All() & ~excluded;
+  const model::SequenceInput inputs[] = {{ids, nullptr, set}};
   const model::Batch batch(inputs);
-  const model::Decoder& decoder = *composition->decoder;
+  MOTET_ASSIGN_OR_RETURN(const auto decoder, composition->DecoderFor(set));
   const math::Tensor logits =
-      decoder.Logits(exec, decoder.Forward(exec, batch));
+      decoder->Logits(exec, decoder->Forward(exec, batch));
   math::Tensor prompt;
   prompt.data = ids.data();
   prompt.dtype = math::DType::kI32;

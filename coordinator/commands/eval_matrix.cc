@@ -74,7 +74,12 @@ struct Subjects {
   std::vector<measure::MatrixRow> rows;
   std::vector<std::string> owners;   // domains that are an expert's
   std::vector<std::string> routers;  // of the compositions, each kind once
+  std::vector<std::string> merges;   // of those without, in words
 };
+
+void AddOnce(const std::string& text, std::vector<std::string>& to) {
+  if (std::count(to.begin(), to.end(), text) == 0) to.push_back(text);
+}
 
 void AddOwners(const v1::CompositionLock& lock, Subjects& subjects) {
   for (const v1::LockedExpert& e : lock.experts()) {
@@ -126,11 +131,12 @@ absl::Status AddComposition(const ComposeSession& session,
   load.router = options.router;
   MOTET_ASSIGN_OR_RETURN(
       std::shared_ptr<const assemble::Composition> composition,
-      assemble::LoadComposition(lock, FolderOf(session), load));
-  const std::string& kind = composition->lock.router().kind();
-  auto& routers = subjects.routers;
-  if (std::count(routers.begin(), routers.end(), kind) == 0) {
-    routers.push_back(kind);
+      LoadNamed(session, lock, load));
+  const v1::CompositionLock& used = composition->lock;
+  if (used.has_router()) {
+    AddOnce(used.router().kind(), subjects.routers);
+  } else {
+    AddOnce(MethodText(used), subjects.merges);
   }
   AddOwners(lock, subjects);
   MOTET_ASSIGN_OR_RETURN(
@@ -231,9 +237,11 @@ absl::Status Run(const Options& options, const Context& context) {
       measure::MeasureRows(std::move(subjects.rows), subjects.owners, domains,
                            measure));
   matrix.composition = Title(options.names);
-  matrix.router = subjects.routers.empty()
-                      ? "of each model"
-                      : absl::StrJoin(subjects.routers, ", ");
+  if (!subjects.routers.empty()) {
+    matrix.router = absl::StrJoin(subjects.routers, ", ");
+  } else if (subjects.merges.empty()) {
+    matrix.router = "of each model";
+  }
   progress.Finish(absl::StrCat(matrix.models.size(), " models on ",
                                matrix.domains.size(), " domains"));
   const measure::Matrix seen = measure::Viewed(matrix, view);
@@ -242,10 +250,15 @@ absl::Status Run(const Options& options, const Context& context) {
     absl::PrintF("%s", measure::MatrixJson(matrix));
     return absl::OkStatus();
   }
-  absl::PrintF("%s\n%s of a column, router %s, windows of %d tokens, each "
+  std::vector<std::string> how = subjects.merges;
+  if (!matrix.router.empty()) {
+    how.insert(how.begin(), absl::StrCat("router ", matrix.router));
+  }
+  absl::PrintF("%s\n%s of a column, %s, windows of %d tokens, each "
                "scored from its second.\nowners, all: geometric means over "
                "the owners' domains and over all.\n",
-               MatrixTable(seen), "*: best", matrix.router, matrix.window);
+               MatrixTable(seen), "*: best", absl::StrJoin(how, "; "),
+               matrix.window);
   if (view.relative) {
     absl::PrintF("relative: divided by the row %s.\n", seen.models[0]);
   }

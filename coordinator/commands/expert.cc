@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // motet expert list|show|fetch|verify|revoke|log: what the registry holds.
+// `import` is in expert_import.cc.
 #include <CLI/CLI.hpp>
 #include <memory>
 
@@ -8,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "compose/package/package_folder.h"
 #include "coordinator/cli.h"
+#include "coordinator/commands/expert_import.h"
 #include "coordinator/federation.h"
 #include "nlohmann/json.hpp"
 #include "proto/digest.h"
@@ -236,7 +238,7 @@ absl::Status Log(const Options& options, const Context& context) {
 
 void AddExpert(CLI::App& app, Context& context) {
   CLI::App* noun = Noun(app, "expert", "Packages in the registry: list, "
-                                       "look, fetch, verify, revoke");
+                                       "look, fetch, verify, import, revoke");
   auto options = std::make_shared<Options>();
   const auto add = [&](const char* name, const char* description,
                        absl::Status (*run)(const Options&, const Context&)) {
@@ -269,6 +271,7 @@ void AddExpert(CLI::App& app, Context& context) {
   revoke->add_option("id", options->id, "owner/name@version")->required();
   revoke->add_option("--reason", options->reason, "Why, for the log")
       ->required();
+  AddExpertImport(*noun, context);
   CLI::App* log = add("log", "The registry's log of publishes and "
                              "revocations",
                       Log);

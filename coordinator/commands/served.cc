@@ -57,11 +57,10 @@ absl::StatusOr<Served> OpenComposition(const ServedOptions& options,
   if (!options.offline) {
     MOTET_ASSIGN_OR_RETURN(served.revoked, Revoked(*session.client, lock));
   }
-  MOTET_ASSIGN_OR_RETURN(
-      served.model,
-      assemble::LoadComposition(
-          lock, FolderOf(session),
-          {.all = true, .only = {}, .router = options.router}));
+  assemble::LoadOptions load;
+  load.router = options.router;
+  load.set_bytes = options.merge_memory_mib << 20;
+  MOTET_ASSIGN_OR_RETURN(served.model, LoadNamed(session, lock, load));
   served.router =
       options.router.empty() ? lock.router().kind() : options.router;
   return served;
@@ -78,6 +77,12 @@ void AddServedOptions(CLI::App& command, ServedOptions& options) {
       .add_option("--router", options.router,
                   "anchored or topk, instead of the lock's")
       ->check(CLI::IsMember({"anchored", "topk"}));
+  command
+      .add_option("--merge-memory", options.merge_memory_mib,
+                  "MiB for the weights of a merge's expert sets, which are "
+                  "made when a query first asks for one")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->capture_default_str();
   command.add_flag("--offline", options.offline,
                    "Start without asking the registry about revocations");
 }

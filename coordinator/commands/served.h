@@ -19,11 +19,12 @@ struct ServedOptions {
   std::string name;    // instead of the directory's or composition's own
   std::string router;  // instead of the lock's
   bool offline = false;
+  int64_t merge_memory_mib = 2048;  // for expert sets of a merge
   std::vector<std::string> include, exclude;  // AddExpertOptions
   uint32_t active = 0;                        // experts a token; 0 = its own
   std::string purpose;
 };
-// MODEL, --router, --offline.
+// MODEL, --router, --offline, --merge-memory.
 void AddServedOptions(CLI::App& command, ServedOptions& options);
 // --include, --exclude, --active, --purpose, for commands that ask one query.
 void AddExpertOptions(CLI::App& command, ServedOptions& options);

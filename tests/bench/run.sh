@@ -12,6 +12,7 @@
 #   MOTET_BENCH_MODELS         folder of the models (default: models)
 #   MOTET_BENCH_PYTHON         Python with torch, transformers, gguf
 #   MOTET_BENCH_LLAMA_PYTHON   Python with llama-cpp-python
+#   MOTET_BENCH_MERGEKIT_PYTHON  Python with mergekit
 # A peer or a model that is not there leaves its rows without a ratio, and
 # the row says what is missing.
 set -euo pipefail
@@ -30,7 +31,7 @@ while (($#)); do
     --threads) threads=${2:-}; shift ;;
     --arithmetic) arithmetic=${2:-}; shift ;;
     --list) list=1 ;;
-    -h|--help) sed -n '3,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '3,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "[bench] got $1, want an option of --help" >&2; exit 2 ;;
     *) names+=("$1") ;;
   esac
@@ -49,6 +50,7 @@ build=${BUILD:-build}
 models=${MOTET_BENCH_MODELS:-models}
 python=${MOTET_BENCH_PYTHON:-}
 llama_python=${MOTET_BENCH_LLAMA_PYTHON:-}
+mergekit_python=${MOTET_BENCH_MERGEKIT_PYTHON:-}
 peers=tests/bench/peers
 cache=$build/bench-cache
 table=
@@ -97,6 +99,7 @@ row() {
 smollm2=$models/smollm2-135m
 smollm2_gguf=$models/smollm2-135m-bf16.gguf
 minilm=$models/minilm-l6
+branches=$models/merge
 prompt='The capital of France is'
 
 # ---- The sides -----------------------------------------------------------
@@ -121,6 +124,11 @@ python_player load_llama "$llama_python" MOTET_BENCH_LLAMA_PYTHON llama_cpp \
   "$smollm2" -- $peers/load.py llama_cpp "$smollm2_gguf" "$prompt"
 python_player load_transformers "$python" MOTET_BENCH_PYTHON transformers \
   "$smollm2" -- $peers/load.py transformers "$smollm2" "$prompt"
+player merge "$smollm2" "$branches/model2" -- "$build/tests/merge_bench" \
+  --base "$smollm2" --models "$branches" --out "$cache/merge"
+python_player mergekit "$mergekit_python" MOTET_BENCH_MERGEKIT_PYTHON \
+  mergekit "$smollm2" "$branches/model2" \
+  -- $peers/merge_mergekit.py "$smollm2" "$branches" "$cache/mergekit"
 
 # ---- The rows ------------------------------------------------------------
 row train_dense tokens/s higher 1.05 "train dense" \
@@ -156,6 +164,11 @@ row train_threads tokens/s higher 1.7 "train dense@2" \
   "train dense@1 ours, one thread"
 row memory_serve MiB lower 1.0 "memory resident" \
   "memory allowed mapped weights + KV cache + 150 MiB"
+for kind in ties slerp linear; do
+  row merge_$kind s lower 2.0 "merge $kind" "mergekit $kind mergekit, bf16"
+  row memory_merge_$kind MiB lower 2.0 "merge ${kind}_memory" \
+    "mergekit ${kind}_memory mergekit, bf16"
+done
 
 if [ -n "$list" ]; then
   printf '%s\n' "${known[@]}"

@@ -76,6 +76,12 @@ Corpus ManifestCorpus() {
   m.mutable_licence()->set_not_after("2027-12-31");
   m.set_created_at("2026-01-31T12:00:00Z");
   corpus.seeds.push_back(*package::WriteManifest(m));
+  m.set_kind("dense");
+  m.clear_frozen_sha256();
+  *m.add_base_tensors() = m.tensors(0);
+  m.mutable_tensors()->DeleteSubrange(0, 1);
+  corpus.seeds.push_back(*package::WriteManifest(m));
+  m.clear_base_tensors();
   m.set_kind("base");
   m.clear_base();
   m.clear_frozen_sha256();

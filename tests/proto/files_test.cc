@@ -134,6 +134,22 @@ TEST(FilesTest, RenameMovesFolders) {
   EXPECT_FALSE(RenameDurably(folder / "tmp", folder / "again").ok());
 }
 
+TEST(FilesTest, ExchangeLetsFoldersChangePlaces) {
+  const TempFolder folder;
+  ASSERT_TRUE(MakeDirectories(folder / "new").ok());
+  Put(folder / "new/x", "new");
+  ASSERT_TRUE(ExchangeDurably(folder / "new", folder / "place").ok());
+  EXPECT_FALSE(Exists(folder / "new"));
+  ASSERT_TRUE(MakeDirectories(folder / "newer").ok());
+  Put(folder / "newer/y", "newer");
+  ASSERT_TRUE(ExchangeDurably(folder / "newer", folder / "place").ok());
+  EXPECT_TRUE(Exists(folder / "place/y"));
+  EXPECT_FALSE(Exists(folder / "place/x"));
+  EXPECT_EQ(*ReadFile(folder / "newer/x", 10), "new");
+  EXPECT_FALSE(ExchangeDurably(folder / "none", folder / "place").ok());
+  EXPECT_TRUE(Exists(folder / "place/y"));
+}
+
 TEST(FilesTest, LocksExcludeUntilTheyDie) {
   const TempFolder folder;
   auto first = FileLock::Take(folder / "lock", "testing");

@@ -119,6 +119,57 @@ TEST(RecipeTest, AllProblemsAtOnce) {
   }
 }
 
+TEST(RecipeTest, ReadsEveryKeyOfMerge) {
+  const auto recipe = ParseRecipe(R"(
+name = "demo"
+method = "merge"
+experts = ["code.example/code"]
+[merge]
+kind = "ties"
+weights = [1, 0.5]
+lambda = 2
+density = 0.25
+ratio = 0.1
+epsilon = 0.001
+t = 0.5
+seed = 9
+)",
+                                  "r.toml");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->method, "merge");
+  EXPECT_EQ(recipe->merge.kind, "ties");
+  EXPECT_THAT(recipe->merge.weights, ElementsAre(1, 0.5));
+  EXPECT_EQ(recipe->merge.lambda, 2);
+  EXPECT_EQ(recipe->merge.density, 0.25);
+  EXPECT_EQ(recipe->merge.ratio, 0.1);
+  EXPECT_EQ(recipe->merge.epsilon, 0.001);
+  EXPECT_EQ(recipe->merge.t, 0.5);
+  EXPECT_EQ(recipe->merge.seed, 9u);
+}
+
+TEST(RecipeTest, ASectionOfAnotherMethodIsRefusedByName) {
+  EXPECT_THAT(ErrorOf("name = \"a\"\nmethod = \"merge\"\nexperts = []\n"
+                      "[router]\nk = 2\n"),
+              testing::AllOf(HasSubstr("line 4"), HasSubstr("[router]"),
+                             HasSubstr("it belongs to \"flexolmo\"")));
+  EXPECT_THAT(ErrorOf("name = \"a\"\nexperts = []\n[merge]\n"),
+              testing::AllOf(HasSubstr("[merge]"),
+                             HasSubstr("it belongs to \"merge\"")));
+}
+
+TEST(RecipeTest, MergeValuesThatDoNotFit) {
+  const std::string error = ErrorOf(
+      "name = \"a\"\nmethod = \"merge\"\nexperts = []\n[merge]\n"
+      "kind = \"blend\"\nweights = []\nlambda = \"x\"\nseed = -1\n"
+      "density = nan\nalpha = 1\n");
+  for (const char* part :
+       {"\"merge.kind\"", "task_arithmetic", "\"merge.weights\"",
+        "\"merge.lambda\"", "\"merge.seed\"", "\"merge.density\"",
+        "\"merge.alpha\""}) {
+    EXPECT_THAT(error, HasSubstr(part));
+  }
+}
+
 TEST(RecipeTest, NamesCannotLeaveTheirFolder) {
   for (const char* name : {"", "../x", "a/b", ".hidden", "A", "a b"}) {
     EXPECT_THAT(ErrorOf(absl::StrCat("name = \"", name, "\"\nexperts = []")),

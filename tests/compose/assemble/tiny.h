@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "compose/assemble/composition.h"
 #include "compose/model/tokenizer.h"
+#include "compose/package/manifest_dense.h"
 #include "compose/package/package_folder.h"
 #include "gtest/gtest.h"
 #include "proto/files.h"
@@ -33,6 +34,10 @@ struct TinyOptions {
   std::vector<int64_t> widths = {24, 24, 40, 16};
   double smoothing = 0.8;
   uint64_t seed = 3;
+  // Experts are whole branches of the base (kind dense), each with another
+  // half of its tensors trained, with Fisher information.
+  bool dense = false;
+  double noise = 0.05;  // what training changed
 };
 
 class TinyFederation {
@@ -48,7 +53,9 @@ class TinyFederation {
     train.vocabulary = 290;
     tokenizer_json_ = *model::TrainTokenizer(Documents(), train);
     MakeBase();
-    for (int e = 0; e < options.experts; ++e) MakeExpert(e);
+    for (int e = 0; e < options.experts; ++e) {
+      options.dense ? MakeDense(e) : MakeExpert(e);
+    }
   }
   ~TinyFederation() {
     std::error_code ignored;
@@ -79,6 +86,13 @@ class TinyFederation {
   }
   const Part& base() const { return base_; }
   const std::vector<Part>& experts() const { return experts_; }
+  // Every tensor of the base and of dense expert e.
+  const std::vector<package::NamedTensor>& base_weights() const {
+    return base_weights_;
+  }
+  const std::vector<package::NamedTensor>& branch(int e) const {
+    return branches_[e];
+  }
   std::vector<Part> Experts(const std::vector<int>& which) const {
     std::vector<Part> parts;
     for (const int e : which) parts.push_back(experts_[e]);
@@ -218,6 +232,7 @@ class TinyFederation {
                               {name, Random(shape, norm ? 0.1 : 0.3,
                                             norm ? 1.0 : 0.0)});
                         });
+    base_weights_ = content.weights;
     content.files["config.json"] = model::WriteConfig(config_);
     content.files["tokenizer.json"] = tokenizer_json_;
     content.files["public.jsonl"] = "{\"text\": \"public text\"}\n";
@@ -248,15 +263,10 @@ class TinyFederation {
     base_ = Build("base", content, Sign({"choir", "coordinator", "", "main"}));
   }
 
-  void MakeExpert(int e) {
+  // Id, base, domain and licence.
+  void Describe(int e, v1::ExpertManifest& m) {
     const std::string domain = Domain(e);
-    const std::string owner = domain + ".example";
-    const int64_t width = config_.width;
-    const int64_t ffn = options_.widths[e % options_.widths.size()];
-    package::PackageContent content;
-    v1::ExpertManifest& m = content.manifest;
-    m.set_id(absl::StrCat(owner, "/", domain, "@1.0.", e / 4));
-    m.set_kind("ffn");
+    m.set_id(absl::StrCat(domain, ".example/", domain, "@1.0.", e / 4));
     m.set_title(domain);
     v1::BaseReference& reference = *m.mutable_base();
     reference.set_id(base_.manifest.id());
@@ -269,10 +279,60 @@ class TinyFederation {
         reference.set_tokenizer_sha256(file.sha256());
       }
     }
-    SetShape(*m.mutable_model(), ffn);
-    m.set_frozen_sha256(package::FrozenDigest(base_.manifest));
     m.mutable_domain()->set_domain(domain);
     m.mutable_domain()->set_documents(10);
+    m.mutable_licence()->set_spdx("CC-BY-4.0");
+    if (domain == "legal") {
+      m.mutable_licence()->add_forbidden_purposes("advertising");
+    }
+  }
+
+  void MakeDense(int e) {
+    package::PackageContent content;
+    v1::ExpertManifest& m = content.manifest;
+    Describe(e, m);
+    m.set_kind("dense");
+    SetShape(*m.mutable_model(), config_.ffn_width);
+    m.mutable_training()->set_method("dense");
+    std::vector<package::NamedTensor> branch, fisher;
+    for (size_t i = 0; i < base_weights_.size(); ++i) {
+      const package::NamedTensor& from = base_weights_[i];
+      math::Tensor to = Random(from.tensor.shape, options_.noise);
+      for (int64_t k = 0; k < to.size(); ++k) {
+        // Every other tensor, for each expert others.
+        const float tau = (i + e) % 2 == 0 ? to.f32()[k] : 0.0f;
+        to.f32()[k] = from.tensor.f32()[k] + tau;
+      }
+      branch.push_back({from.name, to});
+      math::Tensor f = Random(from.tensor.shape, 1);
+      for (int64_t k = 0; k < f.size(); ++k) f.f32()[k] *= f.f32()[k];
+      fisher.push_back({from.name, f});
+    }
+    package::DenseContent split =
+        package::SplitDense(branch, base_.manifest);
+    content.weights = split.weights;
+    for (v1::TensorDigest& t : split.base_tensors) {
+      *m.add_base_tensors() = std::move(t);
+    }
+    content.tensor_files[package::kFisherFile] = fisher;
+    content.readme = "# dense\n";
+    branches_.push_back(branch);
+    experts_.push_back(Build(
+        absl::StrCat("expert", e), content,
+        Sign({"choir", "node", absl::StrCat(Domain(e), ".example"), "one"})));
+  }
+
+  void MakeExpert(int e) {
+    const std::string domain = Domain(e);
+    const std::string owner = domain + ".example";
+    const int64_t width = config_.width;
+    const int64_t ffn = options_.widths[e % options_.widths.size()];
+    package::PackageContent content;
+    v1::ExpertManifest& m = content.manifest;
+    Describe(e, m);
+    m.set_kind("ffn");
+    SetShape(*m.mutable_model(), ffn);
+    m.set_frozen_sha256(package::FrozenDigest(base_.manifest));
     v1::AnchoredStatistics& a = *m.mutable_domain()->mutable_anchored();
     a.set_smoothing(options_.smoothing);
     a.set_gate_quantile(0.97);
@@ -289,10 +349,6 @@ class TinyFederation {
     further(options_.smoothing, false, 0.9, 6.0f);
     further(0, true, 0.97, 9.0f);
     m.mutable_training()->set_method("flexolmo");
-    m.mutable_licence()->set_spdx("CC-BY-4.0");
-    if (domain == "legal") {
-      m.mutable_licence()->add_forbidden_purposes("advertising");
-    }
     std::normal_distribution<double> normal(0, 0.2);
     for (int64_t l = 0; l < config_.layers; ++l) {
       v1::LayerStatistics& s = *a.add_layers();
@@ -365,6 +421,8 @@ class TinyFederation {
   model::ModelConfig config_;
   Part base_;
   std::vector<Part> experts_;
+  std::vector<package::NamedTensor> base_weights_;
+  std::vector<std::vector<package::NamedTensor>> branches_;
   std::map<std::string, std::string> folders_;
   std::vector<std::unique_ptr<std::vector<float>>> numbers_;
 };

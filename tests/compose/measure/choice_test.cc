@@ -86,6 +86,30 @@ TEST_F(ChoiceTest, EqualsTheSumByHand) {
   EXPECT_EQ(alone->log_likelihoods[0], score->log_likelihoods[1]);
 }
 
+// In a merge, an excluded expert is one that was never merged.
+TEST(ChoiceMergeTest, ASetAnswersAsItWasComposed) {
+  assemble::TinyOptions dense;
+  dense.dense = true;
+  const assemble::TinyFederation federation(dense);
+  const auto load = [&](const std::vector<int>& which) {
+    const auto parts = federation.Experts(which);
+    auto recipe = assemble::TinyFederation::RecipeFor(parts);
+    recipe.method = "merge";
+    return federation.Load(
+        assemble::MakePlan(recipe, federation.base(), parts).lock);
+  };
+  const auto both = load({0, 1});
+  const std::vector<Question> questions = {{"int main", {"()", "sing"}, 0}};
+  ChoiceOptions without;
+  without.allowed = math::ExpertMask{1} | math::ExpertMask{2};
+  const auto all = ScoreChoices(*both, questions, {});
+  const auto some = ScoreChoices(*both, questions, without);
+  const auto alone = ScoreChoices(*load({0}), questions, {});
+  ASSERT_TRUE(all.ok() && some.ok() && alone.ok()) << some.status();
+  EXPECT_EQ(some->log_likelihoods, alone->log_likelihoods);
+  EXPECT_NE(some->log_likelihoods, all->log_likelihoods);
+}
+
 TEST_F(ChoiceTest, ALongQueryLosesItsBeginning) {
   Question question{std::string(2000, 'x') + "the end of it",
                     {"is near", "is not"}, 0};

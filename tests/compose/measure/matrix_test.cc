@@ -198,6 +198,41 @@ TEST(MatrixRowsTest, ExpertsAloneHaveNoComposition) {
   EXPECT_THAT(kinds, ElementsAre("base", "pair", "pair", "pair", "pair"));
 }
 
+// Without a router a set is weights of its own, each as composed alone.
+TEST(MatrixRowsTest, AMergesRowsAreTheMergesOfTheirSets) {
+  assemble::TinyOptions dense;
+  dense.dense = true;
+  const TinyFederation federation(dense);
+  const auto lock_of = [&](const std::vector<int>& which) {
+    const auto parts = federation.Experts(which);
+    assemble::Recipe recipe = TinyFederation::RecipeFor(parts);
+    recipe.method = "merge";
+    return assemble::MakePlan(recipe, federation.base(), parts).lock;
+  };
+  MatrixOptions options;
+  options.window = 20;
+  const auto matrix = MeasureMatrix(*federation.Load(lock_of({0, 1, 2})),
+                                    Domains(), options);
+  ASSERT_TRUE(matrix.ok()) << matrix.status();
+  EXPECT_THAT(matrix->models,
+              ElementsAre("base", "only code", "only legal", "only manual",
+                          "composition", "without code", "without legal",
+                          "without manual"));
+  EXPECT_THAT(matrix->kinds,
+              ElementsAre("base", "only", "only", "only", "composition",
+                          "without", "without", "without"));
+  const auto whole = [&](const std::vector<int>& which) {
+    const auto alone = MeasureMatrix(*federation.Load(lock_of(which)),
+                                     Domains(), options);
+    EXPECT_TRUE(alone.ok()) << alone.status();
+    return alone->values[which.size() + 1];
+  };
+  EXPECT_EQ(matrix->values[2], whole({1}));
+  EXPECT_EQ(matrix->values[5], whole({1, 2}));
+  EXPECT_NE(matrix->values[5], matrix->values[4]);
+  EXPECT_NE(matrix->values[2], matrix->values[0]);
+}
+
 TEST(MatrixViewTest, RelativeAndBitsPerByte) {
   Matrix m;
   m.models = {"base", "a, \"b\""};

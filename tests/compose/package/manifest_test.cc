@@ -106,8 +106,8 @@ TEST_F(Manifest, NamesEachDefect) {
   using M = v1::ExpertManifest;
   EXPECT_THAT(After([](M& m) { m.set_schema_version(2); }),
               HasSubstr("schema_version is 2"));
-  EXPECT_THAT(After([](M& m) { m.set_kind("dense"); }),
-              HasSubstr("kind is \"dense\""));
+  EXPECT_THAT(After([](M& m) { m.set_kind("soup"); }),
+              HasSubstr("kind is \"soup\""));
   for (const char* id :
        {"", "a", "a/b", "a/b@1", "a/b@1.2", "a/b@1.2.x", "a/b@01.2.3",
         "A/b@1.2.3", "a/B@1.2.3", "/b@1.2.3", "a/@1.2.3", "a/b@1.2.3-",

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// The merge method: a composition whose weights are made, for all experts
+// when it is applied and for any other set when a query first asks for it.
+// Both ways end in a safetensors file of the same bytes (in memory for sets),
+// so what answers without an expert is what was composed without it.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
+#include "compose/assemble/merge_kinds.h"
+#include "compose/assemble/merge_parts.h"
+#include "compose/assemble/method.h"
+#include "compose/assemble/verify.h"
+#include "compose/package/weight_match.h"
+#include "proto/digest.h"
+#include "proto/error.h"
+#include "proto/files.h"
+#include "proto/limits.h"
+
+namespace motet::assemble {
+namespace {
+
+using math::ExpertMask;
+using package::SafetensorsFile;
+
+constexpr char kWeights[] = "weights.safetensors";
+// Beside it, as sha256sum writes and checks it.
+constexpr char kDigest[] = "weights.sha256";
+
+// A dense model of one expert set.
+struct Merged {
+  std::shared_ptr<const SafetensorsFile> file;
+  package::WidenedVectors widened;
+  std::unique_ptr<model::Decoder> decoder;
+  int64_t bytes = 0;
+  uint64_t last_used = 0;
+};
+
+absl::StatusOr<std::shared_ptr<Merged>> MergedOf(
+    const model::ModelConfig& config,
+    std::shared_ptr<const SafetensorsFile> file, const std::string& where) {
+  auto merged = std::make_shared<Merged>();
+  merged->file = file;
+  merged->bytes = static_cast<int64_t>(file->file_bytes());
+  model::ModelWeights weights;
+  const std::vector<std::string> problems =
+      package::MatchWeights(config, {file}, weights, merged->widened);
+  if (!problems.empty()) {
+    return proto::Invalid(where, absl::StrJoin(problems, ", "),
+                          "the tensors of the base's config.json");
+  }
+  MOTET_ASSIGN_OR_RETURN(
+      model::Decoder decoder,
+      model::Decoder::Create(config, std::move(weights), {}));
+  merged->decoder = std::make_unique<model::Decoder>(std::move(decoder));
+  return merged;
+}
+
+absl::StatusOr<std::shared_ptr<const SafetensorsFile>> OpenBuilt(
+    const std::string& folder) {
+  const std::string path = absl::StrCat(folder, "/", kWeights);
+  const std::string hint = "write it again with `motet compose apply`";
+  if (!proto::Exists(path)) {
+    return proto::Error(absl::StatusCode::kDataLoss, path, "no such file",
+                        "the merged weights", hint);
+  }
+  MOTET_ASSIGN_OR_RETURN(const std::string want,
+                         proto::ReadFile(absl::StrCat(folder, "/", kDigest),
+                                         proto::kMaxConfigBytes));
+  MOTET_ASSIGN_OR_RETURN(const proto::Digest got, proto::Sha256File(path));
+  if (want != absl::StrCat(proto::Hex(got), "  ", kWeights, "\n")) {
+    return proto::Error(absl::StatusCode::kDataLoss, path,
+                        absl::StrCat("SHA-256 ", proto::Hex(got)),
+                        absl::StrCat("that of ", kDigest), hint);
+  }
+  return SafetensorsFile::Open(path);
+}
+
+class MergedComposition : public Composition {
+ public:
+  MergedComposition(PackageFolder folder_of, int64_t set_bytes)
+      : folder_of_(std::move(folder_of)), set_bytes_(set_bytes) {}
+
+  absl::Status Init(const v1::CompositionLock& given,
+                    const LoadOptions& options) {
+    MOTET_ASSIGN_OR_RETURN(lock, SelectExperts(given, options));
+    lock_sha256 = proto::Hex(proto::Sha256(WriteLock(lock)));
+    name = lock.name();
+    exact_exclusion = lock.exclusion() == "exact";
+    experts = ServedExperts(lock);
+    MOTET_ASSIGN_OR_RETURN(const std::string folder,
+                           folder_of_(lock.base().manifest_sha256()));
+    MOTET_RETURN_IF_ERROR(VerifyBase(folder, lock.base()));
+    MOTET_ASSIGN_OR_RETURN(base, package::LoadModel(folder));
+    if (base->tokenizer == nullptr) {
+      return proto::Invalid(folder, "no tokenizer.json", "one");
+    }
+    if (base->config.experts != 0) {
+      return proto::Invalid(folder, "a base with experts", "a dense one");
+    }
+    config = base->config;
+    MOTET_ASSIGN_OR_RETURN(
+        model::Decoder alone,
+        model::Decoder::Create(config, base->weights, {}));
+    base_ = std::make_shared<model::Decoder>(std::move(alone));
+    if (lock.experts_size() == 0) {
+      decoder = std::make_unique<model::Decoder>(*base_);
+      return absl::OkStatus();
+    }
+    std::shared_ptr<const SafetensorsFile> file;
+    if (options.all && !options.folder.empty()) {
+      MOTET_ASSIGN_OR_RETURN(file, OpenBuilt(options.folder));
+    } else {
+      MOTET_ASSIGN_OR_RETURN(MergeParts parts,
+                             OpenMergeParts(lock, folder_of_));
+      MOTET_ASSIGN_OR_RETURN(file,
+                             MergeToMemory(RuleOf(lock), std::move(parts)));
+    }
+    MOTET_ASSIGN_OR_RETURN(
+        whole_, MergedOf(config, std::move(file),
+                         absl::StrCat("merge ", lock.name())));
+    files = {whole_->file};
+    decoder = std::make_unique<model::Decoder>(*whole_->decoder);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::shared_ptr<const model::Decoder>> DecoderFor(
+      ExpertMask set) const override {
+    set &= All();
+    if (set == All()) return ServedModel::DecoderFor(set);
+    if ((set & ~ExpertMask{1}) == 0) return base_;
+    absl::MutexLock hold(&mutex_);
+    auto it = sets_.find(set);
+    if (it == sets_.end()) {
+      auto made = Make(set);
+      if (!made.ok()) return Refused(set, made.status());
+      it = sets_.emplace(set, *std::move(made)).first;
+    }
+    it->second->last_used = ++uses_;
+    return std::shared_ptr<const model::Decoder>(it->second,
+                                                 it->second->decoder.get());
+  }
+
+ private:
+  absl::StatusOr<std::shared_ptr<Merged>> Make(ExpertMask set) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    LoadOptions only;
+    only.all = false;
+    for (int e = 1; e <= lock.experts_size(); ++e) {
+      if ((set >> e & 1) != 0) only.only.push_back(e);
+    }
+    MOTET_ASSIGN_OR_RETURN(const v1::CompositionLock alone,
+                           SelectExperts(lock, only));
+    MOTET_ASSIGN_OR_RETURN(MergeParts parts,
+                           OpenMergeParts(alone, folder_of_));
+    const int64_t bytes = parts.bytes();
+    if (bytes > set_bytes_) {
+      return proto::Error(
+          absl::StatusCode::kResourceExhausted, "merge",
+          absl::StrCat(bytes >> 20, " MiB of weights for this expert set"),
+          absl::StrCat("at most ", set_bytes_ >> 20, " MiB"),
+          "start with more --merge-memory, or compose without the expert");
+    }
+    MakeRoom(bytes);
+    MOTET_ASSIGN_OR_RETURN(auto file,
+                           MergeToMemory(RuleOf(alone), std::move(parts)));
+    return MergedOf(config, std::move(file),
+                    absl::StrCat("merge ", lock.name()));
+  }
+
+  // Those unused for longest go first; a query in progress keeps its own.
+  void MakeRoom(int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const auto held = [&] {
+      int64_t sum = 0;
+      for (const auto& [set, merged] : sets_) sum += merged->bytes;
+      return sum;
+    };
+    while (!sets_.empty() && held() + bytes > set_bytes_) {
+      sets_.erase(std::min_element(
+          sets_.begin(), sets_.end(), [](const auto& a, const auto& b) {
+            return a.second->last_used < b.second->last_used;
+          }));
+    }
+  }
+
+  // Unavailable, whatever stood in the way: the query is right, and may be
+  // answered when there is room or the package is back.
+  absl::Status Refused(ExpertMask set, const absl::Status& why) const {
+    std::vector<std::string> out;
+    for (size_t i = 0; i < experts.size(); ++i) {
+      if ((set >> i & 1) == 0 && !experts[i].always) {
+        out.push_back(experts[i].id);
+      }
+    }
+    return absl::UnavailableError(
+        absl::StrCat("[exclusion] got no weights without ",
+                     absl::StrJoin(out, ", "), ": ", why.message()));
+  }
+
+  const PackageFolder folder_of_;
+  const int64_t set_bytes_;
+  std::shared_ptr<const model::Decoder> base_;
+  std::shared_ptr<const Merged> whole_;
+  mutable absl::Mutex mutex_;
+  mutable std::map<ExpertMask, std::shared_ptr<Merged>> sets_
+      ABSL_GUARDED_BY(mutex_);
+  mutable uint64_t uses_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Composition>> LoadMerge(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options) {
+  if (!options.router.empty()) {
+    return proto::Invalid("composition",
+                          absl::StrCat("router \"", options.router, "\""),
+                          "none: a merge is one dense model");
+  }
+  auto composition =
+      std::make_unique<MergedComposition>(folder_of, options.set_bytes);
+  MOTET_RETURN_IF_ERROR(composition->Init(lock, options));
+  return composition;
+}
+
+absl::Status BuildMerge(const v1::CompositionLock& lock,
+                        const PackageFolder& folder_of,
+                        const std::string& folder,
+                        const BuildProgress& progress) {
+  const std::string path = absl::StrCat(folder, "/", kWeights);
+  MOTET_ASSIGN_OR_RETURN(MergeParts parts, OpenMergeParts(lock, folder_of));
+  MOTET_RETURN_IF_ERROR(
+      MergeToFile(RuleOf(lock), std::move(parts), path, progress));
+  MOTET_ASSIGN_OR_RETURN(const proto::Digest digest, proto::Sha256File(path));
+  return proto::WriteFileAtomic(
+      absl::StrCat(folder, "/", kDigest),
+      absl::StrCat(proto::Hex(digest), "  ", kWeights, "\n"));
+}
+
+}  // namespace motet::assemble

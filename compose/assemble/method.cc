@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/assemble/method.h"
+
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "proto/error.h"
+
+namespace motet::assemble {
+
+const std::vector<Method>& Methods() {
+  static const auto* const methods = new std::vector<Method>{
+      {"flexolmo", {"router"}, true, PlanFlexOlmo, LoadFlexOlmo, nullptr,
+       CheckFlexOlmoLock},
+      {"dume", {"router"}, true, PlanFlexOlmo, LoadFlexOlmo, nullptr,
+       CheckDumeLock},
+      {"merge", {"merge"}, false, PlanMerge, LoadMerge, BuildMerge,
+       CheckMergeLock},
+  };
+  return *methods;
+}
+
+const Method* FindMethod(const std::string& name) {
+  for (const Method& method : Methods()) {
+    if (name == method.name) return &method;
+  }
+  return nullptr;
+}
+
+std::string MethodNames() {
+  std::vector<std::string> names;
+  for (const Method& method : Methods()) names.emplace_back(method.name);
+  const std::string last = names.back();
+  names.pop_back();
+  return absl::StrCat(absl::StrJoin(names, ", "), " or ", last);
+}
+
+Plan MakePlan(const Recipe& recipe, const Part& base,
+              const std::vector<Part>& experts) {
+  if (const Method* method = FindMethod(recipe.method)) {
+    return method->plan(recipe, base, experts);
+  }
+  Plan plan;
+  plan.problems = {absl::StrCat("[recipe] got method \"", recipe.method,
+                                "\", want ", MethodNames())};
+  return plan;
+}
+
+absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options) {
+  const Method* method = FindMethod(lock.method());
+  if (method == nullptr) {
+    return proto::Invalid(absl::StrCat("lock of ", lock.name()),
+                          absl::StrCat("method \"", lock.method(), "\""),
+                          MethodNames());
+  }
+  return method->load(lock, folder_of, options);
+}
+
+bool HoldsWeights(const v1::CompositionLock& lock) {
+  const Method* method = FindMethod(lock.method());
+  return method != nullptr && method->build != nullptr;
+}
+
+absl::Status BuildComposition(const v1::CompositionLock& lock,
+                              const PackageFolder& folder_of,
+                              const std::string& folder,
+                              const BuildProgress& progress) {
+  if (!HoldsWeights(lock)) return absl::OkStatus();
+  return FindMethod(lock.method())->build(lock, folder_of, folder, progress);
+}
+
+absl::StatusOr<v1::CompositionLock> SelectExperts(
+    const v1::CompositionLock& lock, const LoadOptions& options) {
+  v1::CompositionLock selected = lock;
+  if (options.all) return selected;
+  selected.clear_experts();
+  selected.mutable_merge()->clear_weights();
+  std::set<int> seen;
+  for (const int e : options.only) {
+    if (e < 1 || e > lock.experts_size() || !seen.insert(e).second) {
+      return proto::Invalid("composition", absl::StrCat("expert position ", e),
+                            absl::StrCat("1 to ", lock.experts_size(),
+                                         ", each once"));
+    }
+  }
+  // Ascending, whatever the caller's order: order is part of the arithmetic.
+  for (const int e : seen) {
+    *selected.add_experts() = lock.experts(e - 1);
+    if (e <= lock.merge().weights_size()) {
+      selected.mutable_merge()->add_weights(lock.merge().weights(e - 1));
+    }
+  }
+  if (!lock.has_merge()) selected.clear_merge();
+  return selected;
+}
+
+std::vector<ServedExpert> ServedExperts(const v1::CompositionLock& lock) {
+  ServedExpert base;
+  base.id = lock.base().id();
+  base.manifest_sha256 = lock.base().manifest_sha256();
+  base.always = true;
+  std::vector<ServedExpert> experts = {base};
+  for (const v1::LockedExpert& locked : lock.experts()) {
+    experts.push_back({locked.id(), locked.domain(), locked.licence(),
+                       locked.manifest_sha256(), false});
+  }
+  return experts;
+}
+
+}  // namespace motet::assemble

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// The methods of composition, one row each: how a plan is checked, how a
+// composition is loaded and, where it holds more than its lock, written. A
+// new method is a file of its own and a row in method.cc.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "compose/assemble/composition.h"
+
+namespace motet::assemble {
+
+struct Method {
+  const char* name;
+  // The recipe's sections that this method reads.
+  std::vector<const char*> sections;
+  bool router;  // routes among experts: its locks have a router
+  Plan (*plan)(const Recipe& recipe, const Part& base,
+               const std::vector<Part>& experts);
+  absl::StatusOr<std::unique_ptr<Composition>> (*load)(
+      const v1::CompositionLock& lock, const PackageFolder& folder_of,
+      const LoadOptions& options);
+  // Null where packages are only referenced.
+  absl::Status (*build)(const v1::CompositionLock& lock,
+                        const PackageFolder& folder_of,
+                        const std::string& folder,
+                        const BuildProgress& progress);
+  // What a lock of this method must say beside what all do. May be null.
+  void (*check_lock)(const v1::CompositionLock& lock,
+                     std::vector<std::string>& problems);
+};
+const std::vector<Method>& Methods();
+const Method* FindMethod(const std::string& name);  // null: no such method
+std::string MethodNames();                          // "flexolmo, dume or merge"
+
+// The methods' parts, one file each.
+Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
+                  const std::vector<Part>& experts);
+absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options);
+void CheckFlexOlmoLock(const v1::CompositionLock& lock,
+                       std::vector<std::string>& problems);
+// Method dume is flexolmo with rows that are solved: its plan and its load.
+void CheckDumeLock(const v1::CompositionLock& lock,
+                   std::vector<std::string>& problems);
+Plan PlanMerge(const Recipe& recipe, const Part& base,
+               const std::vector<Part>& experts);
+absl::StatusOr<std::unique_ptr<Composition>> LoadMerge(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options);
+absl::Status BuildMerge(const v1::CompositionLock& lock,
+                        const PackageFolder& folder_of,
+                        const std::string& folder,
+                        const BuildProgress& progress);
+void CheckMergeLock(const v1::CompositionLock& lock,
+                    std::vector<std::string>& problems);
+
+}  // namespace motet::assemble

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kinds of packages, one row each: what a manifest of the kind must have.
+// A new kind is a row here and, where it has tensors of its own, a rule in
+// manifest_kinds.cc; CheckManifest walks the table.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "manifest.pb.h"
+
+namespace motet::package {
+
+using Reasons = std::vector<std::string>;
+
+inline constexpr uint32_t kMaxLayers = 4096;
+
+struct KindRules {
+  const char* name;
+  bool branch;    // has a base
+  bool frozen;    // was trained beside frozen tensors: frozen_sha256
+  bool anchored;  // must publish means and thresholds
+  bool moments;   // may publish second moments
+  std::vector<const char*> files;  // beside weights.safetensors, README.md
+};
+// Null when there is no such kind.
+const KindRules* FindKind(absl::string_view name);
+std::string KindNames();  // "base, ffn or dense"
+
+// tensors and base_tensors, by themselves and for the kind (null: unknown).
+void CheckTensorTables(const v1::ExpertManifest& m, const KindRules* kind,
+                       Reasons& reasons);
+void CheckHex(absl::string_view name, const std::string& digest,
+              Reasons& reasons);
+// In quotes, escaped, cut to 100 bytes.
+std::string Shown(absl::string_view text);
+
+}  // namespace motet::package

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// A lock's method in words, for plan, show and tables.
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "compose/assemble/merge_kinds.h"
+#include "coordinator/commands/compose_parts.h"
+
+namespace motet::coordinator {
+namespace {
+
+std::string RouterText(const v1::RouterLock& router) {
+  if (router.kind() != "anchored") {
+    std::string text =
+        router.kind() == "topp"
+            ? absl::StrCat("top-p, p = ", router.top_p())
+            : absl::StrCat("top-", router.k());
+    if (router.null_experts() > 0) {
+      absl::StrAppend(&text, " with ", router.null_experts(), " null experts");
+    }
+    absl::StrAppend(&text, " over the ", router.rows(), " rows");
+    if (router.most_active() > 0) {
+      absl::StrAppend(&text, ", at most ", router.most_active(), " for one");
+    }
+    return text;
+  }
+  return absl::StrCat("anchored",
+                      router.mixing() == "switch" ? " by switching" : "",
+                      ", smoothing ",
+                      router.prefix_mean() ? "by the prefix's mean"
+                                           : absl::StrCat(router.smoothing()),
+                      router.gate() ? ", typicality gate on"
+                                    : ", typicality gate off");
+}
+
+std::string MergeText(const v1::MergeLock& merge) {
+  const assemble::MergeKindRow* row = assemble::FindMergeKind(merge.kind());
+  std::vector<std::string> parts = {absl::StrCat("merge ", merge.kind())};
+  const auto add = [&](bool has, const char* name, double value) {
+    if (has) parts.push_back(absl::StrFormat("%s %g", name, value));
+  };
+  add(row->lambda, "lambda", merge.lambda());
+  add(row->density, "density", merge.density());
+  add(row->ratio, "ratio", merge.ratio());
+  add(row->epsilon, "epsilon", merge.epsilon());
+  add(row->t, "t", merge.t());
+  add(row->seed, "seed", static_cast<double>(merge.seed()));
+  if (merge.weights_size() > 0) {
+    parts.push_back(
+        absl::StrCat("weights ", absl::StrJoin(merge.weights(), " ")));
+  }
+  return absl::StrJoin(parts, ", ");
+}
+
+}  // namespace
+
+std::string MethodText(const v1::CompositionLock& lock) {
+  if (lock.has_merge() &&
+      assemble::FindMergeKind(lock.merge().kind()) != nullptr) {
+    return MergeText(lock.merge());
+  }
+  return absl::StrCat("router ", RouterText(lock.router()));
+}
+
+}  // namespace motet::coordinator
