@@ -38,9 +38,10 @@ struct Matrix {
 
 // Rows: the base; every expert beside the base, as its owner trained it
 // (top-2 over the pair), or, in a merge, the merge of it alone; the
-// composition; the composition without each expert. The pair of an expert is the composition's own weights under the
-// trained rows with everything else masked, which by the exclusion guarantee
-// is that pair; rows with the same router and the same set are run once.
+// composition; the composition without each expert. The pair of an expert is
+// the composition's own weights under the trained rows with everything else
+// masked, which by the exclusion guarantee is that pair; rows with the same
+// router and the same set are run once.
 absl::StatusOr<Matrix> MeasureMatrix(const assemble::Composition& composition,
                                      const std::vector<Domain>& domains,
                                      const MatrixOptions& options);
