@@ -16,10 +16,10 @@ struct ExportReport {
 };
 // FlexOlmoForCausalLM over a post-norm base, MixtralForCausalLM over a
 // pre-norm one, a merge as the base's own architecture: weights, config.json,
-// tokenizer files, and motet.lock, which says where every part came from. Experts narrower than the widest are
-// zero-padded, exact for SwiGLU [METHODS 1, Export]. Tensors are written one
-// by one from where they lie. `folder` must not exist or be empty; one
-// without config.json is not finished.
+// tokenizer files, and motet.lock, which says where every part came from.
+// Experts narrower than the widest are zero-padded, exact for SwiGLU
+// [METHODS 1, Export]. Tensors are written one by one from where they lie.
+// `folder` must not exist or be empty; one without config.json is not finished.
 absl::StatusOr<ExportReport> ExportHuggingFace(const Composition& composition,
                                                const std::string& folder);
 

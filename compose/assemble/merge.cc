@@ -7,11 +7,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "compose/assemble/merge_math.h"
+#include "compose/assemble/merge_piece.h"
 #include "compose/assemble/merge_select.h"
 #include "proto/error.h"
 
@@ -21,97 +21,10 @@ namespace {
 using math::DType;
 using math::Tensor;
 
-// Of every party at most 128 KiB, of all 2 MiB a thread: they fit the
-// second-level cache, and memory stays small with many models and threads.
-constexpr int64_t kMostPiece = int64_t{1} << 15;
+// Of all parties 2 MiB a thread: they fit the second-level cache, and memory
+// stays small with many models and threads.
 constexpr int64_t kPieces = int64_t{1} << 19;
 constexpr int64_t kBatchPieces = 64;
-
-// n elements as a flat tensor.
-Tensor Slice(const Tensor& t, int64_t from, int64_t n) {
-  Tensor part = t;
-  part.data =
-      static_cast<char*>(t.data) + from * math::ByteSize(t.dtype);
-  part.shape = {n};
-  return part;
-}
-
-void Widen(const Tensor& t, int64_t from, int64_t n, float* out) {
-  if (t.dtype == DType::kF32) {
-    memcpy(out, t.f32() + from, n * sizeof(float));
-    return;
-  }
-  const uint16_t* bits = t.bf16() + from;
-  if (t.dtype == DType::kBF16) {
-    for (int64_t i = 0; i < n; ++i) {
-      const uint32_t wide = uint32_t{bits[i]} << 16;
-      memcpy(out + i, &wide, sizeof wide);
-    }
-    return;
-  }
-  for (int64_t i = 0; i < n; ++i) out[i] = math::WidenF16(bits[i]);
-}
-
-// Round to nearest even from f32; numbers are finite.
-void Narrow(const float* in, int64_t n, DType dtype, char* out) {
-  if (dtype == DType::kF32) {
-    memcpy(out, in, n * sizeof(float));
-    return;
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    uint16_t bits;
-    if (dtype == DType::kBF16) {  // math::NarrowBf16, inline
-      uint32_t wide;
-      memcpy(&wide, in + i, sizeof wide);
-      bits = static_cast<uint16_t>((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-    } else {
-      bits = math::NarrowF16(in[i]);
-    }
-    memcpy(out + i * sizeof bits, &bits, sizeof bits);
-  }
-}
-
-// Once rounded: F16 ends at 65504.
-bool AllFinite(const float* numbers, int64_t n, DType dtype) {
-  const float most = dtype == DType::kF16    ? 65520.0f
-                     : dtype == DType::kBF16 ? 3.3961775e38f
-                                             : INFINITY;
-  bool finite = true;
-  for (int64_t i = 0; i < n; ++i) finite &= std::abs(numbers[i]) < most;
-  return finite;
-}
-
-// One thread's copies of one piece, which it may change.
-class Piece {
- public:
-  Piece(size_t parties, int64_t size)
-      : numbers_(parties * size), rows_(parties) {
-    for (size_t p = 0; p < parties; ++p) {
-      rows_[p] = numbers_.data() + p * size;
-    }
-  }
-  void Load(const MergeTensor& t, bool with_base, int64_t from, int64_t n) {
-    if (with_base) Widen(t.base, from, n, rows_[0]);
-    models_ = t.models.size();
-    for (size_t j = 0; j < models_; ++j) {
-      Widen(t.models[j], from, n, rows_[1 + j]);
-    }
-    for (size_t j = 0; j < t.fishers.size(); ++j) {
-      Widen(t.fishers[j], from, n, rows_[1 + models_ + j]);
-    }
-  }
-  const float* base() const { return rows_[0]; }
-  float* model(size_t j) const { return rows_[1 + j]; }
-  Models models() const { return {rows_.data() + 1, models_}; }
-  Models fishers() const {
-    return {rows_.data() + 1 + models_, rows_.size() - 1 - models_};
-  }
-
- private:
-  std::vector<float> numbers_;
-  std::vector<float*> rows_;
-  size_t models_ = 0;
-};
 
 // What the last pass needs of a tensor beside its numbers.
 struct TensorPlan {

@@ -63,8 +63,9 @@ struct MatrixRow {
 // trained it (top-2 over the pair), or, in a merge, the merge of it alone; the
 // composition; the composition without each expert. The pair of an expert is
 // the composition's own weights under the trained rows with everything else
-// masked, which by the exclusion guarantee is that pair. named: "NAME" and "NAME without code" instead of
-// "composition" and "without code", for tables of several.
+// masked, which by the exclusion guarantee is that pair. named: "NAME" and
+// "NAME without code" instead of "composition" and "without code", for tables
+// of several.
 absl::StatusOr<std::vector<MatrixRow>> CompositionRows(
     std::shared_ptr<const assemble::Composition> composition, bool named);
 // The base and each expert beside it, without the composition.

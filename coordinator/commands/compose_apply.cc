@@ -32,7 +32,7 @@ struct Options {
 // "41 s left" once that can be said.
 std::string TimeLeft(double fraction, absl::Duration since) {
   const double seconds = absl::ToDoubleSeconds(since);
-  if (fraction <= 0 || seconds < 0.5) return "";
+  if (fraction < 0.01 || seconds < 0.5) return "";
   return absl::StrFormat("%.0f s left", seconds * (1 - fraction) / fraction);
 }
 
