@@ -7,12 +7,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "compose/measure/choice.h"
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "coordinator/commands/served.h"
-#include "coordinator/policy.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -45,15 +43,9 @@ absl::Status Run(const Options& options, const Context& context) {
                          measure::ReadQuestions(options.data));
   MOTET_ASSIGN_OR_RETURN(const Served served,
                          OpenServed(options.served, context));
-  const PolicyGate gate(*served.model, served.revoked);
   MOTET_ASSIGN_OR_RETURN(
       const Admission admission,
-      gate.Admit(SelectionOf(options.served), options.served.purpose, "",
-                 absl::Now()));
-  for (const Withheld& w : admission.withheld()) {
-    absl::FPrintF(stderr, "motet eval choice: without %s: %s\n", w.id,
-                  w.reason);
-  }
+      AdmitServed(served, options.served, "eval choice"));
   ProgressLine progress("choice", ProgressLine::kTerminal);
   measure::ChoiceOptions choice = options.choice;
   choice.allowed = admission.mask();

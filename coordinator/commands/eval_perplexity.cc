@@ -9,13 +9,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "compose/learn/corpus.h"
 #include "compose/measure/perplexity.h"
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "coordinator/commands/served.h"
-#include "coordinator/policy.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 
@@ -75,15 +73,9 @@ absl::Status Run(const Options& options, const Context& context) {
   }
   MOTET_ASSIGN_OR_RETURN(const Served served,
                          OpenServed(options.served, context));
-  const PolicyGate gate(*served.model, served.revoked);
   MOTET_ASSIGN_OR_RETURN(
       const Admission admission,
-      gate.Admit(SelectionOf(options.served), options.served.purpose, "",
-                 absl::Now()));
-  for (const Withheld& w : admission.withheld()) {
-    absl::FPrintF(stderr, "motet eval perplexity: without %s: %s\n", w.id,
-                  w.reason);
-  }
+      AdmitServed(served, options.served, "eval perplexity"));
   ProgressLine progress("perplexity", ProgressLine::kTerminal);
   measure::ScoreOptions score = options.score;
   score.allowed = admission.mask();

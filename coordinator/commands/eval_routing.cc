@@ -9,13 +9,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "compose/measure/routing.h"
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "coordinator/commands/eval_domains.h"
 #include "coordinator/commands/served.h"
-#include "coordinator/policy.h"
 #include "proto/error.h"
 #include "proto/files.h"
 
@@ -68,15 +66,9 @@ absl::Status Run(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const auto domains, ReadDomains(options.domains));
   MOTET_ASSIGN_OR_RETURN(const Served served,
                          OpenServed(options.served, context));
-  const PolicyGate gate(*served.model, served.revoked);
   MOTET_ASSIGN_OR_RETURN(
       const Admission admission,
-      gate.Admit(SelectionOf(options.served), options.served.purpose, "",
-                 absl::Now()));
-  for (const Withheld& w : admission.withheld()) {
-    absl::FPrintF(stderr, "motet eval routing: without %s: %s\n", w.id,
-                  w.reason);
-  }
+      AdmitServed(served, options.served, "eval routing"));
   ProgressLine progress("routing", ProgressLine::kTerminal);
   measure::RoutingOptions measure = options.measure;
   measure.allowed = admission.mask();

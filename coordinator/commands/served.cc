@@ -6,6 +6,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "compose/assemble/composition.h"
 #include "coordinator/commands/compose_parts.h"
 #include "proto/error.h"
@@ -138,6 +140,20 @@ absl::StatusOr<Served> OpenServed(const ServedOptions& options,
     served->model->name = options.name;
   }
   return served;
+}
+
+absl::StatusOr<Admission> AdmitServed(const Served& served,
+                                      const ServedOptions& options,
+                                      const std::string& command) {
+  const PolicyGate gate(*served.model, served.revoked);
+  MOTET_ASSIGN_OR_RETURN(const Admission admission,
+                         gate.Admit(SelectionOf(options), options.purpose, "",
+                                    absl::Now()));
+  for (const Withheld& w : admission.withheld()) {
+    absl::FPrintF(stderr, "motet %s: without %s: %s\n", command, w.id,
+                  w.reason);
+  }
+  return admission;
 }
 
 }  // namespace motet::coordinator

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "compose/assemble/served_model.h"
 #include "coordinator/cli.h"
+#include "coordinator/policy.h"
 #include "generation.pb.h"
 
 namespace motet::coordinator {
@@ -38,5 +39,11 @@ struct Served {
 // A composition's revocations are asked of the registry unless offline.
 absl::StatusOr<Served> OpenServed(const ServedOptions& options,
                                   const Context& context);
+
+// What the options ask of the gate; says on standard error, as `command`, which
+// experts it withheld and why.
+absl::StatusOr<Admission> AdmitServed(const Served& served,
+                                      const ServedOptions& options,
+                                      const std::string& command);
 
 }  // namespace motet::coordinator
