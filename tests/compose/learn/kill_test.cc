@@ -49,25 +49,30 @@ absl::StatusOr<OwnerExpert> Train(const std::string& checkpoint,
                     nullptr, &held_out);
 }
 
-// A byte a step into the pipe.
-int Child(const std::string& checkpoint, int pipe) {
+// A byte a step into the pipe; waits at step `hold` (0: nowhere) for its end.
+int Child(const std::string& checkpoint, int pipe, int64_t hold) {
   const auto trained = Train(checkpoint, [&](const TrainProgress& p) {
     const char step = static_cast<char>(p.step);
-    return write(pipe, &step, 1) == 1;
+    if (write(pipe, &step, 1) != 1) return false;
+    while (p.step == hold) pause();
+    return true;
   });
   return trained.ok() ? 0 : 1;
 }
 
-// Starts the child and kills it when it reports a step >= kill_at. Returns
-// the first step that it reported.
-int64_t RunAndKill(const std::string& checkpoint, int64_t kill_at) {
+// Starts the child and kills it when it reports a step >= kill_at, by when it
+// may be some steps on unless it holds there. Returns the first step that it
+// reported.
+int64_t RunAndKill(const std::string& checkpoint, int64_t kill_at,
+                   bool hold = false) {
   int ends[2];
   EXPECT_EQ(pipe(ends), 0);
   const pid_t child = fork();
   if (child == 0) {
     close(ends[0]);
     execl("/proc/self/exe", "kill_test", "--train-child", checkpoint.c_str(),
-          std::to_string(ends[1]).c_str(), nullptr);
+          std::to_string(ends[1]).c_str(),
+          std::to_string(hold ? kill_at : 0).c_str(), nullptr);
     _exit(127);
   }
   close(ends[1]);
@@ -87,7 +92,8 @@ int64_t RunAndKill(const std::string& checkpoint, int64_t kill_at) {
 
 TEST(KillTest, KilledRunsEndWithTheSameWeights) {
   const std::string checkpoint = toy::FreshPath("killed.safetensors");
-  EXPECT_EQ(RunAndKill(checkpoint, 2), 1);   // before the first checkpoint
+  // Before the first checkpoint, which step 3 writes.
+  EXPECT_EQ(RunAndKill(checkpoint, 2, true), 1);
   EXPECT_EQ(RunAndKill(checkpoint, 8), 1);
   const int64_t second = RunAndKill(checkpoint, 21);
   EXPECT_GE(second, 7);                      // from a checkpoint
@@ -103,8 +109,9 @@ TEST(KillTest, KilledRunsEndWithTheSameWeights) {
 }  // namespace motet::learn
 
 int main(int argc, char** argv) {
-  if (argc == 4 && std::string(argv[1]) == "--train-child") {
-    return motet::learn::Child(argv[2], std::stoi(argv[3]));
+  if (argc == 5 && std::string(argv[1]) == "--train-child") {
+    return motet::learn::Child(argv[2], std::stoi(argv[3]),
+                               std::stoi(argv[4]));
   }
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
