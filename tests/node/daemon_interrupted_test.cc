@@ -3,19 +3,11 @@
 // is stopped, a start from every state.
 #include "node/daemon.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <unordered_set>
 
-#include "compose/learn/corpus.h"
-#include "compose/package/package_folder.h"
 #include "node/job_files.h"
-#include "node/plan_check.h"
 #include "proto/digest.h"
 #include "proto/files.h"
 #include "tests/node/daemon_fixture.h"
@@ -24,14 +16,11 @@
 namespace motet::node {
 namespace {
 
-using ::testing::HasSubstr;
-using testing::FakeCoordinator;
 using testing::FakeRegistry;
 using testing::NewFolder;
 using testing::ReadAll;
-using testing::SomePlan;
-using testing::TestFederation;
 using testing::WaitFor;
+
 TEST_F(DaemonTest, WaitsForARegistryThatIsDown) {
   registry_.down = true;
   coordinator_->Offer(Plan());

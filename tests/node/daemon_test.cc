@@ -27,10 +27,8 @@ namespace {
 
 using ::testing::HasSubstr;
 using testing::FakeCoordinator;
-using testing::FakeRegistry;
 using testing::NewFolder;
 using testing::ReadAll;
-using testing::SomePlan;
 using testing::TestFederation;
 using testing::WaitFor;
 
