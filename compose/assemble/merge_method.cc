@@ -3,17 +3,14 @@
 // when it is applied and for any other set when a query first asks for it.
 // Both ways end in a safetensors file of the same bytes (in memory for sets),
 // so what answers without an expert is what was composed without it.
-#include <algorithm>
-#include <map>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/mutex.h"
 #include "compose/assemble/merge_kinds.h"
 #include "compose/assemble/merge_parts.h"
 #include "compose/assemble/method.h"
+#include "compose/assemble/set_decoders.h"
 #include "compose/assemble/verify.h"
 #include "compose/package/weight_match.h"
 #include "proto/digest.h"
@@ -32,12 +29,9 @@ constexpr char kWeights[] = "weights.safetensors";
 constexpr char kDigest[] = "weights.sha256";
 
 // A dense model of one expert set.
-struct Merged {
+struct Merged : SetDecoder {
   std::shared_ptr<const SafetensorsFile> file;
   package::WidenedVectors widened;
-  std::unique_ptr<model::Decoder> decoder;
-  int64_t bytes = 0;
-  uint64_t last_used = 0;
 };
 
 absl::StatusOr<std::shared_ptr<Merged>> MergedOf(
@@ -83,7 +77,11 @@ absl::StatusOr<std::shared_ptr<const SafetensorsFile>> OpenBuilt(
 class MergedComposition : public Composition {
  public:
   MergedComposition(PackageFolder folder_of, int64_t set_bytes)
-      : folder_of_(std::move(folder_of)), set_bytes_(set_bytes) {}
+      : folder_of_(std::move(folder_of)),
+        sets_("merge", set_bytes,
+              [this](ExpertMask set, const SetDecoders::Room& room) {
+                return Make(set, room);
+              }) {}
 
   absl::Status Init(const v1::CompositionLock& given,
                     const LoadOptions& options) {
@@ -133,21 +131,12 @@ class MergedComposition : public Composition {
     set &= All();
     if (set == All()) return ServedModel::DecoderFor(set);
     if ((set & ~ExpertMask{1}) == 0) return base_;
-    absl::MutexLock hold(&mutex_);
-    auto it = sets_.find(set);
-    if (it == sets_.end()) {
-      auto made = Make(set);
-      if (!made.ok()) return Refused(set, made.status());
-      it = sets_.emplace(set, *std::move(made)).first;
-    }
-    it->second->last_used = ++uses_;
-    return std::shared_ptr<const model::Decoder>(it->second,
-                                                 it->second->decoder.get());
+    return sets_.For(set, experts);
   }
 
  private:
-  absl::StatusOr<std::shared_ptr<Merged>> Make(ExpertMask set) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  absl::StatusOr<std::shared_ptr<SetDecoder>> Make(
+      ExpertMask set, const SetDecoders::Room& room) const {
     LoadOptions only;
     only.all = false;
     for (int e = 1; e <= lock.experts_size(); ++e) {
@@ -157,58 +146,17 @@ class MergedComposition : public Composition {
                            SelectExperts(lock, only));
     MOTET_ASSIGN_OR_RETURN(MergeParts parts,
                            OpenMergeParts(alone, folder_of_));
-    const int64_t bytes = parts.bytes();
-    if (bytes > set_bytes_) {
-      return proto::Error(
-          absl::StatusCode::kResourceExhausted, "merge",
-          absl::StrCat(bytes >> 20, " MiB of weights for this expert set"),
-          absl::StrCat("at most ", set_bytes_ >> 20, " MiB"),
-          "start with more --merge-memory, or compose without the expert");
-    }
-    MakeRoom(bytes);
+    MOTET_RETURN_IF_ERROR(room(parts.bytes()));
     MOTET_ASSIGN_OR_RETURN(auto file,
                            MergeToMemory(RuleOf(alone), std::move(parts)));
     return MergedOf(config, std::move(file),
                     absl::StrCat("merge ", lock.name()));
   }
 
-  // Those unused for longest go first; a query in progress keeps its own.
-  void MakeRoom(int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const auto held = [&] {
-      int64_t sum = 0;
-      for (const auto& [set, merged] : sets_) sum += merged->bytes;
-      return sum;
-    };
-    while (!sets_.empty() && held() + bytes > set_bytes_) {
-      sets_.erase(std::min_element(
-          sets_.begin(), sets_.end(), [](const auto& a, const auto& b) {
-            return a.second->last_used < b.second->last_used;
-          }));
-    }
-  }
-
-  // Unavailable, whatever stood in the way: the query is right, and may be
-  // answered when there is room or the package is back.
-  absl::Status Refused(ExpertMask set, const absl::Status& why) const {
-    std::vector<std::string> out;
-    for (size_t i = 0; i < experts.size(); ++i) {
-      if ((set >> i & 1) == 0 && !experts[i].always) {
-        out.push_back(experts[i].id);
-      }
-    }
-    return absl::UnavailableError(
-        absl::StrCat("[exclusion] got no weights without ",
-                     absl::StrJoin(out, ", "), ": ", why.message()));
-  }
-
   const PackageFolder folder_of_;
-  const int64_t set_bytes_;
   std::shared_ptr<const model::Decoder> base_;
   std::shared_ptr<const Merged> whole_;
-  mutable absl::Mutex mutex_;
-  mutable std::map<ExpertMask, std::shared_ptr<Merged>> sets_
-      ABSL_GUARDED_BY(mutex_);
-  mutable uint64_t uses_ ABSL_GUARDED_BY(mutex_) = 0;
+  mutable SetDecoders sets_;
 };
 
 }  // namespace

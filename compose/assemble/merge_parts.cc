@@ -5,13 +5,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "compose/assemble/verify.h"
+#include "compose/assemble/dense_parts.h"
 #include "compose/package/manifest.h"
 #include "compose/package/manifest_dense.h"
 #include "proto/error.h"
-#include "proto/files.h"
-#include "proto/limits.h"
 
 namespace motet::assemble {
 namespace {
@@ -59,56 +56,37 @@ int64_t MergeParts::bytes() const {
 
 absl::StatusOr<MergeParts> OpenMergeParts(const v1::CompositionLock& lock,
                                           const PackageFolder& folder_of) {
+  const bool fisher = lock.merge().kind() == "fisher";
+  std::set<std::string> more;
+  if (fisher) more.insert(package::kFisherFile);
+  MOTET_ASSIGN_OR_RETURN(const DenseParts dense,
+                         OpenDenseParts(lock, folder_of, more));
   MergeParts parts;
-  MOTET_ASSIGN_OR_RETURN(const std::string base_folder,
-                         folder_of(lock.base().manifest_sha256()));
-  MOTET_RETURN_IF_ERROR(VerifyBase(base_folder, lock.base()));
-  MOTET_ASSIGN_OR_RETURN(const std::string text,
-                         proto::ReadFile(base_folder + "/manifest.json",
-                                         proto::kMaxManifestBytes));
-  MOTET_ASSIGN_OR_RETURN(const v1::ExpertManifest base_manifest,
-                         package::ParseManifest(text));
-  MOTET_ASSIGN_OR_RETURN(
-      const auto base,
-      SafetensorsFile::Open(base_folder + "/weights.safetensors"));
-  parts.files.push_back(base);
-  for (const SafetensorsFile::Entry& e : base->entries()) {
+  parts.files.push_back(dense.base);
+  for (const SafetensorsFile::Entry& e : dense.base->entries()) {
     MergeTensor t;
     t.name = e.name;
     t.base = e.tensor;
     parts.tensors.push_back(std::move(t));
   }
-  const bool fisher = lock.merge().kind() == "fisher";
-  for (const v1::LockedExpert& expert : lock.experts()) {
-    MOTET_ASSIGN_OR_RETURN(const std::string folder,
-                           folder_of(expert.manifest_sha256()));
-    std::set<std::string> more;
-    if (fisher) more.insert(package::kFisherFile);
-    MOTET_ASSIGN_OR_RETURN(const v1::ExpertManifest manifest,
-                           VerifyExpert(folder, expert, more));
-    std::vector<std::string> reasons =
-        package::CheckDense(manifest, base_manifest);
-    MOTET_ASSIGN_OR_RETURN(
-        const auto own,
-        SafetensorsFile::Open(folder + "/weights.safetensors"));
-    parts.files.push_back(own);
+  for (size_t j = 0; j < dense.branches.size(); ++j) {
+    const DenseParts::Branch& branch = dense.branches[j];
+    parts.files.push_back(branch.weights);
     std::shared_ptr<const SafetensorsFile> weights;
     if (fisher) {
       MOTET_ASSIGN_OR_RETURN(
           weights,
-          SafetensorsFile::Open(absl::StrCat(folder, "/",
+          SafetensorsFile::Open(absl::StrCat(branch.folder, "/",
                                              package::kFisherFile)));
       parts.files.push_back(weights);
-      for (std::string& reason : package::CheckFisher(manifest, *weights)) {
-        reasons.push_back(std::move(reason));
-      }
+      MOTET_RETURN_IF_ERROR(package::AsStatus(
+          absl::StrCat("expert ", branch.manifest.id()),
+          package::CheckFisher(branch.manifest, *weights),
+          absl::StrCat("a branch of the base ", lock.base().id()),
+          "ask its owner for a correct one"));
     }
-    MOTET_RETURN_IF_ERROR(package::AsStatus(
-        absl::StrCat("expert ", expert.id()), reasons,
-        absl::StrCat("a branch of the base ", lock.base().id()),
-        "ask its owner for a correct one"));
     for (MergeTensor& t : parts.tensors) {
-      t.models.push_back(package::DenseTensor(*own, *base, t.name));
+      t.models.push_back(dense.Find(1 + j, t.name));
       if (fisher) t.fishers.push_back(weights->Find(t.name));
     }
   }
