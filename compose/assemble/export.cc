@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/assemble/export.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "proto/error.h"
 #include "proto/files.h"
 #include "proto/limits.h"
@@ -19,94 +16,44 @@
 namespace motet::assemble {
 namespace {
 
-using math::Tensor;
+namespace fs = std::filesystem;
 
-// Numbers that must be made before they can be written, kept in an unnamed
-// file: the system may push them out of memory, whatever their size.
-class Scratch {
- public:
-  static absl::StatusOr<Scratch> Make(const std::string& folder,
-                                      int64_t bytes) {
-    Scratch scratch;
-    if (bytes == 0) return scratch;
-    std::string path = folder + "/.padding.XXXXXX";
-    const int fd = mkstemp(path.data());
-    if (fd < 0) return Failed(folder, bytes);
-    unlink(path.c_str());
-    // Reserved now: a full disk is an error here and not a signal later.
-    int error = posix_fallocate(fd, 0, bytes);
-    if (error == 0) {
-      scratch.map_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-                          fd, 0);
-      if (scratch.map_ == MAP_FAILED) {
-        scratch.map_ = nullptr;
-        error = errno;
-      }
-    }
-    close(fd);
-    errno = error;
-    if (error != 0) return Failed(folder, bytes);
-    scratch.bytes_ = bytes;
-    return scratch;
-  }
-  Scratch(Scratch&& other) noexcept { *this = std::move(other); }
-  Scratch& operator=(Scratch&& other) noexcept {
-    std::swap(map_, other.map_);
-    std::swap(bytes_, other.bytes_);
-    std::swap(used_, other.used_);
-    return *this;
-  }
-  ~Scratch() {
-    if (map_ != nullptr) munmap(map_, bytes_);
-  }
-  // Zeros.
-  char* Take(int64_t bytes) {
-    MOTET_CHECK(used_ + bytes <= bytes_);
-    char* at = static_cast<char*>(map_) + used_;
-    used_ += bytes;
-    return at;
-  }
-  // What was taken so far may leave memory; it stays in the file.
-  void LetGo() {
-    if (map_ != nullptr) madvise(map_, bytes_, MADV_DONTNEED);
-  }
+constexpr char kLock[] = "/motet.lock";
 
- private:
-  Scratch() = default;
-  static absl::Status Failed(const std::string& folder, int64_t bytes) {
-    return proto::Error(absl::StatusCode::kResourceExhausted,
-                        absl::StrCat("export ", folder),
-                        std::strerror(errno),
-                        absl::StrCat(bytes, " bytes of room for padding"),
-                        "free disk space or choose another --out");
-  }
-  void* map_ = nullptr;
-  int64_t bytes_ = 0, used_ = 0;
-};
-
-// rows x cols of `from`, zeros to the right and below.
-Tensor Padded(const Tensor& from, int64_t rows, int64_t cols,
-              Scratch& scratch) {
-  if (from.rows() == rows && from.cols() == cols) return from;
-  Tensor to = from;
-  to.shape = {rows, cols};
-  to.data = scratch.Take(to.bytes());
-  const int64_t element = math::ByteSize(from.dtype);
-  for (int64_t r = 0; r < from.rows(); ++r) {
-    memcpy(static_cast<char*>(to.data) + r * cols * element,
-           static_cast<const char*>(from.data) + r * from.cols() * element,
-           from.cols() * element);
-  }
-  return to;
-}
-
-absl::Status CheckEmpty(const std::string& folder) {
+absl::Status CheckFolder(const std::string& folder, bool replace) {
   if (!proto::Exists(folder)) return absl::OkStatus();
   MOTET_ASSIGN_OR_RETURN(const auto names, proto::ListDirectory(folder));
   if (names.empty()) return absl::OkStatus();
-  return proto::Error(absl::StatusCode::kAlreadyExists,
-                      absl::StrCat("export ", folder), "a folder with files",
-                      "a new or empty folder", "choose another --out");
+  const bool ours = proto::Exists(folder + kLock) &&
+                    proto::Exists(folder + "/config.json");
+  if (replace && ours) return absl::OkStatus();
+  return proto::Error(
+      absl::StatusCode::kAlreadyExists, absl::StrCat("export ", folder),
+      ours ? "an earlier export" : "a folder with files",
+      "a new or empty folder",
+      ours ? "choose another --out, or --replace it" : "choose another --out");
+}
+
+// What stands in the way, by field; the architecture's own choices apart.
+std::vector<std::string> Obstacles(const Composition& composition) {
+  const v1::CompositionLock& lock = composition.lock;
+  if (composition.decoder == nullptr) {
+    return {absl::StrCat("method = \"", lock.method(), "\" (",
+                         composition.experts.size(),
+                         " whole models; want one)")};
+  }
+  std::vector<std::string> reasons;
+  const v1::RouterLock& router = lock.router();
+  if (router.kind() == "topp") {
+    reasons.push_back(absl::StrCat(
+        "router.kind = \"topp\" (want topk: --router topk exports plain top-",
+        router.k(), " over the same rows)"));
+  }
+  if (router.null_experts() > 0) {
+    reasons.push_back(absl::StrCat("router.null_experts = ",
+                                   router.null_experts(), " (want 0)"));
+  }
+  return reasons;
 }
 
 std::vector<std::string> Lost(const v1::CompositionLock& lock) {
@@ -124,13 +71,6 @@ std::vector<std::string> Lost(const v1::CompositionLock& lock) {
                      "may go to a foreign one");
     }
   }
-  if (router.kind() == "topp") {
-    lost.push_back(absl::StrCat("top-p: the export routes by plain top-",
-                                router.k(), " over the same rows"));
-  }
-  if (router.null_experts() > 0) {
-    lost.push_back("null experts: every token uses its k experts");
-  }
   if (!lock.has_router()) {
     lost.push_back("expert sets, licence terms and receipts: the weights are "
                    "those of all experts together, and nobody can leave one "
@@ -145,41 +85,56 @@ std::vector<std::string> Lost(const v1::CompositionLock& lock) {
 }  // namespace
 
 absl::StatusOr<ExportReport> ExportHuggingFace(const Composition& composition,
-                                               const std::string& folder) {
-  MOTET_RETURN_IF_ERROR(CheckEmpty(folder));
-  model::ModelConfig config = composition.config;
-  model::ModelWeights weights = composition.decoder->weights();
-  for (const auto& ffn : weights.layers[0].experts) {
-    config.ffn_width = std::max(config.ffn_width, ffn.gate.rows());
+                                               const std::string& folder,
+                                               const ExportOptions& options) {
+  const std::string where = absl::StrCat("export ", composition.name);
+  if (const auto reasons = Obstacles(composition); !reasons.empty()) {
+    return proto::Invalid(where, absl::StrJoin(reasons, ", "),
+                          "what a Hugging Face layout can say",
+                          "serve it with motet");
   }
-  int64_t padding = 0;
+  model::ModelConfig config = composition.config;
+  const model::ModelWeights& weights = composition.decoder->weights();
   for (const auto& layer : weights.layers) {
     for (const auto& ffn : layer.experts) {
-      if (ffn.gate.rows() == config.ffn_width) continue;
-      for (const Tensor* t : {&ffn.gate, &ffn.up, &ffn.down}) {
-        padding += config.ffn_width * config.width * math::ByteSize(t->dtype);
-      }
+      config.ffn_width = std::max(config.ffn_width, ffn.gate.rows());
     }
   }
+  MOTET_RETURN_IF_ERROR(model::CheckExport(config));
+  MOTET_RETURN_IF_ERROR(CheckFolder(folder, options.replace));
   const std::string base = composition.base->files[0]->path();
   MOTET_ASSIGN_OR_RETURN(
       const std::string tokenizer,
       proto::ReadFile(base.substr(0, base.rfind('/')) + "/tokenizer.json",
                       proto::kMaxTokenizerBytes));
-  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(folder));
-  MOTET_ASSIGN_OR_RETURN(Scratch scratch, Scratch::Make(folder, padding));
-  for (auto& layer : weights.layers) {
-    for (auto& ffn : layer.experts) {
-      ffn.gate = Padded(ffn.gate, config.ffn_width, config.width, scratch);
-      ffn.up = Padded(ffn.up, config.ffn_width, config.width, scratch);
-      ffn.down = Padded(ffn.down, config.width, config.ffn_width, scratch);
-    }
-    scratch.LetGo();
-  }
-  MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(folder + "/motet.lock",
-                                               WriteLock(composition.lock)));
+
+  fs::path to(folder);
+  if (!to.has_filename()) to = to.parent_path();  // "DIR/"
+  const std::string parent =
+      to.has_parent_path() ? to.parent_path().string() : ".";
+  const std::string partial = absl::StrCat(
+      parent, "/.", to.filename().string(), ".partial");
+  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(parent));
+  MOTET_ASSIGN_OR_RETURN(
+      const proto::FileLock held,
+      proto::FileLock::Take(partial + ".lock", "another export"));
+  std::error_code ignored;
+  fs::remove_all(partial, ignored);  // of one that was killed
+  const absl::Cleanup clean = [&] {
+    fs::remove_all(partial, ignored);
+    fs::remove(partial + ".lock", ignored);
+  };
+  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(partial));
   MOTET_RETURN_IF_ERROR(
-      package::SaveModel(folder, config, weights, tokenizer));
+      proto::WriteFileAtomic(partial + kLock, WriteLock(composition.lock)));
+  package::SaveOptions save;
+  save.mapped = composition.base->files;
+  save.mapped.insert(save.mapped.end(), composition.files.begin(),
+                     composition.files.end());
+  save.progress = options.progress;
+  MOTET_RETURN_IF_ERROR(package::SaveModel(partial, config, weights, tokenizer,
+                                           "model.safetensors", save));
+  MOTET_RETURN_IF_ERROR(proto::ExchangeDurably(partial, to.string()));
   ExportReport report;
   report.architecture = model::Architecture(config);
   report.lost = Lost(composition.lock);

@@ -2,6 +2,7 @@
 // A composition as a Hugging Face folder that stock transformers loads.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,13 +15,24 @@ struct ExportReport {
   std::string architecture;      // of config.json
   std::vector<std::string> lost;  // what the layout cannot hold
 };
-// FlexOlmoForCausalLM over a post-norm base, MixtralForCausalLM over a
-// pre-norm one, a merge as the base's own architecture: weights, config.json,
-// tokenizer files, and motet.lock, which says where every part came from.
-// Experts narrower than the widest are zero-padded, exact for SwiGLU
-// [METHODS 1, Export]. Tensors are written one by one from where they lie.
-// `folder` must not exist or be empty; one without config.json is not finished.
-absl::StatusOr<ExportReport> ExportHuggingFace(const Composition& composition,
-                                               const std::string& folder);
+struct ExportOptions {
+  bool replace = false;  // an earlier export at `folder`, and nothing else
+  std::function<void(double fraction)> progress;  // may be null
+};
+// The Hugging Face architecture that makes the composition's choices: over a
+// post-norm base FlexOlmo, over a pre-norm one Mixtral, OLMoE or Qwen3-MoE, as
+// its QK-norm says; a merge as the base's own. Weights, config.json, tokenizer
+// files, and motet.lock, which says where every part came from. Experts
+// narrower than the widest are zero-padded, exact for SwiGLU [METHODS 1,
+// Export]. Tensors are written piece by piece from where they lie: resident
+// memory does not grow with the model.
+// InvalidArgument names every field that no architecture can have.
+// `folder` must not exist or be empty (AlreadyExists), unless it is replaced;
+// it appears whole or stays as it was, whatever ends the export. A folder
+// .NAME.partial beside it is of one that was killed: the next export to
+// `folder` removes it.
+absl::StatusOr<ExportReport> ExportHuggingFace(
+    const Composition& composition, const std::string& folder,
+    const ExportOptions& options = {});
 
 }  // namespace motet::assemble

@@ -2,6 +2,7 @@
 #include "compose/model/config_family.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -45,19 +46,51 @@ constexpr FamilyInfo kFamilies[] = {
      Window::kNone, true, true},
 };
 
-bool WindowFits(const FamilyInfo& family, const ModelConfig& config) {
-  if (config.window == 0) return true;
-  if (family.window == Window::kNone) return false;
-  return family.window == Window::kLayers || config.window_from == 0;
+// The fields of config.json (and of a lock's router, for renormalise) that
+// this family cannot have; none: the model is one of it.
+std::vector<std::string> Obstacles(const FamilyInfo& family,
+                                   const ModelConfig& config) {
+  std::vector<std::string> reasons;
+  const auto differs = [&](bool good, const std::string& got,
+                           const std::string& want) {
+    if (!good) reasons.push_back(absl::StrCat(got, " (want ", want, ")"));
+  };
+  const auto block = [](Block b) {
+    return b == Block::kPreNorm ? "pre-norm" : "post-norm";
+  };
+  const auto norm = [](QkNorm n) {
+    const char* names[] = {"no QK-norm", "QK-norm over all heads",
+                           "QK-norm by head"};
+    return names[static_cast<int>(n)];
+  };
+  const auto bias = [](bool b) { return b ? "bias on q, k and v" : "no bias"; };
+  differs(family.block == config.block,
+          absl::StrCat("a ", block(config.block), " block"),
+          block(family.block));
+  differs(family.qk_norm == config.qk_norm, norm(config.qk_norm),
+          norm(family.qk_norm));
+  differs(family.qkv_bias == config.qkv_bias,
+          absl::StrCat("attention_bias = ",
+                       config.qkv_bias ? "true" : "false"),
+          bias(family.qkv_bias));
+  differs((family.experts_key != nullptr) == (config.experts > 0),
+          absl::StrCat("num_experts = ", config.experts),
+          family.experts_key != nullptr ? "experts" : "a dense model");
+  differs(config.experts == 0 || config.renormalise ||
+              family.renormalise != Renormalise::kAlways,
+          "router.renormalise = false", "true");
+  differs(config.window == 0 || family.window != Window::kNone,
+          absl::StrCat("sliding_window = ", config.window), "none");
+  differs(config.window == 0 || config.window_from == 0 ||
+              family.window == Window::kNone ||
+              family.window == Window::kLayers,
+          absl::StrCat("max_window_layers = ", config.window_from),
+          "the window in every layer");
+  return reasons;
 }
 
 bool Fits(const FamilyInfo& family, const ModelConfig& config) {
-  return family.block == config.block && family.qk_norm == config.qk_norm &&
-         family.qkv_bias == config.qkv_bias &&
-         (family.experts_key != nullptr) == (config.experts > 0) &&
-         (config.experts == 0 || config.renormalise ||
-          family.renormalise != Renormalise::kAlways) &&
-         WindowFits(family, config);
+  return Obstacles(family, config).empty();
 }
 
 }  // namespace
@@ -81,26 +114,23 @@ const char* Architecture(const ModelConfig& config) {
 
 absl::Status CheckExport(const ModelConfig& config) {
   if (FamilyOf(config) != nullptr) return absl::OkStatus();
-  std::vector<std::string> known;
+  // The nearest: a mixture for a mixture, then the least that would have to
+  // change, then the first.
+  const FamilyInfo* nearest = nullptr;
+  std::vector<std::string> least, known;
   for (const FamilyInfo& family : kFamilies) {
+    if ((family.experts_key != nullptr) != (config.experts > 0)) continue;
     known.push_back(family.architecture);
+    std::vector<std::string> reasons = Obstacles(family, config);
+    if (nearest == nullptr || reasons.size() < least.size()) {
+      nearest = &family;
+      least = std::move(reasons);
+    }
   }
-  const char* norms[] = {"no QK-norm", "QK-norm", "QK-norm by head"};
   return proto::Invalid(
       "export",
-      absl::StrCat("a ",
-                   config.block == Block::kPreNorm ? "pre-norm" : "post-norm",
-                   " decoder with ", norms[static_cast<int>(config.qk_norm)],
-                   config.qkv_bias ? ", bias on q, k and v" : "",
-                   config.window > 0
-                       ? absl::StrCat(", a window of ", config.window,
-                                      " from layer ", config.window_from)
-                       : "",
-                   config.experts > 0
-                       ? absl::StrCat(", ", config.experts, " experts, weights ",
-                                      config.renormalise ? "" : "not ",
-                                      "renormalised")
-                       : ", no experts"),
+      absl::StrCat(absl::StrJoin(least, ", "), " for ",
+                   nearest->architecture, ", the nearest"),
       absl::StrCat("what one of ", absl::StrJoin(known, ", "), " can say"),
       "serve it with motet");
 }

@@ -5,6 +5,9 @@
 #include "compose/package/huggingface.h"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -23,15 +26,123 @@ using proto::Invalid;
 
 constexpr absl::string_view kHuggingFaceWeights = "model.safetensors";
 
+// A tensor of the file, and where its numbers lie.
+struct Source {
+  TensorLayout to;
+  math::Tensor from;
+};
+
 // What the matrices are: transformers casts all weights to this one.
-std::string DTypeOf(const std::vector<NamedTensor>& tensors) {
+std::string DTypeOf(const std::vector<Source>& sources) {
   bool bf16 = true, f16 = true;
-  for (const NamedTensor& t : tensors) {
-    if (t.tensor.shape.rank < 2) continue;
-    bf16 = bf16 && t.tensor.dtype == math::DType::kBF16;
-    f16 = f16 && t.tensor.dtype == math::DType::kF16;
+  for (const Source& s : sources) {
+    if (s.to.shape.rank < 2) continue;
+    bf16 = bf16 && s.to.dtype == math::DType::kBF16;
+    f16 = f16 && s.to.dtype == math::DType::kF16;
   }
   return bf16 ? "bfloat16" : f16 ? "float16" : "float32";
+}
+
+// A matrix that zeros on one side make as large.
+bool Narrower(const math::Shape& own, const math::Shape& want) {
+  return own.rank == 2 && want.rank == 2 && own.dim[0] <= want.dim[0] &&
+         own.dim[1] <= want.dim[1] &&
+         (own.dim[0] == want.dim[0] || own.dim[1] == want.dim[1]);
+}
+
+// The pieces of mapped files that were written leave memory; nothing else
+// may, as it would be gone.
+class Leaver {
+ public:
+  explicit Leaver(const WeightFiles& mapped) {
+    for (const auto& file : mapped) {
+      for (const SafetensorsFile::Entry& e : file->entries()) {
+        const char* from = static_cast<const char*>(e.tensor.data);
+        ends_[from] = from + e.tensor.bytes();
+      }
+    }
+  }
+  void LetGo(const char* from, int64_t bytes) const {
+    auto it = ends_.upper_bound(from);
+    if (it == ends_.begin() || from + bytes > std::prev(it)->second) return;
+    math::Tensor piece;
+    piece.data = const_cast<char*>(from);
+    piece.dtype = math::DType::kU8;
+    piece.shape = {bytes};
+    SafetensorsFile::LetGo(piece);
+  }
+
+ private:
+  std::map<const char*, const char*> ends_;
+};
+
+// Through the page cache in pieces of this size, in the file's order.
+constexpr int64_t kPieceBytes = 8 << 20;
+
+absl::Status Append(SafetensorsWriter& writer, const Source& source,
+                    const Leaver& leaver) {
+  const math::Tensor& from = source.from;
+  const auto* data = static_cast<const char*>(from.data);
+  const int64_t element = math::ByteSize(from.dtype);
+  const bool wider = from.shape.rank == 2 &&
+                     from.cols() != source.to.shape.dim[1];
+  int64_t left = static_cast<int64_t>(source.to.bytes());
+  if (!wider) {
+    for (int64_t at = 0; at < from.bytes(); at += kPieceBytes) {
+      const int64_t n = std::min(kPieceBytes, from.bytes() - at);
+      MOTET_RETURN_IF_ERROR(
+          writer.Append({data + at, static_cast<size_t>(n)}));
+      leaver.LetGo(data + at, n);
+    }
+    left -= from.bytes();
+  } else {
+    const int64_t own = from.cols() * element;
+    const int64_t want = source.to.shape.dim[1] * element;
+    std::string piece;
+    const int64_t rows = std::max<int64_t>(1, kPieceBytes / want);
+    for (int64_t r = 0; r < from.rows(); r += rows) {
+      const int64_t n = std::min(rows, from.rows() - r);
+      piece.assign(static_cast<size_t>(n * want), '\0');
+      for (int64_t i = 0; i < n; ++i) {
+        std::copy_n(data + (r + i) * own, own, piece.data() + i * want);
+      }
+      MOTET_RETURN_IF_ERROR(writer.Append(piece));
+      leaver.LetGo(data + r * own, n * own);
+    }
+    left -= from.rows() * want;
+  }
+  const std::string zeros(static_cast<size_t>(std::min(left, kPieceBytes)),
+                          '\0');
+  while (left > 0) {
+    const int64_t n = std::min(left, kPieceBytes);
+    MOTET_RETURN_IF_ERROR(
+        writer.Append({zeros.data(), static_cast<size_t>(n)}));
+    left -= n;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Write(const std::string& path, const std::vector<Source>& sources,
+                   const SaveOptions& options) {
+  std::vector<TensorLayout> layout;
+  std::map<absl::string_view, const Source*> by_name;
+  uint64_t total = 0, done = 0;
+  for (const Source& s : sources) {
+    layout.push_back(s.to);
+    by_name[s.to.name] = &s;
+    total += s.to.bytes();
+  }
+  MOTET_ASSIGN_OR_RETURN(const auto writer,
+                         SafetensorsWriter::Make(path, std::move(layout)));
+  const Leaver leaver(options.mapped);
+  for (const TensorLayout& t : writer->tensors()) {
+    MOTET_RETURN_IF_ERROR(Append(*writer, *by_name[t.name], leaver));
+    done += t.bytes();
+    if (options.progress) {
+      options.progress(static_cast<double>(done) / static_cast<double>(total));
+    }
+  }
+  return writer->Finish();
 }
 
 // What AutoTokenizer needs beside tokenizer.json.
@@ -112,16 +223,30 @@ absl::Status SaveModel(const std::string& folder,
                        const model::ModelConfig& config,
                        const model::ModelWeights& weights,
                        const std::string& tokenizer_json,
-                       const std::string& weights_name) {
+                       const std::string& weights_name,
+                       const SaveOptions& options) {
   MOTET_RETURN_IF_ERROR(model::CheckConfig(config));
   MOTET_RETURN_IF_ERROR(model::CheckExport(config));
-  std::vector<NamedTensor> tensors;
+  std::vector<Source> sources;
   std::vector<std::string> problems;
   model::ModelWeights copy = weights;
+  std::set<const void*> ffns;  // what may be narrower
+  for (const model::LayerWeights& layer : weights.layers) {
+    for (const model::FfnWeights& ffn : layer.experts) {
+      if (ffn.up.rows() != ffn.gate.rows() ||
+          ffn.down.cols() != ffn.gate.rows()) {
+        continue;
+      }
+      ffns.insert({ffn.gate.data, ffn.up.data, ffn.down.data});
+    }
+  }
   model::VisitWeights(config, copy,
                       [&](const std::string& name, const math::Shape& shape,
                           math::Tensor& tensor) {
-                        if (tensor.empty() || !(tensor.shape == shape)) {
+                        if (tensor.empty() ||
+                            !(tensor.shape == shape ||
+                              (ffns.contains(tensor.data) &&
+                               Narrower(tensor.shape, shape)))) {
                           problems.push_back(absl::StrCat(
                               name, tensor.empty()
                                         ? " is missing"
@@ -129,7 +254,8 @@ absl::Status SaveModel(const std::string& folder,
                                               " is ", tensor.shape.ToString(),
                                               ", not ", shape.ToString())));
                         }
-                        tensors.push_back({name, tensor});
+                        sources.push_back({{name, tensor.dtype, shape},
+                                           tensor});
                       });
   if (!problems.empty()) {
     return Invalid(absl::StrCat("model ", folder),
@@ -149,9 +275,9 @@ absl::Status SaveModel(const std::string& folder,
                                  TokenizerConfig(config, *tokenizer)));
     }
   }
-  const std::string dtype = DTypeOf(tensors);
-  MOTET_RETURN_IF_ERROR(WriteSafetensors(
-      absl::StrCat(folder, "/", weights_name), std::move(tensors)));
+  const std::string dtype = DTypeOf(sources);
+  MOTET_RETURN_IF_ERROR(
+      Write(absl::StrCat(folder, "/", weights_name), sources, options));
   // Last: a folder with config.json is complete.
   return proto::WriteFileAtomic(folder + "/config.json",
                                 model::WriteConfig(config, dtype));

@@ -29,13 +29,6 @@ struct Options {
   bool dry_run = false;
 };
 
-// "41 s left" once that can be said.
-std::string TimeLeft(double fraction, absl::Duration since) {
-  const double seconds = absl::ToDoubleSeconds(since);
-  if (fraction < 0.01 || seconds < 0.5) return "";
-  return absl::StrFormat("%.0f s left", seconds * (1 - fraction) / fraction);
-}
-
 // Lock and weights into a folder beside `folder`, which then change places.
 // Whatever ends it before, what was there is there, untouched.
 absl::Status WriteWhole(const ComposeSession& session,

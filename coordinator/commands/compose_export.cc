@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet compose export NAME --format hf --out DIR: for other programs.
+// motet compose export NAME --format hf --out DIR: for other programs. The
+// folder appears whole or stays as it was.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "compose/assemble/export.h"
 #include "coordinator/commands/compose_parts.h"
 #include "nlohmann/json.hpp"
@@ -17,6 +20,8 @@ struct Options {
   std::string name;
   std::string format = "hf";
   std::string out;
+  std::string router;
+  bool replace = false;
 };
 
 absl::Status Export(const Options& options, const Context& context) {
@@ -24,10 +29,22 @@ absl::Status Export(const Options& options, const Context& context) {
                          OpenComposeSession(context));
   MOTET_ASSIGN_OR_RETURN(const v1::CompositionLock lock,
                          ReadLock(session.federation, options.name));
-  MOTET_ASSIGN_OR_RETURN(const auto composition, LoadNamed(session, lock));
+  assemble::LoadOptions load;
+  load.router = options.router;
+  MOTET_ASSIGN_OR_RETURN(const auto composition,
+                         LoadNamed(session, lock, load));
+  const absl::Time start = absl::Now();
+  ProgressLine progress("export");
+  assemble::ExportOptions how;
+  how.replace = options.replace;
+  how.progress = [&](double fraction) {
+    progress.Update(fraction, TimeLeft(fraction, absl::Now() - start));
+  };
   MOTET_ASSIGN_OR_RETURN(
       const assemble::ExportReport report,
-      assemble::ExportHuggingFace(*composition, options.out));
+      assemble::ExportHuggingFace(*composition, options.out, how));
+  progress.Finish(absl::StrFormat(
+      "in place after %.1f s", absl::ToDoubleSeconds(absl::Now() - start)));
   if (context.json) {
     absl::PrintF("%s\n",
                  nlohmann::ordered_json{{"folder", options.out},
@@ -56,6 +73,13 @@ void AddComposeExport(CLI::App& noun, Context& context) {
       ->capture_default_str();
   command->add_option("--out", options->out, "A new or empty folder")
       ->required();
+  command
+      ->add_option("--router", options->router,
+                   "Another router than the lock's, where that one has no "
+                   "form in the layout")
+      ->check(CLI::IsMember({"topk"}));
+  command->add_flag("--replace", options->replace,
+                    "Take the place of an earlier export at --out");
   SetAction(command, context,
             [options, &context] { return Export(*options, context); });
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "compose/assemble/composition.h"
 #include "coordinator/cli.h"
 #include "coordinator/federation.h"
@@ -50,6 +51,8 @@ absl::StatusOr<std::unique_ptr<assemble::Composition>> LoadNamed(
 absl::StatusOr<v1::CompositionLock> ReadLock(const Federation& federation,
                                              const std::string& name);
 
+// "41 s left" once that can be said.
+std::string TimeLeft(double fraction, absl::Duration since);
 // "49.2 MiB", "12.3 M".
 std::string BytesText(int64_t bytes);
 std::string CountText(int64_t count);

@@ -56,6 +56,12 @@ std::string MergeText(const v1::MergeLock& merge) {
 
 }  // namespace
 
+std::string TimeLeft(double fraction, absl::Duration since) {
+  const double seconds = absl::ToDoubleSeconds(since);
+  if (fraction < 0.01 || seconds < 0.5) return "";
+  return absl::StrFormat("%.0f s left", seconds * (1 - fraction) / fraction);
+}
+
 std::string MethodText(const v1::CompositionLock& lock) {
   if (lock.has_merge() &&
       assemble::FindMergeKind(lock.merge().kind()) != nullptr) {

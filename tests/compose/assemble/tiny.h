@@ -38,6 +38,9 @@ struct TinyOptions {
   // half of its tensors trained, with Fisher information.
   bool dense = false;
   double noise = 0.05;  // what training changed
+  // Of a pre-norm base; a post-norm one has its family's.
+  model::QkNorm qk_norm = model::QkNorm::kNone;
+  bool qkv_bias = false;
 };
 
 class TinyFederation {
@@ -201,8 +204,9 @@ class TinyFederation {
   void MakeBase() {
     config_.block = options_.block;
     if (config_.block == model::Block::kPreNorm) {
-      config_.qk_norm = model::QkNorm::kNone;
+      config_.qk_norm = options_.qk_norm;
     }
+    config_.qkv_bias = options_.qkv_bias;
     config_.vocabulary = (*model::Tokenizer::Parse(tokenizer_json_))
                              ->vocabulary();
     config_.width = 16;

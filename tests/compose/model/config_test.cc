@@ -178,11 +178,12 @@ TEST(ConfigTest, ChoicesWithoutANameAreNotExported) {
   config.renormalise = false;
   EXPECT_EQ(Architecture(config), nullptr);
   EXPECT_THAT(std::string(CheckExport(config).message()),
-              HasSubstr("weights not renormalised"));
+              HasSubstr("got router.renormalise = false (want true) for "
+                        "MixtralForCausalLM"));
   config = Tiny(Block::kPreNorm, 4);
   config.qkv_bias = true;
   EXPECT_THAT(std::string(CheckExport(config).message()),
-              HasSubstr("bias on q, k and v, 4 experts"));
+              HasSubstr("attention_bias = true (want no bias)"));
   EXPECT_TRUE(CheckConfig(config).ok());
 }
 
