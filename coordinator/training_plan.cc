@@ -4,11 +4,13 @@
 #include <toml++/toml.h>
 
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "compose/learn/schedule.h"
+#include "compose/package/manifest_training.h"
 #include "proto/error.h"
 #include "proto/identity.h"
 
@@ -48,7 +50,83 @@ constexpr Number kNumbers[] = {
     {"patience", 0, 0, 1e6, "evaluations; 0 = to the end"},
     {"spike_sigma", 6, 0, 1e6, "deviations of a spike; 0 = none is"},
     {"spike_window", 128, 2, 1e5, "losses that a spike is held against"},
+    {"ffn_width", 0, 0, 1048576, "of kind \"sized\"; 0 = the base's"},
 };
+
+// Everything else: what a key takes, as a field of the plan has it.
+struct Other {
+  const char* key;
+  const char* got;   // "text", as in "that is no text"
+  const char* want;
+};
+constexpr char kText[] = "text", kTruth[] = "truth value",
+               kTexts[] = "list of texts", kCounts[] = "list of counts",
+               kReals[] = "list of numbers";
+constexpr Other kOthers[] = {
+    {"id", kText, "a string"},
+    {"kind", kText, "a string"},
+    {"method", kText, "a string"},
+    {"expert_name", kText, "a string"},
+    {"expert_version", kText, "a string"},
+    {"owners", kTexts, "[\"owner.example\", …]"},
+    {"schedule", kText, "a string"},
+    {"arithmetic", kText, "a string"},
+    {"freeze", kTexts, "[\"layers.0.*\", …]"},
+    {"document_boundaries", kTruth, "true or false"},
+    {"anchored", kTruth, "true or false"},
+    {"second_moments", kTruth, "true or false"},
+    {"trunk", kText, "a string"},
+    {"size", kText, "a string"},
+    {"ffn_widths", kCounts, "[768, 1024, …]"},
+    {"steps_choices", kCounts, "[300, 400, …]"},
+    {"probe_thresholds", kReals, "[20.5, 30, …]"},
+};
+
+const Other* FindOther(const std::string& key) {
+  for (const Other& o : kOthers) {
+    if (key == o.key) return &o;
+  }
+  return nullptr;
+}
+
+// False when the value is of another type than the key takes.
+bool Set(v1::TrainingPlan& plan, const Other& other, const toml::node& value) {
+  const auto* field =
+      v1::TrainingPlan::descriptor()->FindFieldByName(other.key);
+  const auto* reflection = plan.GetReflection();
+  if (other.got == kText) {
+    const auto text = value.value_exact<std::string>();
+    if (text) reflection->SetString(&plan, field, *text);
+    return text.has_value();
+  }
+  if (other.got == kTruth) {
+    const auto truth = value.value_exact<bool>();
+    if (truth) reflection->SetBool(&plan, field, *truth);
+    return truth.has_value();
+  }
+  const toml::array* list = value.as_array();
+  if (list == nullptr) return false;
+  using F = google::protobuf::FieldDescriptor;
+  for (const toml::node& entry : *list) {
+    if (other.got == kTexts) {
+      const auto text = entry.value_exact<std::string>();
+      if (!text) return false;
+      reflection->AddString(&plan, field, *text);
+    } else if (other.got == kReals) {
+      if (!entry.is_number()) return false;
+      reflection->AddDouble(&plan, field, *entry.value<double>());
+    } else {
+      const auto count = entry.value_exact<int64_t>();
+      if (!count || *count < 0 || *count > (int64_t{1} << 31)) return false;
+      if (field->cpp_type() == F::CPPTYPE_UINT64) {
+        reflection->AddUInt64(&plan, field, static_cast<uint64_t>(*count));
+      } else {
+        reflection->AddUInt32(&plan, field, static_cast<uint32_t>(*count));
+      }
+    }
+  }
+  return true;
+}
 
 void SetNumber(v1::TrainingPlan& plan, const std::string& key, double value) {
   const auto* field = v1::TrainingPlan::descriptor()->FindFieldByName(key);
@@ -87,7 +165,8 @@ double GetNumber(const v1::TrainingPlan& plan, const std::string& key) {
 absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
                                                    const std::string& where) {
   v1::TrainingPlan plan;
-  plan.set_method("flexolmo");
+  plan.set_kind("ffn");
+  plan.set_anchored(true);
   plan.set_expert_version("1.0.0");
   plan.set_schedule("cosine");
   plan.set_arithmetic("f32");
@@ -103,69 +182,9 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         problems.push_back(absl::StrCat("line ", line, ": got ", key, " ", got,
                                         ", want ", want));
       };
-      if (key == "id" || key == "method" || key == "expert_version" ||
-          key == "expert_name" || key == "schedule" ||
-          key == "arithmetic") {
-        const auto s = value.value<std::string>();
-        if (!s) {
-          bad("that is no text", "a string");
-        } else if (key == "id") {
-          plan.set_id(*s);
-        } else if (key == "method") {
-          plan.set_method(*s);
-        } else if (key == "expert_name") {
-          plan.set_expert_name(*s);
-        } else if (key == "schedule") {
-          plan.set_schedule(*s);
-        } else if (key == "arithmetic") {
-          plan.set_arithmetic(*s);
-          if (*s != "f32" && *s != "bf16" && *s != "auto") {
-            bad(absl::StrCat("\"", *s, "\""),
-                "\"f32\", \"bf16\" or \"auto\"");
-          }
-        } else {
-          plan.set_expert_version(*s);
-        }
-        continue;
-      }
-      if (key == "second_moments") {
-        if (const auto b = value.value_exact<bool>()) {
-          plan.set_second_moments(*b);
-        } else {
-          bad("that is no truth value", "true or false");
-        }
-        continue;
-      }
-      if (key == "document_boundaries") {
-        const auto b = value.value_exact<bool>();
-        if (b) {
-          plan.set_document_boundaries(*b);
-        } else {
-          bad("that is neither", "true or false");
-        }
-        continue;
-      }
-      if (key == "freeze") {
-        const toml::array* list = value.as_array();
-        if (list == nullptr ||
-            !(list->empty() || list->is_homogeneous<std::string>())) {
-          bad("that is no list of texts", "[\"layers.0.*\", …]");
-          continue;
-        }
-        for (const auto& pattern : *list) {
-          plan.add_freeze(*pattern.value<std::string>());
-        }
-        continue;
-      }
-      if (key == "owners") {
-        const toml::array* list = value.as_array();
-        if (list == nullptr ||
-            !(list->empty() || list->is_homogeneous<std::string>())) {
-          bad("that is no list of texts", "[\"owner.example\", …]");
-          continue;
-        }
-        for (const auto& owner : *list) {
-          plan.add_owners(*owner.value<std::string>());
+      if (const Other* other = FindOther(key)) {
+        if (!Set(plan, *other, value)) {
+          bad(absl::StrCat("that is no ", other->got), other->want);
         }
         continue;
       }
@@ -188,11 +207,8 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         }
       }
       if (!known) {
-        std::vector<std::string> keys = {"id", "method", "expert_name",
-                                         "expert_version", "owners",
-                                         "schedule", "document_boundaries",
-                                         "second_moments",
-                                         "freeze", "arithmetic"};
+        std::vector<std::string> keys;
+        for (const Other& o : kOthers) keys.push_back(o.key);
         for (const Number& n : kNumbers) keys.push_back(n.key);
         bad("(unknown key)",
             absl::StrCat("one of ", absl::StrJoin(keys, ", ")));
@@ -208,9 +224,18 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
                                     "\", want lower-case letters, digits and "
                                     "dashes"));
   }
-  if (plan.method() != "flexolmo") {
-    problems.push_back(absl::StrCat("got method \"", plan.method(),
-                                    "\", want \"flexolmo\""));
+  const package::TrainingKind* kind = package::FindTrainingKind(plan.kind());
+  if (plan.method().empty() && kind != nullptr) {
+    plan.set_method(kind->method);
+  }
+  for (std::string& problem : package::CheckTrainingKind(plan)) {
+    problems.push_back(std::move(problem));
+  }
+  if (plan.arithmetic() != "f32" && plan.arithmetic() != "bf16" &&
+      plan.arithmetic() != "auto") {
+    problems.push_back(absl::StrCat("got arithmetic \"", plan.arithmetic(),
+                                    "\", want \"f32\", \"bf16\" or "
+                                    "\"auto\""));
   }
   if (!warmup_given) {
     plan.set_warmup_steps(static_cast<uint64_t>(learn::DefaultWarmupSteps(
@@ -242,18 +267,16 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         absl::StrCat("[", where, "] ", absl::StrJoin(problems, "; "),
                      "; correct the plan"));
   }
-  plan.add_publishes("ffn weights");
-  plan.add_publishes("router row and bias");
-  plan.add_publishes("per-layer means and thresholds");
-  if (plan.second_moments()) {
-    plan.add_publishes("second moments of router inputs");
+  for (const std::string& what : package::Leaves(plan)) {
+    plan.add_publishes(what);
   }
   return plan;
 }
 
 std::string DescribePlan(const v1::TrainingPlan& plan) {
   std::string out = absl::StrFormat(
-      "plan %s: %s beside %s\n", plan.id(), plan.method(), plan.base().id());
+      "plan %s: %s, kind %s, beside %s\n", plan.id(), plan.method(),
+      plan.kind(), plan.base().id());
   for (const Number& n : kNumbers) {
     absl::StrAppend(&out, absl::StrFormat("  %-18s %-10g %s\n", n.key,
                                           GetNumber(plan, n.key), n.meaning));

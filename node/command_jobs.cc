@@ -34,7 +34,7 @@ json ToJson(const JobRecord& job, const Settings& settings) {
           {"received_at", job.received_at},
           {"decided_by", job.decided_by},
           {"step", job.step},
-          {"steps", job.plan.steps()},
+          {"steps", job.all_steps()},
           {"loss", job.loss},
           {"tokens_per_second", job.tokens_per_second},
           {"seconds", job.seconds},
@@ -61,7 +61,7 @@ absl::Status List(const Context& context) {
       {"PLAN", "STATE", "STEP", "MAKES", "DETAIL"}};
   for (const JobRecord& job : jobs) {
     rows.push_back({job.plan.id(), StateName(job.state),
-                    absl::StrCat(job.step, "/", job.plan.steps()),
+                    absl::StrCat(job.step, "/", job.all_steps()),
                     PackageId(job.plan, settings), job.detail});
   }
   if (jobs.empty()) {
@@ -92,7 +92,7 @@ absl::Status Show(const Options& options, const Context& context) {
     absl::PrintF(
         "progress    step %d of %d, loss %.4f, %.0f tokens/s, %s, %d "
         "threads, %.0f MiB at most\n",
-        job.step, job.plan.steps(), job.loss, job.tokens_per_second,
+        job.step, job.all_steps(), job.loss, job.tokens_per_second,
         Duration(job.seconds), job.threads, job.peak_rss_mib);
   }
   if (!job.package_id.empty()) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "node/expert_package.h"
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
@@ -10,6 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "compose/package/manifest_dense.h"
+#include "compose/package/manifest_kinds.h"
+#include "compose/package/manifest_training.h"
 #include "compose/package/package_folder.h"
 #include "node/plan_check.h"
 #include "proto/digest.h"
@@ -34,6 +38,37 @@ std::vector<package::NamedTensor> Tensors(const learn::OwnerExpert& expert) {
   return tensors;
 }
 
+// The branch's tensors. What training left as it was is the base's own tensor,
+// in the base's dtype: then it is known by its digest and does not travel.
+std::vector<package::NamedTensor> Tensors(const learn::OwnedModel& branch,
+                                          const package::LoadedModel& base) {
+  std::map<std::string, math::Tensor> from;
+  model::ModelWeights views = base.weights;
+  VisitWeights(base.config, views,
+               [&](const std::string& name, const math::Shape&,
+                   math::Tensor& tensor) { from[name] = tensor; });
+  std::vector<package::NamedTensor> tensors;
+  std::vector<float> wide;
+  model::ModelWeights own = branch.weights;
+  VisitWeights(
+      branch.config, own,
+      [&](const std::string& name, const math::Shape&, math::Tensor& tensor) {
+        const math::Tensor& old = from.at(name);
+        bool same = old.shape == tensor.shape;
+        if (same) {
+          wide.resize(static_cast<size_t>(old.size()));
+          math::Tensor view;
+          view.data = wide.data();
+          view.shape = old.shape;
+          learn::Widen(old, view);
+          same = std::memcmp(wide.data(), tensor.data,
+                             static_cast<size_t>(tensor.bytes())) == 0;
+        }
+        tensors.push_back({name, same ? old : tensor});
+      });
+  return tensors;
+}
+
 void FillDomain(const Settings& settings, const v1::TrainingPlan& plan,
                 const TrainedExpert& trained, v1::DomainDescriptor* domain) {
   domain->set_domain(settings.domain);
@@ -41,6 +76,7 @@ void FillDomain(const Settings& settings, const v1::TrainingPlan& plan,
   for (const std::string& l : settings.languages) domain->add_languages(l);
   domain->set_documents(static_cast<uint64_t>(trained.documents));
   domain->set_tokens(static_cast<uint64_t>(trained.statistics_tokens));
+  if (trained.statistics.empty()) return;
   v1::AnchoredStatistics* anchored = domain->mutable_anchored();
   anchored->set_smoothing(plan.smoothing());
   anchored->set_gate_quantile(plan.gate_quantile());
@@ -110,7 +146,16 @@ void FillTraining(const v1::TrainingPlan& plan, const TrainedExpert& trained,
   hyper["router_z_weight"] = o.router_z_weight;
   hyper["lm_z_weight"] = o.lm_z_weight;
   hyper["public_fraction"] = o.public_fraction;
-  hyper["row_norm"] = o.row_norm;
+  if (!trained.whole) hyper["row_norm"] = o.row_norm;
+  if (trained.size.ffn_width > 0) {
+    hyper["ffn_width"] = static_cast<double>(trained.size.ffn_width);
+  }
+  if (trained.size.stop_step > 0) {
+    hyper["schedule_steps"] = static_cast<double>(o.steps);
+  }
+  if (trained.size.probe_perplexity > 0) {
+    hyper["probe_perplexity"] = trained.size.probe_perplexity;
+  }
   hyper["bf16_products"] = o.product == math::Product::kBf16 ? 1 : 0;
   record->set_software("motet " MOTET_VERSION);
   record->set_device(ProcessorName());
@@ -130,10 +175,10 @@ std::string Readme(const v1::ExpertManifest& m) {
       "federation, branched from the base `", m.base().id(), "` (manifest ",
       m.base().manifest_sha256(), ").\n\n",
       absl::StrFormat(
-          "- domain: %s\n- method: %s, %d steps, %d tokens, seed %d\n"
+          "- kind: %s\n- domain: %s\n- method: %s, %d steps, %d tokens, seed %d\n"
           "- behind the statistics: %d documents, %d tokens; no text is in "
           "this package\n",
-          m.domain().domain(), m.training().method(), m.training().steps(),
+          m.kind(), m.domain().domain(), m.training().method(), m.training().steps(),
           m.training().tokens(), m.training().seed(), m.domain().documents(),
           m.domain().tokens()),
       "- licence: ", licence.spdx(),
@@ -150,8 +195,13 @@ std::string Readme(const v1::ExpertManifest& m) {
             "router inputs over the owner's text: they say more of the text "
             "than means do."
           : "",
-      "\n\nFiles: `weights.safetensors` holds the expert's FFN of every layer, "
-      "its router row and bias;\n`manifest.json` says the rest, `model.sig` "
+      "\n\nFiles: `weights.safetensors` holds ",
+      package::IsWhole(m.kind())
+          ? absl::StrCat("the tensors of the branch that differ from the "
+                         "base's (", m.base_tensors_size(),
+                         " others are the base's)")
+          : "the expert's FFN of every layer, its router row and bias",
+      ";\n`manifest.json` says the rest, `model.sig` "
       "signs all files (OpenSSF Model Signing).\n");
 }
 
@@ -175,15 +225,25 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
   package::PackageContent content;
   v1::ExpertManifest& m = content.manifest;
   m.set_id(PackageId(plan, settings));
-  m.set_kind("ffn");
+  m.set_kind(package::FindTrainingKind(plan.kind())->name);
   m.set_title(settings.title);
   *m.mutable_base() = package::ReferenceTo(base.package);
   *m.mutable_model() = base.package.manifest.model();
-  m.set_frozen_sha256(package::FrozenDigest(base.package.manifest));
   FillDomain(settings, plan, trained, m.mutable_domain());
   FillTraining(plan, trained, m.mutable_training());
   *m.mutable_licence() = policy.licence;
-  content.weights = Tensors(trained.expert);
+  if (trained.whole) {
+    m.mutable_model()->set_ffn_width(
+        static_cast<uint32_t>(trained.branch.config.ffn_width));
+    package::DenseContent split = package::SplitDense(
+        Tensors(trained.branch, *base.model), base.package.manifest);
+    content.weights = std::move(split.weights);
+    m.mutable_base_tensors()->Assign(split.base_tensors.begin(),
+                                     split.base_tensors.end());
+  } else {
+    m.set_frozen_sha256(package::FrozenDigest(base.package.manifest));
+    content.weights = Tensors(trained.expert);
+  }
   if (!trained.moments.empty()) {
     const std::string path = job_folder + "/statistics.partial";
     MOTET_ASSIGN_OR_RETURN(content.files["statistics.safetensors"],

@@ -104,6 +104,7 @@ std::string Now() {
 absl::Status SaveRecord(const std::string& folder, const JobRecord& record) {
   json value;
   value["state"] = StateName(record.state);
+  value["steps"] = record.steps;
   VisitFields(record, [&](const char* name, const auto& member) {
     value[name] = member;
   });
@@ -137,6 +138,8 @@ absl::StatusOr<JobRecord> LoadRecord(const std::string& folder) {
     VisitFields(record, [&](const char* name, auto& member) {
       value.at(name).get_to(member);
     });
+    // Files of version 0.1 do not have it.
+    record.steps = value.value("steps", record.steps);
   } catch (const json::exception& e) {
     return proto::Invalid(path, e.what(), "what motet-node wrote",
                           "move the job's folder away");

@@ -41,7 +41,7 @@ v1::JobUpdate ToUpdate(const JobRecord& r) {
   u.set_state(r.state);
   u.set_detail(r.public_detail);
   u.set_step(r.step);
-  u.set_steps(r.plan.steps());
+  u.set_steps(r.all_steps());
   u.set_loss(r.loss);
   u.set_tokens_per_second(r.tokens_per_second);
   u.set_eta_seconds(r.eta_seconds);

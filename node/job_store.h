@@ -35,10 +35,12 @@ struct JobRecord {
   int64_t threads = 0;        // fixed when training begins
   std::string corpus_sha256;  // of train.jsonl when training began
   uint64_t step = 0;
+  uint64_t steps = 0;         // that the run takes; 0 = the plan's
   double loss = 0, tokens_per_second = 0, eta_seconds = 0, seconds = 0;
   double peak_rss_mib = 0;
   std::string package_id, manifest_sha256;  // when published
 
+  uint64_t all_steps() const { return steps > 0 ? steps : plan.steps(); }
   bool running() const {      // the worker's: approved and not finished
     return state == v1::JOB_APPROVED || state == v1::JOB_TRAINING ||
            state == v1::JOB_PUBLISHING;

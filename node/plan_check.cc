@@ -3,11 +3,13 @@
 
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "compose/learn/schedule.h"
+#include "compose/package/manifest_training.h"
 #include "google/protobuf/util/json_util.h"
 #include "proto/digest.h"
 #include "proto/identity.h"
@@ -80,6 +82,28 @@ bool IsVersion(absl::string_view text) {
   return dots == 2 && digits > 0;
 }
 
+// How kind "sized" differs from the base; empty where it does not.
+std::string SizeText(const v1::TrainingPlan& plan) {
+  std::string text;
+  const auto add = [&](absl::string_view part) {
+    absl::StrAppend(&text, text.empty() ? "" : "; ", part);
+  };
+  if (plan.ffn_width() > 0) {
+    add(absl::StrCat("FFN width ", plan.ffn_width()));
+  }
+  if (plan.trunk() == "frozen") add("FFNs alone, the rest stays the base's");
+  if (plan.size().empty()) return text;
+  if (plan.ffn_widths_size() > 0) {
+    add(absl::StrCat("FFN width ", absl::StrJoin(plan.ffn_widths(), ", ")));
+  }
+  if (plan.steps_choices_size() > 0) {
+    add(absl::StrCat("steps ", absl::StrJoin(plan.steps_choices(), ", ")));
+  }
+  add(absl::StrCat("chosen by the base's perplexity on your held-out text, at ",
+                   absl::StrJoin(plan.probe_thresholds(), ", ")));
+  return text;
+}
+
 }  // namespace
 
 bool IsPlanId(absl::string_view id) {
@@ -105,8 +129,9 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
   };
   want(IsPlanId(plan.id()), "id", Shown(plan.id()),
        "1 to 64 of a-z, 0-9 and '-'");
-  want(plan.method() == "flexolmo", "method", Shown(plan.method()),
-       "\"flexolmo\"");
+  for (std::string& problem : package::CheckTrainingKind(plan)) {
+    problems.push_back(std::move(problem));
+  }
   want(plan.expert_name().empty() ||
            proto::CheckName("expert_name", plan.expert_name()).ok(),
        "expert_name", Shown(plan.expert_name()),
@@ -185,10 +210,7 @@ double PlanTokens(const v1::TrainingPlan& plan) {
 
 std::vector<std::string> WouldPublish(const v1::TrainingPlan& plan) {
   std::set<std::string> all(plan.publishes().begin(), plan.publishes().end());
-  if (plan.method() == "flexolmo") {
-    all.insert({kPublishFfn, kPublishRouter, kPublishStatistics});
-    if (plan.second_moments()) all.insert(kPublishMoments);
-  }
+  for (std::string& what : package::Leaves(plan)) all.insert(std::move(what));
   return {all.begin(), all.end()};
 }
 
@@ -207,7 +229,11 @@ std::string DescribePlan(const v1::TrainingPlan& plan,
     absl::StrAppend(&out, indent, absl::StrFormat("%-12s", name), value, "\n");
   };
   line("plan", plan.id());
-  line("method", plan.method());
+  line("method", absl::StrCat(plan.method(), ", kind ",
+                              plan.kind().empty() ? "ffn" : plan.kind()));
+  if (const std::string size = SizeText(plan); !size.empty()) {
+    line("size", size);
+  }
   line("issued", absl::StrCat("by ", plan.issued_by(), " at ",
                               plan.issued_at()));
   line("base", absl::StrCat(plan.base().id(), " (manifest ",
@@ -227,10 +253,12 @@ std::string DescribePlan(const v1::TrainingPlan& plan,
                        plan.final_lr_fraction(), plan.clip_norm(),
                        plan.weight_decay(), plan.seed()));
   line("publishes", absl::StrJoin(WouldPublish(plan), "; "));
-  line("statistics",
-       absl::StrFormat("means over up to %d tokens; thresholds at the %g "
-                       "quantile",
-                       plan.statistics_tokens(), plan.gate_quantile()));
+  if (package::MakesAnchored(plan)) {
+    line("statistics",
+         absl::StrFormat("means over up to %d tokens; thresholds at the %g "
+                         "quantile",
+                         plan.statistics_tokens(), plan.gate_quantile()));
+  }
   return out;
 }
 

@@ -13,13 +13,6 @@
 
 namespace motet::node {
 
-// What method "flexolmo" publishes, in the words that plans and policies use.
-inline constexpr char kPublishFfn[] = "ffn weights";
-inline constexpr char kPublishRouter[] = "router row and bias";
-inline constexpr char kPublishStatistics[] = "per-layer means and thresholds";
-// Of a plan with second_moments.
-inline constexpr char kPublishMoments[] = "second moments of router inputs";
-
 // [a-z0-9-]{1,64}: the id becomes a folder's name.
 bool IsPlanId(absl::string_view id);
 
@@ -30,7 +23,7 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
 
 // Tokens that the run reads: steps * batch_sequences * sequence_tokens.
 double PlanTokens(const v1::TrainingPlan& plan);
-// What would leave the node: what the plan lists and what its method
+// What would leave the node: what the plan lists and what its kind
 // publishes anyway, so that a plan cannot ask by silence. Sorted.
 std::vector<std::string> WouldPublish(const v1::TrainingPlan& plan);
 // "code.example/code@1.0.0". A plan for several owners names no expert: then

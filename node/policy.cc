@@ -158,7 +158,8 @@ std::string PolicyTemplate(const std::string& federation) {
 # without asking. A plan that does not fit waits, and the log says why.
 
 [approve]
-# Methods that may run.
+# Methods that may run: "flexolmo" trains FFNs beside the base, "branch" a
+# copy of the whole base (docs/training.md).
 # methods = ["flexolmo"]
 
 # What may leave this node. A plan that would publish more waits.

@@ -179,6 +179,7 @@ absl::Status Runner::Train(const JobRecord& job) {
                             Duration(p.eta_seconds)));
             jobs.Progress(id, [&](JobRecord& r) {
               r.step = static_cast<uint64_t>(p.step);
+              r.steps = static_cast<uint64_t>(p.steps);
               r.loss = Finite(p.loss);
               r.tokens_per_second = Finite(p.tokens_per_second);
               r.eta_seconds = Finite(p.eta_seconds);
@@ -199,7 +200,7 @@ absl::Status Runner::Train(const JobRecord& job) {
                                            trained, jobs.JobPath(id)));
   jobs.Progress(id, [&](JobRecord& r) {
     // A run that was resumed after its last step took none.
-    if (r.step != job.plan.steps() && !trained.result.loss_curve.empty()) {
+    if (r.step != r.all_steps() && !trained.result.loss_curve.empty()) {
       r.loss = Finite(trained.result.loss_curve.back());
     }
     r.step = static_cast<uint64_t>(trained.result.steps);

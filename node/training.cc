@@ -8,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "compose/learn/corpus.h"
+#include "compose/measure/perplexity.h"
+#include "compose/package/manifest_training.h"
 #include "proto/error.h"
 
 namespace motet::node {
@@ -70,6 +72,73 @@ std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan) {
   return gates;
 }
 
+namespace {
+
+// What kind and size come to here: the plan's, or what the base's perplexity
+// on the held-out text picks. The same at every resume, as the text is.
+absl::StatusOr<Size> SizeOf(const v1::TrainingPlan& plan, const Base& base,
+                            const learn::TokenWindows& held_out) {
+  Size size;
+  size.ffn_width = plan.ffn_width();
+  if (plan.size().empty()) return size;
+  if (held_out.count() < 1) {
+    return proto::Error(
+        absl::StatusCode::kFailedPrecondition, "corpus",
+        absl::StrCat(held_out.tokens(), " held-out tokens"),
+        absl::StrCat("at least one sequence of ", held_out.window(),
+                     " tokens, for the plan's probe"),
+        "import more text with `motet-node corpus import`");
+  }
+  MOTET_ASSIGN_OR_RETURN(const model::Decoder decoder,
+                         learn::BaseDecoder(*base.model));
+  measure::ScoreOptions options;
+  options.max_tokens =
+      static_cast<int64_t>(plan.evaluate_windows()) * held_out.window();
+  MOTET_ASSIGN_OR_RETURN(const measure::Score score,
+                         measure::ScoreWindows(decoder, held_out, options));
+  size.probe_perplexity = score.Perplexity();
+  const int choice = package::ProbeChoice(plan, size.probe_perplexity);
+  if (plan.ffn_widths_size() > 0) size.ffn_width = plan.ffn_widths(choice);
+  if (plan.steps_choices_size() > 0) {
+    size.stop_step = static_cast<int64_t>(plan.steps_choices(choice));
+  }
+  return size;
+}
+
+// By the base's own run and that of what was trained.
+absl::Status TakeStatistics(const v1::TrainingPlan& plan, const Base& base,
+                            const learn::TokenWindows& own,
+                            TrainedExpert& out) {
+  const package::LoadedModel& model = *base.model;
+  MOTET_ASSIGN_OR_RETURN(const model::Decoder base_decoder,
+                         learn::BaseDecoder(model));
+  MOTET_ASSIGN_OR_RETURN(const model::Decoder trained,
+                         out.whole ? learn::BranchDecoder(out.branch)
+                                   : learn::PairDecoder(model, out.expert));
+  learn::OwnerStatisticsOptions options;
+  options.max_tokens = static_cast<int64_t>(plan.statistics_tokens());
+  options.smoothing = plan.smoothing();
+  options.quantile = plan.gate_quantile();
+  options.further = FurtherGates(plan);
+  if (package::MakesAnchored(plan)) {
+    MOTET_ASSIGN_OR_RETURN(
+        out.statistics, learn::ComputeOwnerStatistics(
+                            base_decoder, trained, base.anchor, own, options));
+  }
+  if (plan.second_moments()) {
+    MOTET_ASSIGN_OR_RETURN(
+        out.moments, learn::ComputeSecondMoments(base_decoder, own,
+                                                 options.max_tokens));
+  }
+  if (!out.statistics.empty() || !out.moments.empty()) {
+    out.statistics_tokens =
+        std::min(options.max_tokens, own.count() * own.window());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 void UseThreads(int64_t threads) {
   omp_set_num_threads(static_cast<int>(threads));
 }
@@ -104,35 +173,30 @@ absl::StatusOr<TrainedExpert> TrainExpert(
       *model.tokenizer, base.public_documents, separator, window);
   const learn::TokenWindows evaluated(
       *model.tokenizer,
-      plan.evaluate_every() > 0 ? held_out : std::vector<std::string>{},
+      plan.evaluate_every() > 0 || !plan.size().empty()
+          ? held_out
+          : std::vector<std::string>{},
       separator, window);
   TrainedExpert out;
-  MOTET_ASSIGN_OR_RETURN(
-      out.expert,
-      learn::TrainOwner(model, own, public_text, how, progress, &out.result,
-                        &evaluated));
-  trained();
-  MOTET_ASSIGN_OR_RETURN(
-      model::Decoder base_decoder,
-      model::Decoder::Create(model.config, model.weights, model::Router{}));
-  MOTET_ASSIGN_OR_RETURN(model::Decoder pair,
-                         learn::PairDecoder(model, out.expert));
-  learn::OwnerStatisticsOptions options;
-  options.max_tokens = static_cast<int64_t>(plan.statistics_tokens());
-  options.smoothing = plan.smoothing();
-  options.quantile = plan.gate_quantile();
-  options.further = FurtherGates(plan);
-  MOTET_ASSIGN_OR_RETURN(
-      out.statistics, learn::ComputeOwnerStatistics(
-                          base_decoder, pair, base.anchor, own, options));
-  if (plan.second_moments()) {
+  out.whole = package::FindTrainingKind(plan.kind())->whole;
+  MOTET_ASSIGN_OR_RETURN(out.size, SizeOf(plan, base, evaluated));
+  if (out.whole) {
+    learn::BranchOptions options;
+    static_cast<learn::TrainOptions&>(options) = how;
+    options.stop_step = out.size.stop_step;
+    options.ffn_width = out.size.ffn_width;
+    options.frozen_trunk = plan.trunk() == "frozen";
     MOTET_ASSIGN_OR_RETURN(
-        out.moments, learn::ComputeSecondMoments(base_decoder, own,
-                                                 options.max_tokens));
+        out.branch, learn::TrainBranch(model, own, public_text, options,
+                                       progress, &out.result, &evaluated));
+  } else {
+    MOTET_ASSIGN_OR_RETURN(
+        out.expert, learn::TrainOwner(model, own, public_text, how, progress,
+                                      &out.result, &evaluated));
   }
+  trained();
+  MOTET_RETURN_IF_ERROR(TakeStatistics(plan, base, own, out));
   out.documents = static_cast<int64_t>(documents.size());
-  out.statistics_tokens =
-      std::min(options.max_tokens, own.count() * own.window());
   return out;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One owner's run, as a plan asks for it: base, own text and public text
-// enter; own FFNs, router rows and the statistics of METHODS 11 leave. The
+// enter; own FFNs and router rows, or a branch of the base, and the statistics
+// of METHODS 11 leave. The
 // trainer keeps the checkpoint; a run that is stopped or killed goes on from
 // it to the same bits, with the same number of threads.
 #pragma once
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "compose/learn/branch.h"
 #include "compose/learn/statistics.h"
 #include "compose/learn/trainer.h"
 #include "node/base_store.h"
@@ -18,10 +20,20 @@
 
 namespace motet::node {
 
+// What a plan's kind and size come to at this node.
+struct Size {
+  int64_t ffn_width = 0;        // F; 0 = the base's
+  int64_t stop_step = 0;        // 0 = all of the plan's
+  double probe_perplexity = 0;  // 0 = not asked for
+};
+
 struct TrainedExpert {
+  bool whole = false;          // a branch; else an expert beside the base
   learn::OwnerExpert expert;
+  learn::OwnedModel branch;
+  Size size;
   learn::TrainResult result;
-  std::vector<learn::OwnerLayer> statistics;
+  std::vector<learn::OwnerLayer> statistics;  // where the plan's kind has any
   std::vector<learn::SecondMoments> moments;  // where the plan asks for them
   int64_t documents = 0;         // behind the statistics
   int64_t statistics_tokens = 0;

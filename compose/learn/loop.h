@@ -44,5 +44,7 @@ absl::StatusOr<TrainResult> RunTraining(Run run, const TrainOptions& options,
 // "name = digest" of tensors' bytes, for a description.
 std::string DigestLine(const std::string& name,
                        const std::vector<math::Tensor>& tensors);
+// ... of every tensor of the base: another base, another run.
+std::string BaseLine(const package::LoadedModel& base);
 
 }  // namespace motet::learn

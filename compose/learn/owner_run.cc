@@ -67,17 +67,6 @@ absl::StatusOr<OwnerExpert> StartExpert(const package::LoadedModel& base,
   return expert;
 }
 
-// The digest of every tensor of the base: another base, another run.
-std::string BaseLine(const package::LoadedModel& base) {
-  std::vector<Tensor> tensors;
-  model::ModelWeights views = base.weights;
-  VisitWeights(base.config, views,
-               [&](const std::string&, const math::Shape&, Tensor& tensor) {
-                 tensors.push_back(tensor);
-               });
-  return DigestLine("base", tensors);
-}
-
 }  // namespace
 
 absl::StatusOr<model::Decoder> BaseDecoder(const package::LoadedModel& base) {

@@ -83,6 +83,7 @@ Description Describe(const Run& run, const TrainOptions& options) {
        Name(options.schedule));
   line(options.schedule == ScheduleShape::kWarmupStableDecay,
        "decay_fraction = ", exact(options.decay_fraction));
+  line(options.stop_step > 0, "stop_step = ", options.stop_step);
   line(options.accumulation != 1, "accumulation = ", options.accumulation);
   line(options.document_boundaries, "document_boundaries = true");
   line(options.spike_sigma != 6 || options.spike_window != 128,
@@ -110,6 +111,15 @@ std::string DigestLine(const std::string& name,
   return absl::StrCat(name, " = ", sum.Hex());
 }
 
+std::string BaseLine(const package::LoadedModel& base) {
+  std::vector<math::Tensor> tensors;
+  model::ModelWeights views = base.weights;
+  VisitWeights(base.config, views,
+               [&](const std::string&, const math::Shape&,
+                   math::Tensor& tensor) { tensors.push_back(tensor); });
+  return DigestLine("base", tensors);
+}
+
 absl::Status CheckRun(const std::string& name, const TrainOptions& asked,
                       const model::ModelConfig& config,
                       const TokenWindows& own,
@@ -123,6 +133,8 @@ absl::Status CheckRun(const std::string& name, const TrainOptions& asked,
   const auto fraction = [](double f) { return f >= 0 && f <= 1; };
   const int64_t length = options.sequence_tokens;
   want(options.steps >= 1, options.steps, " steps (want at least 1)");
+  want(options.stop_step >= 0 && options.stop_step <= options.steps,
+       "a stop after step ", options.stop_step, " of ", options.steps);
   want(options.batch_sequences >= 1, "batches of ", options.batch_sequences,
        " sequences (want at least 1)");
   want(length >= 2, "sequences of ", length, " tokens (want at least 2)");

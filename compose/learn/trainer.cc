@@ -93,8 +93,9 @@ class Loop {
         step_options_(StepOptionsOf(run, options)),
         stepper_(*run.decoder, run.parameters, step_options_),
         spikes_(options.spike_sigma, options.spike_window),
-        loss_every_(std::max<int64_t>(
-            1, (options.steps + kCurvePoints - 1) / kCurvePoints)) {}
+        end_(options.stop_step > 0 ? options.stop_step : options.steps),
+        loss_every_(
+            std::max<int64_t>(1, (end_ + kCurvePoints - 1) / kCurvePoints)) {}
 
   absl::StatusOr<TrainResult> Go() {
     MOTET_RETURN_IF_ERROR(Load());
@@ -106,7 +107,7 @@ class Loop {
                                options_.decay_fraction};
     first_step_ = state_.step;
     first_started_ = Clock::now();
-    while (state_.step < options_.steps && !state_.stopped_early) {
+    while (state_.step < end_ && !state_.stopped_early) {
       const double rate = LearningRate(schedule, state_.step + 1);
       const StepResult result = Step(rate);
       if (state_.skipped_in_a_row >= kMaxSkippedInARow) {
@@ -116,7 +117,7 @@ class Loop {
       const bool go_on =
           !progress_ || progress_(Report(result, rate, evaluated));
       const bool last =
-          state_.step == options_.steps || state_.stopped_early;
+          state_.step == end_ || state_.stopped_early;
       // Not amid skipped steps: were the run to end by them, the file would
       // be of the time before.
       const bool due = options_.checkpoint_every > 0 &&
@@ -128,7 +129,7 @@ class Loop {
       if (!go_on) {
         return absl::CancelledError(
             absl::StrCat("[training of ", run_.name, "] stopped after step ",
-                         state_.step, " of ", options_.steps));
+                         state_.step, " of ", end_));
       }
     }
     TakeBest();
@@ -179,7 +180,7 @@ class Loop {
     state_.spikes += spike ? 1 : 0;
     state_.skipped_in_a_row =
         result.applied ? 0 : state_.skipped_in_a_row + 1;
-    AddLoss(result.loss, loss_every_, options_.steps, state_);
+    AddLoss(result.loss, loss_every_, end_, state_);
     return result;
   }
 
@@ -188,7 +189,7 @@ class Loop {
   bool Evaluate() {
     const bool due = options_.evaluate_every > 0 &&
                      (state_.step % options_.evaluate_every == 0 ||
-                      state_.step == options_.steps);
+                      state_.step == end_);
     if (!due) return false;
     const TokenWindows& windows = *run_.held_out;
     const int64_t count =
@@ -269,7 +270,7 @@ class Loop {
                        bool evaluated) const {
     TrainProgress report;
     report.step = state_.step;
-    report.steps = options_.steps;
+    report.steps = end_;
     report.loss = result.loss;
     report.gradient_norm = result.gradient_norm;
     report.learning_rate = rate;
@@ -277,7 +278,7 @@ class Loop {
                             static_cast<double>(state_.step - first_step_);
     report.tokens_per_second = static_cast<double>(StepTokens()) / per_step;
     report.eta_seconds =
-        per_step * static_cast<double>(options_.steps - state_.step);
+        per_step * static_cast<double>(end_ - state_.step);
     report.seconds = SecondsSince(start_);
     report.skipped = state_.skipped;
     report.spikes = state_.spikes;
@@ -317,6 +318,7 @@ class Loop {
   const StepOptions step_options_;
   Stepper stepper_;
   SpikeDetector spikes_;
+  const int64_t end_;  // the last step
   const int64_t loss_every_;
   RunState state_;
   int64_t saved_step_ = 0;  // of the file

@@ -24,7 +24,9 @@
 namespace motet::learn {
 
 struct TrainOptions {
-  int64_t steps = 0;
+  int64_t steps = 0;             // of the schedule
+  int64_t stop_step = 0;         // leaves the schedule after this one; 0 = goes
+                                 // to its end
   int64_t batch_sequences = 8;   // B
   int64_t sequence_tokens = 128; // T
   double learning_rate = 1e-3;

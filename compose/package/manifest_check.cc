@@ -212,7 +212,7 @@ void CheckFileTable(const v1::ExpertManifest& m, Reasons& reasons) {
   if (says != (seen.count("statistics.safetensors") > 0) ||
       (says && !(kind != nullptr && kind->moments))) {
     reasons.push_back(says ? "domain.second_moments without the file "
-                             "statistics.safetensors of an ffn expert"
+                             "statistics.safetensors of an expert"
                            : "files has statistics.safetensors, which "
                              "domain.second_moments does not name");
   }
@@ -368,7 +368,9 @@ std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
   } else if (!m.frozen_sha256().empty()) {
     reasons.push_back(absl::StrCat("a ", m.kind(), " has a frozen_sha256"));
   }
-  if (kind->anchored || m.domain().has_anchored()) {
+  if (kind->anchored == Presence::kNone && m.domain().has_anchored()) {
+    reasons.push_back(absl::StrCat("a ", m.kind(), " has domain.anchored"));
+  } else if (kind->anchored == Presence::kMust || m.domain().has_anchored()) {
     CheckAnchored(m, reasons);
     CheckGates(m, reasons);
   }

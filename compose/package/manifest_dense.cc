@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "compose/package/manifest.h"
@@ -28,6 +29,18 @@ bool SameShape(const v1::TensorDigest& a, const v1::TensorDigest& b) {
 
 std::string ShapeText(const v1::TensorDigest& t) {
   return absl::StrCat("[", absl::StrJoin(t.shape(), ", "), "]");
+}
+
+// The base's tensor in a branch whose FFNs have `ffn_width` rows.
+v1::TensorDigest WithWidth(v1::TensorDigest t, uint64_t ffn_width) {
+  if (t.shape_size() != 2) return t;
+  if (absl::EndsWith(t.name(), ".mlp.gate_proj.weight") ||
+      absl::EndsWith(t.name(), ".mlp.up_proj.weight")) {
+    t.set_shape(0, ffn_width);
+  } else if (absl::EndsWith(t.name(), ".mlp.down_proj.weight")) {
+    t.set_shape(1, ffn_width);
+  }
+  return t;
 }
 
 }  // namespace
@@ -56,6 +69,10 @@ std::vector<std::string> CheckDense(const v1::ExpertManifest& dense,
                                     const v1::ExpertManifest& base) {
   std::vector<std::string> reasons;
   Table left = ByName(base.tensors());
+  const KindRules* kind = FindKind(dense.kind());
+  const bool own_width =
+      kind != nullptr && kind->own_width &&
+      dense.model().ffn_width() != base.model().ffn_width();
   const auto take = [&](const v1::TensorDigest& t, bool same) {
     const auto it = left.find(t.name());
     if (it == left.end()) {
@@ -63,11 +80,15 @@ std::vector<std::string> CheckDense(const v1::ExpertManifest& dense,
                                      " is not one of the base's"));
       return;
     }
-    const v1::TensorDigest& want = *it->second;
+    const v1::TensorDigest want =
+        own_width ? WithWidth(*it->second, dense.model().ffn_width())
+                  : *it->second;
     left.erase(it);
     if (!SameShape(t, want)) {
       reasons.push_back(absl::StrCat("tensor ", Shown(t.name()), " is ",
-                                     ShapeText(t), ", the base's is ",
+                                     ShapeText(t), own_width
+                                         ? ", by the base and ffn_width "
+                                         : ", the base's is ",
                                      ShapeText(want)));
     } else if (same &&
                (t.sha256() != want.sha256() || t.dtype() != want.dtype())) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packages of kind "dense": a whole branch of the base. Tensors that are the
-// base's bit for bit do not travel; the manifest lists their digests
+// Packages that are a whole branch of the base: kinds "dense",
+// "attention_ffn" and "sized". Tensors that are the base's bit for bit do not
+// travel; the manifest lists their digests
 // (base_tensors), which are compared with the base's own table. So a package
 // is never larger than all weights, and as small as what was trained.
 #pragma once
@@ -28,8 +29,9 @@ DenseContent SplitDense(const std::vector<NamedTensor>& branch,
                         const v1::ExpertManifest& base);
 
 // Reasons why the two tables together are not a branch of this base: names
-// that are missing or too many, other shapes, base_tensors with digests that
-// are not the base's.
+// that are missing or too many, other shapes (of kind "sized", than the base's
+// with the branch's own FFN width), base_tensors with digests that are not the
+// base's.
 std::vector<std::string> CheckDense(const v1::ExpertManifest& dense,
                                     const v1::ExpertManifest& base);
 

@@ -15,13 +15,25 @@ namespace {
 
 const std::vector<KindRules>& Kinds() {
   static const auto* const kinds = new std::vector<KindRules>{
-      {"base", false, false, false, false,
+      {"base", false, false, Presence::kNone, false, false, false,
        {"config.json", "tokenizer.json", "anchor.safetensors",
         "public.jsonl"}},
-      {"ffn", true, true, true, true, {}},
-      {"dense", true, false, false, false, {}},
+      {"ffn", true, true, Presence::kMust, true, false, false, {}},
+      {"dense", true, false, Presence::kMay, true, true, false, {}},
+      {"attention_ffn", true, false, Presence::kMay, true, true, false, {}},
+      {"sized", true, false, Presence::kMay, true, true, true, {}},
   };
   return *kinds;
+}
+
+std::string Names(bool (*wanted)(const KindRules&)) {
+  std::vector<std::string> names;
+  for (const KindRules& kind : Kinds()) {
+    if (wanted(kind)) names.emplace_back(kind.name);
+  }
+  const std::string last = names.back();
+  names.pop_back();
+  return absl::StrCat(absl::StrJoin(names, ", "), " or ", last);
 }
 
 bool IsHexDigest(absl::string_view text) {
@@ -75,7 +87,7 @@ void CheckFfnTensors(const v1::ExpertManifest& m, Reasons& reasons) {
 }
 
 // Which tensors a model has only its base can say (manifest_dense.h).
-void CheckDenseTensors(const v1::ExpertManifest& m, Reasons& reasons) {
+void CheckWholeTensors(const v1::ExpertManifest& m, Reasons& reasons) {
   const auto check = [&](const auto& table) {
     for (const v1::TensorDigest& t : table) {
       if (t.dtype() != "F32" && t.dtype() != "BF16" && t.dtype() != "F16") {
@@ -99,11 +111,16 @@ const KindRules* FindKind(absl::string_view name) {
 }
 
 std::string KindNames() {
-  std::vector<std::string> names;
-  for (const KindRules& kind : Kinds()) names.emplace_back(kind.name);
-  const std::string last = names.back();
-  names.pop_back();
-  return absl::StrCat(absl::StrJoin(names, ", "), " or ", last);
+  return Names([](const KindRules&) { return true; });
+}
+
+std::string BranchKindNames() {
+  return Names([](const KindRules& kind) { return kind.branch; });
+}
+
+bool IsWhole(absl::string_view name) {
+  const KindRules* kind = FindKind(name);
+  return kind != nullptr && kind->whole;
 }
 
 std::string Shown(absl::string_view text) {
@@ -119,12 +136,13 @@ void CheckHex(absl::string_view name, const std::string& digest,
 
 void CheckTensorTables(const v1::ExpertManifest& m, const KindRules* kind,
                        Reasons& reasons) {
-  const bool dense = kind != nullptr && kind->name == std::string("dense");
-  if (m.tensors_size() == 0 && !(dense && m.base_tensors_size() > 0)) {
+  const bool whole = kind != nullptr && kind->whole;
+  if (m.tensors_size() == 0 && !(whole && m.base_tensors_size() > 0)) {
     reasons.push_back("tensors is empty");
   }
-  if (m.base_tensors_size() > 0 && !dense) {
-    reasons.push_back("base_tensors is not empty, want it in kind dense only");
+  if (m.base_tensors_size() > 0 && !whole) {
+    reasons.push_back(
+        "base_tensors is not empty, want it in kinds that are whole models");
   }
   std::set<std::string> seen;
   const auto check = [&](const char* name, const auto& table) {
@@ -141,7 +159,7 @@ void CheckTensorTables(const v1::ExpertManifest& m, const KindRules* kind,
   check("tensors", m.tensors());
   check("base_tensors", m.base_tensors());
   if (kind == nullptr) return;
-  if (dense) CheckDenseTensors(m, reasons);
+  if (whole) CheckWholeTensors(m, reasons);
   if (kind->name == std::string("ffn")) CheckFfnTensors(m, reasons);
 }
 

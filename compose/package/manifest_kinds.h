@@ -16,17 +16,23 @@ using Reasons = std::vector<std::string>;
 
 inline constexpr uint32_t kMaxLayers = 4096;
 
+enum class Presence { kNone, kMay, kMust };
+
 struct KindRules {
   const char* name;
-  bool branch;    // has a base
-  bool frozen;    // was trained beside frozen tensors: frozen_sha256
-  bool anchored;  // must publish means and thresholds
-  bool moments;   // may publish second moments
+  bool branch;        // has a base
+  bool frozen;        // was trained beside frozen tensors: frozen_sha256
+  Presence anchored;  // means and thresholds
+  bool moments;       // may publish second moments
+  bool whole;         // a whole model: tensors and base_tensors together
+  bool own_width;     // whose FFN width need not be the base's
   std::vector<const char*> files;  // beside weights.safetensors, README.md
 };
 // Null when there is no such kind.
 const KindRules* FindKind(absl::string_view name);
-std::string KindNames();  // "base, ffn or dense"
+std::string KindNames();        // "base, ffn, ... or sized"
+std::string BranchKindNames();  // those that have a base
+bool IsWhole(absl::string_view name);
 
 // tensors and base_tensors, by themselves and for the kind (null: unknown).
 void CheckTensorTables(const v1::ExpertManifest& m, const KindRules* kind,

@@ -85,8 +85,8 @@ Reasons CheckBaseFiles(const v1::ExpertManifest& manifest,
   return reasons;
 }
 
-// The statistics that a dense package may carry.
-Reasons CheckDenseFiles(const v1::ExpertManifest& manifest,
+// The statistics that a whole model may carry.
+Reasons CheckWholeFiles(const v1::ExpertManifest& manifest,
                         const std::string& folder) {
   const std::string path = absl::StrCat(folder, "/", kFisherFile);
   if (!proto::Exists(path)) return {};
@@ -136,8 +136,8 @@ absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
   }
   if (opened.manifest.kind() == "base") {
     Append(reasons, CheckBaseFiles(opened.manifest, folder));
-  } else if (opened.manifest.kind() == "dense") {
-    Append(reasons, CheckDenseFiles(opened.manifest, folder));
+  } else if (IsWhole(opened.manifest.kind())) {
+    Append(reasons, CheckWholeFiles(opened.manifest, folder));
   }
   MOTET_RETURN_IF_ERROR(AsStatus(
       where, reasons, "a package as docs/package.md describes it",
@@ -152,8 +152,8 @@ absl::Status CheckAgainstBase(const OpenedPackage& expert,
   Reasons reasons;
   const KindRules* kind = FindKind(e.kind());
   if (kind == nullptr || !kind->branch) {
-    reasons.push_back(
-        absl::StrCat("kind is \"", e.kind(), "\", want ffn or dense"));
+    reasons.push_back(absl::StrCat("kind is \"", e.kind(), "\", want ",
+                                   BranchKindNames()));
   }
   if (b.kind() != "base") {
     reasons.push_back(absl::StrCat("the base's kind is \"", b.kind(),
@@ -178,9 +178,11 @@ absl::Status CheckAgainstBase(const OpenedPackage& expert,
   same("model.block", e.model().block(), b.model().block());
   same("model.layers", e.model().layers(), b.model().layers());
   same("model.width", e.model().width(), b.model().width());
-  same("model.ffn_width", e.model().ffn_width(), b.model().ffn_width());
+  if (kind == nullptr || !kind->own_width) {
+    same("model.ffn_width", e.model().ffn_width(), b.model().ffn_width());
+  }
   same("model.vocabulary", e.model().vocabulary(), b.model().vocabulary());
-  if (e.kind() == "dense") Append(reasons, CheckDense(e, b));
+  if (IsWhole(e.kind())) Append(reasons, CheckDense(e, b));
   return AsStatus(absl::StrCat("expert ", e.id()), reasons,
                   absl::StrCat("an expert of the base ", b.id()),
                   "train it again on this base");

@@ -32,10 +32,9 @@ struct OpenedPackage {
 absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
                                           const std::string& authority_pem);
 
-// An expert of kind "ffn" or "dense" against its base: base and tokenizer
-// digests, layers, widths; for "ffn" the frozen digest, for "dense" every
-// tensor's name and shape and the digests of those that do not travel. All
-// reasons at once.
+// An expert against its base: base and tokenizer digests, layers, widths; for
+// "ffn" the frozen digest, for whole models every tensor's name and shape and
+// the digests of those that do not travel. All reasons at once.
 absl::Status CheckAgainstBase(const OpenedPackage& expert,
                               const OpenedPackage& base);
 

@@ -32,7 +32,7 @@ const std::map<std::string, Names>& Arrows() {
       {"registry", {"proto", "proto/plain"}},
       {"node",
        {"compose/math", "compose/model", "compose/package", "compose/learn",
-        "registry/client", "proto", "proto/plain"}},
+        "compose/measure", "registry/client", "proto", "proto/plain"}},
       {"coordinator",
        {"compose/math", "compose/model", "compose/package", "compose/learn",
         "compose/assemble", "compose/measure", "registry/client", "proto",

@@ -49,6 +49,49 @@ TEST(TrainingPlanTest, SecondMomentsAreSaidToLeave) {
               HasSubstr("second_moments"));
 }
 
+TEST(TrainingPlanTest, KindsAndWhatTheyMakeLeave) {
+  const auto of = [](const std::string& lines) {
+    auto plan = ParseTrainingPlan("id = 'a'\n" + lines, "plan.toml");
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return *std::move(plan);
+  };
+  EXPECT_EQ(of("").kind(), "ffn");
+  const auto dense = of("kind = 'dense'\n");
+  EXPECT_EQ(dense.method(), "branch");
+  EXPECT_THAT(dense.publishes(),
+              ElementsAre("all weights", "per-layer means and thresholds"));
+  EXPECT_THAT(of("kind = 'attention_ffn'\nanchored = false\n"
+                 "second_moments = true\nmethod = 'branch'\n")
+                  .publishes(),
+              ElementsAre("all weights", "second moments of router inputs"));
+  const auto wide = of("kind = 'sized'\nffn_width = 96\n");
+  EXPECT_EQ(wide.ffn_width(), 96u);
+  const auto probed = of(
+      "kind = 'sized'\nsize = 'probe'\ntrunk = 'frozen'\nsteps = 600\n"
+      "ffn_widths = [48, 64, 80]\nsteps_choices = [300, 400, 500]\n"
+      "probe_thresholds = [20, 35.5]\n");
+  EXPECT_THAT(probed.ffn_widths(), ElementsAre(48, 64, 80));
+  EXPECT_THAT(probed.steps_choices(), ElementsAre(300, 400, 500));
+  EXPECT_THAT(probed.probe_thresholds(), ElementsAre(20, 35.5));
+  EXPECT_THAT(probed.publishes(),
+              ElementsAre("ffn weights", "per-layer means and thresholds",
+                          "perplexity of the base on held-out text"));
+  EXPECT_THAT(DescribePlan(probed), HasSubstr("branch, kind sized"));
+
+  EXPECT_THAT(Message("id = 'a'\nkind = 'sparse'\n"),
+              AllOf(HasSubstr("kind is \"sparse\""),
+                    HasSubstr("\"attention_ffn\"")));
+  EXPECT_THAT(Message("id = 'a'\nkind = 'dense'\nmethod = 'flexolmo'\n"),
+              HasSubstr("want \"branch\" for kind \"dense\""));
+  EXPECT_THAT(Message("id = 'a'\nffn_width = 64\n"),
+              HasSubstr("kind \"sized\" only"));
+  EXPECT_THAT(Message("id = 'a'\nkind = 'sized'\nffn_widths = [1.5]\n"
+                      "steps_choices = 'many'\nanchored = 1\n"),
+              AllOf(HasSubstr("line 3: got ffn_widths that is no list of"),
+                    HasSubstr("line 4: got steps_choices"),
+                    HasSubstr("line 5: got anchored")));
+}
+
 TEST(TrainingPlanTest, EveryKeyIsTaken) {
   const auto plan = ParseTrainingPlan(
       "id = 'p-2'\nmethod = 'flexolmo'\nexpert_name = 'code'\n"

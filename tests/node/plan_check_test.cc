@@ -33,6 +33,19 @@ v1::TrainingPlan Good() {
   return plan;
 }
 
+v1::TrainingPlan& Sized(v1::TrainingPlan& plan) {
+  plan.set_kind("sized");
+  plan.set_method("branch");
+  return plan;
+}
+v1::TrainingPlan& Probed(v1::TrainingPlan& plan) {
+  Sized(plan).set_size("probe");
+  plan.add_ffn_widths(24);
+  plan.add_ffn_widths(48);
+  plan.add_probe_thresholds(20);
+  return plan;
+}
+
 struct Nonsense {
   const char* field;
   std::function<void(v1::TrainingPlan&)> change;
@@ -43,6 +56,29 @@ const Nonsense kNonsense[] = {
     {"id", [](auto& p) { p.set_id(""); }},
     {"id", [](auto& p) { p.set_id(std::string(65, 'a')); }},
     {"method", [](auto& p) { p.set_method("rm -rf"); }},
+    {"method", [](auto& p) { p.set_kind("dense"); }},
+    {"kind", [](auto& p) { p.set_kind("rm -rf"); }},
+    {"ffn_width", [](auto& p) { p.set_ffn_width(48); }},
+    {"trunk", [](auto& p) { p.set_trunk("frozen"); }},
+    {"steps_choices", [](auto& p) { p.add_steps_choices(4); }},
+    {"trunk", [](auto& p) { Sized(p).set_trunk("melted"); }},
+    {"ffn_width", [](auto& p) { Sized(p).set_ffn_width(~0u); }},
+    {"size", [](auto& p) { Sized(p).add_ffn_widths(48); }},
+    {"size", [](auto& p) { Probed(p).set_size("guess"); }},
+    {"size", [](auto& p) { Sized(p).set_size("probe"); }},
+    {"ffn_width", [](auto& p) { Probed(p).set_ffn_width(48); }},
+    {"ffn_widths", [](auto& p) { Probed(p).set_ffn_widths(0, 0); }},
+    {"ffn_widths", [](auto& p) { Probed(p).add_ffn_widths(64); }},
+    {"steps_choices", [](auto& p) { Probed(p).add_steps_choices(3); }},
+    {"steps_choices", [](auto& p) {
+       Probed(p).add_steps_choices(3);
+       p.add_steps_choices(p.steps() + 1);
+     }},
+    {"probe_thresholds", [](auto& p) { Probed(p).set_probe_thresholds(0, NAN); }},
+    {"probe_thresholds", [](auto& p) {
+       Probed(p).add_ffn_widths(64);
+       p.add_probe_thresholds(20);
+     }},
     {"expert_name", [](auto& p) { p.set_expert_name("a/b"); }},
     {"expert_version", [](auto& p) { p.set_expert_version("1.0"); }},
     {"expert_version", [](auto& p) { p.set_expert_version("1..0"); }},
@@ -110,6 +146,16 @@ TEST(PlanCheckTest, AGoodPlanHasNoProblem) {
   plan.add_owners("code.example");
   plan.set_checkpoint_every(0);
   EXPECT_THAT(Check(plan), IsEmpty());
+  Probed(plan).set_trunk("frozen");
+  EXPECT_THAT(Check(plan), IsEmpty());
+  plan.add_steps_choices(4);
+  plan.add_steps_choices(12);
+  EXPECT_THAT(Check(plan), IsEmpty());
+  Settings settings;
+  EXPECT_THAT(DescribePlan(plan, settings),
+              HasSubstr("FFNs alone, the rest stays the base's; FFN width 24, "
+                        "48; steps 4, 12; chosen by the base's perplexity on "
+                        "your held-out text, at 20"));
 }
 
 TEST(PlanCheckTest, EachNonsenseIsOneProblemThatNamesItsField) {

@@ -4,11 +4,15 @@
 #include "compose/package/manifest_dense.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
+#include "compose/package/huggingface.h"
 #include "compose/package/manifest.h"
+#include "compose/package/manifest_branch.h"
 #include "gmock/gmock.h"
 #include "proto/files.h"
 #include "tests/compose/package/package_folder_fixture.h"
@@ -59,7 +63,7 @@ class Dense : public testing::Test {
   static constexpr char kNorm[] = "model.norm.weight";
   const Federation& f_ = TheFederation();
   Packages p_ = MakePackages();
-  Numbers numbers_;
+  TensorNumbers numbers_;
   std::vector<NamedTensor> branch_;
 };
 
@@ -138,7 +142,92 @@ TEST_F(Dense, RulesOfTheKind) {
   M ffn = p_.expert.manifest;
   *ffn.add_base_tensors() = opened->manifest.base_tensors(0);
   EXPECT_THAT(absl::StrJoin(CheckManifest(ffn), "; "),
-              HasSubstr("want it in kind dense only"));
+              HasSubstr("want it in kinds that are whole models"));
+}
+
+// Kinds attention_ffn and sized are whole models as dense is; sized may have
+// FFNs of its own width.
+TEST_F(Dense, OtherKindsOfWholeModels) {
+  PackageContent content = Content();
+  content.manifest.set_kind("attention_ffn");
+  auto opened = BuildAndOpen(content);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_TRUE(CheckAgainstBase(*opened, p_.base).ok());
+  opened->manifest.mutable_model()->set_ffn_width(9);
+  EXPECT_THAT(std::string(CheckAgainstBase(*opened, p_.base).message()),
+              HasSubstr("model.ffn_width is 9"));
+
+  constexpr int64_t kOwn = kFfnWidth + 3;
+  for (NamedTensor& t : branch_) {
+    if (!absl::StrContains(t.name, ".mlp.")) continue;
+    t.tensor = numbers_.New(absl::StrContains(t.name, "down")
+                                ? math::Shape{kWidth, kOwn}
+                                : math::Shape{kOwn, kWidth},
+                            3);
+  }
+  content = Content();
+  content.manifest.set_kind("sized");
+  content.manifest.mutable_model()->set_ffn_width(kOwn);
+  opened = BuildAndOpen(content);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const absl::Status fits = CheckAgainstBase(*opened, p_.base);
+  EXPECT_TRUE(fits.ok()) << fits;
+  const std::string folder = FreshFolder("model");  // without its tokenizer
+  for (const char* name : {"config.json", "weights.safetensors"}) {
+    std::filesystem::copy_file(absl::StrCat(p_.base_folder, "/", name),
+                               absl::StrCat(folder, "/", name));
+  }
+  auto base = LoadModel(folder);
+  ASSERT_TRUE(base.ok()) << base.status();
+  auto branch = LoadBranch(*opened, **base);
+  ASSERT_TRUE(branch.ok()) << branch.status();
+  EXPECT_EQ((*branch)->config.ffn_width, kOwn);
+  EXPECT_EQ((*branch)->weights.layers[1].experts[0].gate.shape,
+            (math::Shape{kOwn, kWidth}));
+  EXPECT_EQ((*branch)->weights.layers[0].q.data,
+            opened->weights->Find(kQ).data);
+  EXPECT_EQ((*branch)->weights.layers[1].q.data,
+            (*base)->weights.layers[1].q.data);
+  EXPECT_TRUE(model::CheckWeights((*branch)->config, (*branch)->weights).ok());
+
+  // A width that its tensors do not have.
+  opened->manifest.mutable_model()->set_ffn_width(kOwn + 1);
+  EXPECT_THAT(std::string(CheckAgainstBase(*opened, p_.base).message()),
+              HasSubstr("by the base and ffn_width"));
+  EXPECT_FALSE(LoadBranch(*opened, **base).ok());
+  // Nor does a dense one have a width of its own.
+  opened->manifest.mutable_model()->set_ffn_width(kOwn);
+  opened->manifest.set_kind("dense");
+  EXPECT_THAT(std::string(CheckAgainstBase(*opened, p_.base).message()),
+              AllOf(HasSubstr("model.ffn_width"), HasSubstr("the base's is")));
+  EXPECT_FALSE(LoadBranch(p_.expert, **base).ok());
+}
+
+// Means, thresholds and second moments: whole models may have them, a base
+// has none.
+TEST_F(Dense, StatisticsOfAWholeModel) {
+  PackageContent content = Content();
+  const v1::DomainDescriptor& with = p_.expert.manifest.domain();
+  *content.manifest.mutable_domain()->mutable_anchored() = with.anchored();
+  auto opened = BuildAndOpen(content);
+  EXPECT_TRUE(opened.ok()) << opened.status();
+  v1::ExpertManifest wrong = opened->manifest;
+  wrong.mutable_domain()->mutable_anchored()->mutable_layers(0)->clear_pair_mean();
+  EXPECT_THAT(absl::StrJoin(CheckManifest(wrong), "; "),
+              HasSubstr("domain.anchored.layers[0].pair_mean"));
+  v1::ExpertManifest base = p_.base.manifest;
+  *base.mutable_domain()->mutable_anchored() = with.anchored();
+  EXPECT_THAT(absl::StrJoin(CheckManifest(base), "; "),
+              HasSubstr("a base has domain.anchored"));
+  v1::SecondMoments* moments =
+      content.manifest.mutable_domain()->mutable_second_moments();
+  moments->set_documents(9);
+  moments->set_tokens(90);
+  content.files["statistics.safetensors"] = "of any bytes";
+  const absl::Status built =
+      BuildPackage(FreshFolder("moments") + "/package", content,
+                   f_.clinic.private_pem, f_.clinic.certificate_pem);
+  EXPECT_TRUE(built.ok()) << built;
 }
 
 TEST_F(Dense, FisherBelongsToTheModel) {

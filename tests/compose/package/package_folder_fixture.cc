@@ -69,7 +69,7 @@ const Federation& TheFederation() {
   return *federation;
 }
 
-math::Tensor Numbers::New(const math::Shape& shape, float first) {
+math::Tensor TensorNumbers::New(const math::Shape& shape, float first) {
   auto block = std::make_unique<std::vector<float>>(shape.size());
   for (size_t i = 0; i < block->size(); ++i) (*block)[i] = first + 0.25f * i;
   math::Tensor t{block->data(), math::DType::kF32, math::Device::kCpu, shape};
@@ -77,7 +77,7 @@ math::Tensor Numbers::New(const math::Shape& shape, float first) {
   return t;
 }
 
-PackageContent BaseContent(Numbers& numbers) {
+PackageContent BaseContent(TensorNumbers& numbers) {
   PackageContent content;
   v1::ExpertManifest& m = content.manifest;
   m.set_id("choir/base@1.0.0");
@@ -114,7 +114,7 @@ PackageContent BaseContent(Numbers& numbers) {
   return content;
 }
 
-PackageContent ExpertContent(const OpenedPackage& base, Numbers& numbers) {
+PackageContent ExpertContent(const OpenedPackage& base, TensorNumbers& numbers) {
   PackageContent content;
   v1::ExpertManifest& m = content.manifest;
   m.set_id("clinic.example/cardiology@1.2.0");
@@ -161,7 +161,7 @@ Packages MakePackages() {
   const std::string folder = FreshFolder("packages");
   packages.base_folder = folder + "/base";
   packages.expert_folder = folder + "/expert";
-  Numbers numbers;
+  TensorNumbers numbers;
   const absl::Status base =
       BuildPackage(packages.base_folder, BaseContent(numbers),
                    f.coordinator.private_pem, f.coordinator.certificate_pem);

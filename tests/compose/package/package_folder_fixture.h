@@ -26,7 +26,7 @@ struct Federation {
 const Federation& TheFederation();
 
 // Numbers behind the tensors of one package; must outlive its content.
-class Numbers {
+class TensorNumbers {
  public:
   math::Tensor New(const math::Shape& shape, float first);
 
@@ -36,8 +36,8 @@ class Numbers {
 
 inline constexpr int kLayers = 2, kWidth = 4, kFfnWidth = 6, kVocabulary = 8;
 
-PackageContent BaseContent(Numbers& numbers);
-PackageContent ExpertContent(const OpenedPackage& base, Numbers& numbers);
+PackageContent BaseContent(TensorNumbers& numbers);
+PackageContent ExpertContent(const OpenedPackage& base, TensorNumbers& numbers);
 
 // Both built and opened in a fresh folder.
 struct Packages {

@@ -185,7 +185,7 @@ TEST_F(PackageFolder, CutsAreWhereTensorsBegin) {
 }
 
 TEST_F(PackageFolder, BuildingLeavesNothingAfterAnError) {
-  Numbers numbers;
+  TensorNumbers numbers;
   const std::string parent = FreshFolder("build");
   const std::string folder = parent + "/p";
   PackageContent content = ExpertContent(p_.base, numbers);
@@ -215,7 +215,7 @@ TEST_F(PackageFolder, BuildingLeavesNothingAfterAnError) {
 }
 
 TEST_F(PackageFolder, AFullDiskLeavesNothing) {
-  Numbers numbers;
+  TensorNumbers numbers;
   const std::string parent = FreshFolder("full");
   PackageContent content = ExpertContent(p_.base, numbers);
   content.files["big.bin"] = std::string(1 << 20, 'x');

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/package/manifest_training.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "compose/package/manifest_kinds.h"
+
+namespace motet::package {
+namespace {
+
+constexpr TrainingKind kKinds[] = {
+    {"ffn", "flexolmo", false, false},
+    {"dense", "branch", true, false},
+    {"attention_ffn", "branch", true, false},
+    {"sized", "branch", true, true},
+};
+constexpr uint32_t kMaxFfnWidth = 1 << 20;
+constexpr int kMaxChoices = 64;
+
+std::string KindList() {
+  std::vector<std::string> names;
+  for (const TrainingKind& kind : kKinds) {
+    names.push_back(absl::StrCat("\"", kind.name, "\""));
+  }
+  return absl::StrJoin(names, ", ");
+}
+
+}  // namespace
+
+const TrainingKind* FindTrainingKind(absl::string_view name) {
+  for (const TrainingKind& kind : kKinds) {
+    if (name == kind.name) return &kind;
+  }
+  return name.empty() ? &kKinds[0] : nullptr;
+}
+
+bool MakesAnchored(const v1::TrainingPlan& plan) {
+  const TrainingKind* kind = FindTrainingKind(plan.kind());
+  return kind != nullptr && (!kind->whole || plan.anchored());
+}
+
+std::vector<std::string> Leaves(const v1::TrainingPlan& plan) {
+  std::vector<std::string> leaves;
+  const TrainingKind* kind = FindTrainingKind(plan.kind());
+  if (kind == nullptr) return leaves;
+  if (!kind->whole) {
+    leaves = {kLeavesFfn, kLeavesRouter};
+  } else if (plan.trunk() == "frozen") {
+    leaves = {kLeavesFfn};
+  } else {
+    leaves = {kLeavesAll};
+  }
+  if (MakesAnchored(plan)) leaves.push_back(kLeavesStatistics);
+  if (plan.second_moments()) leaves.push_back(kLeavesMoments);
+  if (!plan.size().empty()) leaves.push_back(kLeavesProbe);
+  return leaves;
+}
+
+std::vector<std::string> CheckTrainingKind(const v1::TrainingPlan& plan) {
+  std::vector<std::string> problems;
+  const auto want = [&](bool fine, absl::string_view field,
+                        absl::string_view got, absl::string_view wanted) {
+    if (fine) return;
+    problems.push_back(absl::StrCat(field, " is ", got, ", want ", wanted));
+  };
+  const TrainingKind* kind = FindTrainingKind(plan.kind());
+  want(kind != nullptr, "kind", Shown(plan.kind()), KindList());
+  if (kind == nullptr) return problems;
+  want(plan.method() == kind->method, "method", Shown(plan.method()),
+       absl::StrCat("\"", kind->method, "\" for kind \"", kind->name, "\""));
+  if (!kind->sized) {
+    const auto none = [&](bool fine, absl::string_view field) {
+      want(fine, field, "given", "it for kind \"sized\" only");
+    };
+    none(plan.ffn_width() == 0, "ffn_width");
+    none(plan.trunk().empty(), "trunk");
+    none(plan.size().empty(), "size");
+    none(plan.ffn_widths_size() == 0, "ffn_widths");
+    none(plan.steps_choices_size() == 0, "steps_choices");
+    none(plan.probe_thresholds_size() == 0, "probe_thresholds");
+    return problems;
+  }
+  want(plan.trunk().empty() || plan.trunk() == "frozen", "trunk",
+       Shown(plan.trunk()), "\"frozen\", or none for all weights");
+  want(plan.ffn_width() <= kMaxFfnWidth, "ffn_width",
+       absl::StrCat(plan.ffn_width()), absl::StrCat("at most ", kMaxFfnWidth));
+  const int choices =
+      std::max(plan.ffn_widths_size(), plan.steps_choices_size());
+  if (plan.size().empty()) {
+    want(choices == 0 && plan.probe_thresholds_size() == 0, "size", "not set",
+         "\"probe\" where there are choices or thresholds");
+    return problems;
+  }
+  want(plan.size() == "probe", "size", Shown(plan.size()),
+       "\"probe\", or none for the plan's ffn_width and steps");
+  want(plan.ffn_width() == 0 || plan.ffn_widths_size() == 0, "ffn_width",
+       absl::StrCat(plan.ffn_width()), "none beside ffn_widths");
+  want(choices >= 2 && choices <= kMaxChoices, "size", "a probe",
+       absl::StrCat("2 to ", kMaxChoices, " ffn_widths or steps_choices for "
+                    "it to choose among"));
+  const auto count = [&](absl::string_view field, int size, int wanted) {
+    want(size == wanted, field, absl::StrCat(size, " numbers"),
+         absl::StrCat(wanted, ": a choice more than thresholds"));
+  };
+  const int thresholds = plan.probe_thresholds_size();
+  if (plan.ffn_widths_size() > 0) {
+    count("ffn_widths", plan.ffn_widths_size(), thresholds + 1);
+  }
+  if (plan.steps_choices_size() > 0) {
+    count("steps_choices", plan.steps_choices_size(), thresholds + 1);
+  }
+  for (const uint32_t width : plan.ffn_widths()) {
+    want(width >= 1 && width <= kMaxFfnWidth, "ffn_widths",
+         absl::StrCat("a list with ", width),
+         absl::StrCat("1 to ", kMaxFfnWidth));
+  }
+  for (const uint64_t steps : plan.steps_choices()) {
+    want(steps >= 1 && steps <= plan.steps(), "steps_choices",
+         absl::StrCat("a list with ", steps),
+         absl::StrCat("1 to steps, ", plan.steps(),
+                      ": where the schedule is left"));
+  }
+  for (int i = 0; i < thresholds; ++i) {
+    const double t = plan.probe_thresholds(i);
+    want(std::isfinite(t) && t >= 1 &&
+             (i == 0 || t > plan.probe_thresholds(i - 1)),
+         "probe_thresholds", absl::StrCat("a list with ", t),
+         "perplexities from 1, ascending");
+  }
+  return problems;
+}
+
+int ProbeChoice(const v1::TrainingPlan& plan, double perplexity) {
+  int choice = 0;
+  for (const double t : plan.probe_thresholds()) choice += perplexity >= t;
+  return choice;
+}
+
+}  // namespace motet::package
