@@ -127,7 +127,8 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
   // Experts' states, the base's included (docs/exclusion.md: the cache
   // belongs to this one expert set).
   model::SequenceCache cache(model_.config, total,
-                             std::max<int64_t>(1, model_.config.experts));
+                             std::max<int64_t>(1, model_.config.experts),
+                             admission.mask() | model_.Always());
   math::Arena arena;
   math::Exec exec(math::Cpu(), arena, options_.product);
   std::vector<float> logits;  // of the last position

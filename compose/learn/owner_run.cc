@@ -128,7 +128,7 @@ absl::StatusOr<model::Decoder> PairDecoder(const package::LoadedModel& base,
   config.experts_per_token = 2;
   // Behind a norm a positive factor cancels; where no norm follows, only
   // weights that sum to 1 leave identical experts the dense model.
-  config.renormalise = config.block == model::Block::kPreNorm;
+  config.renormalise = config.block != model::Block::kPostNorm;
   model::ModelWeights weights = base.weights;
   for (size_t l = 0; l < expert.layers.size(); ++l) {
     model::LayerWeights& layer = weights.layers[l];

@@ -9,6 +9,7 @@
 // and is skipped where it is empty.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <span>
 
@@ -125,6 +126,10 @@ inline constexpr int kMaxExperts = 128;
 constexpr ExpertMask FirstExperts(int64_t experts) {
   return experts >= kMaxExperts ? ~ExpertMask{0}
                                 : (ExpertMask{1} << experts) - 1;
+}
+constexpr int CountExperts(ExpertMask set) {
+  return std::popcount(static_cast<uint64_t>(set)) +
+         std::popcount(static_cast<uint64_t>(set >> 64));
 }
 
 // What a row's choice is bound by; each list has one entry a row.

@@ -101,6 +101,10 @@ absl::Status CheckConfig(const ModelConfig& config) {
                        " (want 1 to num_experts = ", config.experts, ")"));
     }
   }
+  if (config.attention_experts != AttentionExperts::kNone &&
+      config.experts == 0) {
+    reasons.push_back("attention experts of a dense model (want a mixture)");
+  }
   const struct {
     const char* name;
     int32_t id;

@@ -17,12 +17,19 @@ namespace motet::model {
 enum class Block {
   kPreNorm,   // Llama: x + attn(norm(x)), h + ffn(norm(h))
   kPostNorm,  // OLMo-2: x + norm(attn(x)), h + norm(ffn(h))
+  kParallel,  // BAM: h = norm(x), x + attn(h) + ffn(h)
 };
 // RMSNorm of the projected q and k, before RoPE.
 enum class QkNorm {
   kNone,
   kWhole,    // OLMo-2: over all heads together
   kPerHead,  // Qwen3: over each head, one weight of D for all
+};
+// What of attention each of a mixture's experts has for itself (METHODS 3).
+enum class AttentionExperts : uint8_t {
+  kNone,      // one attention for all
+  kOwnKv,     // q, k, v and o: a KV cache an expert
+  kSharedKv,  // q and o; one k and v, one KV cache
 };
 // docs/models.md; config_family.h has the table.
 enum class Family : uint8_t {
@@ -73,6 +80,7 @@ struct ModelConfig {
   int64_t experts = 0;                            // E; 0 = dense FFN
   int64_t experts_per_token = 0;                  // K
   bool renormalise = false;                       // top-k weights sum to 1
+  AttentionExperts attention_experts = AttentionExperts::kNone;  // E of them
   int32_t bos_id = -1, eos_id = -1, pad_id = -1;  // -1 = none
   std::vector<int32_t> more_eos_ids;              // also end a text
 

@@ -56,7 +56,8 @@ std::vector<std::string> Obstacles(const FamilyInfo& family,
     if (!good) reasons.push_back(absl::StrCat(got, " (want ", want, ")"));
   };
   const auto block = [](Block b) {
-    return b == Block::kPreNorm ? "pre-norm" : "post-norm";
+    const char* names[] = {"pre-norm", "post-norm", "parallel"};
+    return names[static_cast<int>(b)];
   };
   const auto norm = [](QkNorm n) {
     const char* names[] = {"no QK-norm", "QK-norm over all heads",
@@ -76,6 +77,8 @@ std::vector<std::string> Obstacles(const FamilyInfo& family,
   differs((family.experts_key != nullptr) == (config.experts > 0),
           absl::StrCat("num_experts = ", config.experts),
           family.experts_key != nullptr ? "experts" : "a dense model");
+  differs(config.attention_experts == AttentionExperts::kNone,
+          "attention experts", "one attention for all");
   differs(config.experts == 0 || config.renormalise ||
               family.renormalise != Renormalise::kAlways,
           "router.renormalise = false", "true");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder's way from ids to logits, in the order of the figure; the
-// expert FFN lies beside it in decoder_experts.cc, the checks before it in
-// decoder_create.cc. Every step is row by row but attention and the anchored
+// The decoder's way from ids to logits, in the order of the figure; attention
+// lies beside it in decoder_attention.cc, the expert FFN in decoder_experts.cc,
+// the checks before it in decoder_create.cc. Every step is row by row but attention and the anchored
 // router's smoothing, which see the earlier rows of the same sequence: with
 // exact products a row's bits depend on its sequence and expert set alone
 // (docs/exclusion.md).
@@ -13,7 +13,6 @@
 namespace motet::model {
 
 using math::Exec;
-using math::Segment;
 using math::Tensor;
 
 Batch::Batch(std::span<const SequenceInput> sequences)
@@ -50,35 +49,6 @@ void CheckBatch(const ModelConfig& config, const Router& router,
   }
 }
 
-// Puts the new keys and values of cached sequences behind their past and
-// says, for every sequence, which rows attend to what.
-std::span<const Segment> Remember(Exec& exec, const Batch& batch, int64_t layer,
-                                  const Tensor& k, const Tensor& v) {
-  const auto sequences = batch.sequences();
-  auto* segments = static_cast<Segment*>(exec.arena().Allocate(
-      static_cast<int64_t>(sequences.size() * sizeof(Segment))));
-  const int64_t width = k.cols();
-  const math::DType dtype = exec.product() == math::Product::kBf16
-                                ? math::DType::kBF16
-                                : math::DType::kF32;
-  for (size_t s = 0; s < sequences.size(); ++s) {
-    Segment segment;
-    segment.row = batch.first_row(s);
-    segment.rows = static_cast<int64_t>(sequences[s].ids.size());
-    if (SequenceCache* cache = sequences[s].cache; cache != nullptr) {
-      segment.past = cache->length();
-      cache->Write(layer, dtype, segment.rows, k.f32() + segment.row * width,
-                   v.f32() + segment.row * width);
-      segment.keys = cache->keys(layer);
-      segment.values = cache->values(layer);
-      segment.row_stride = width;
-      segment.dtype = dtype;
-    }
-    segments[s] = segment;
-  }
-  return {segments, sequences.size()};
-}
-
 }  // namespace
 
 // From ids to hidden states.
@@ -88,7 +58,8 @@ Tensor Decoder::Forward(Exec& exec, const Batch& batch, Trace* trace) const {
   CheckBatch(config_, router_, batch);
   const bool visits = trace != nullptr && trace->visit;
   const auto clear = [trace] {
-    if (trace != nullptr) *trace = Trace{std::move(trace->visit), {}, {}, {}, {}};
+    if (trace == nullptr) return;
+    *trace = Trace{std::move(trace->visit), {}, {}, {}, {}, {}};
   };
   clear();
   const bool keep =
@@ -125,8 +96,9 @@ Tensor Decoder::Logits(Exec& exec, const Tensor& hidden) const {
 }
 
 // One block.
-//   pre-norm:   h = x + attend(norm(x))   y = h + ffn(norm(h))   [Llama]
-//   post-norm:  h = x + norm(attend(x))   y = h + norm(ffn(h))   [OLMo 2]
+//   pre-norm:   h = x + attend(norm(x))   y = h + ffn(norm(h))    [Llama]
+//   post-norm:  h = x + norm(attend(x))   y = h + norm(ffn(h))    [OLMo 2]
+//   parallel:   h = norm(x)   y = x + attend(h) + ffn(h)          [BAM 3.1]
 // The router reads what the FFN reads: norm(h), or h itself. x, y: [M,C].
 Tensor Decoder::Layer(Exec& exec, const Batch& batch, int64_t layer,
                       const Tensor& x, Trace* trace) const {
@@ -135,13 +107,19 @@ Tensor Decoder::Layer(Exec& exec, const Batch& batch, int64_t layer,
     return exec.RmsNorm(t, weight, config_.norm_eps);
   };
   if (config_.block == Block::kPreNorm) {
-    const Tensor a = Attend(exec, batch, layer, norm(x, w.attention_norm));
+    const Tensor a =
+        Attend(exec, batch, layer, norm(x, w.attention_norm), trace);
     const Tensor h = exec.Add(x, a);
     const Tensor f =
         FeedForward(exec, batch, layer, norm(h, w.ffn_norm), trace);
     return exec.Add(h, f);
   }
-  const Tensor a = Attend(exec, batch, layer, x);
+  if (config_.block == Block::kParallel) {
+    const Tensor h = norm(x, w.attention_norm);
+    const Tensor a = Attend(exec, batch, layer, h, trace);
+    return exec.Add(exec.Add(x, a), FeedForward(exec, batch, layer, h, trace));
+  }
+  const Tensor a = Attend(exec, batch, layer, x, trace);
   const Tensor h = exec.Add(x, norm(a, w.attention_norm));
   const Tensor f = FeedForward(exec, batch, layer, h, trace);
   return exec.Add(h, norm(f, w.ffn_norm));
@@ -161,50 +139,11 @@ Tensor Decoder::RecomputedLayer(Exec& exec, const Batch& batch, int64_t layer,
     trace->router_input.emplace_back();
     trace->router_logits.push_back(results[1]);
     trace->routing.emplace_back();
+    if (config_.attention_experts != AttentionExperts::kNone) {
+      trace->attention.emplace_back();
+    }
   }
   return results[0];
-}
-
-namespace {
-
-// RMSNorm of q or k [M,heads*D]: none, over the whole row, or head by head.
-Tensor NormHeads(Exec& exec, const ModelConfig& config, const Tensor& x,
-                 const Tensor& weight) {
-  if (config.qk_norm == QkNorm::kNone) return x;
-  if (config.qk_norm == QkNorm::kWhole) {
-    return exec.RmsNorm(x, weight, config.norm_eps);
-  }
-  const Tensor heads =
-      x.Reshaped({x.size() / config.head_dim, config.head_dim});
-  return exec.RmsNorm(heads, weight, config.norm_eps).Reshaped(x.shape);
-}
-
-}  // namespace
-
-// Causal self-attention, with grouped heads and, by family, a bias on q, k and
-// v, RMSNorm of q and k, and a window of positions.
-//   y = W_o attention(rope(norm(W_q x + b_q)), rope(norm(W_k x + b_k)),
-//                     W_v x + b_v)
-// x: [M,C].   q: [M,H*D].   k, v: [M,G*D].   y: [M,C].
-Tensor Decoder::Attend(Exec& exec, const Batch& batch, int64_t layer,
-                       const Tensor& x) const {
-  const LayerWeights& w = weights_.layers[layer];
-  const std::pair<Tensor, Tensor> inputs[] = {{x, w.q}, {x, w.k}, {x, w.v}};
-  std::vector<Tensor> qkv = exec.Linears(inputs);
-  Tensor q = qkv[0], k = qkv[1], v = qkv[2];
-  if (config_.qkv_bias) {
-    q = exec.AddBias(q, w.q_bias);
-    k = exec.AddBias(k, w.k_bias);
-    v = exec.AddBias(v, w.v_bias);
-  }
-  q = NormHeads(exec, config_, q, w.q_norm);
-  k = NormHeads(exec, config_, k, w.k_norm);
-  q = exec.Rope(q, batch.positions(), rope_frequencies_);
-  k = exec.Rope(k, batch.positions(), rope_frequencies_);
-  const std::span<const Segment> segments = Remember(exec, batch, layer, k, v);
-  math::HeadShape heads = {config_.heads, config_.kv_heads, config_.head_dim};
-  if (layer >= config_.window_from) heads.window = config_.window;
-  return exec.Linear(exec.Attention(q, k, v, heads, segments), w.o);
 }
 
 }  // namespace motet::model

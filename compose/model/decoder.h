@@ -98,6 +98,7 @@ struct Trace {
   std::vector<math::Tensor> router_input;   // [M,C]
   std::vector<math::Tensor> router_logits;  // [M,E], owner bias included
   std::vector<math::Routing> routing;
+  std::vector<math::Routing> attention;     // of attention experts: soft
 };
 
 class Decoder {
@@ -128,7 +129,14 @@ class Decoder {
                                int64_t layer, const math::Tensor& x,
                                Trace* trace) const;
   math::Tensor Attend(math::Exec& exec, const Batch& batch, int64_t layer,
-                      const math::Tensor& x) const;
+                      const math::Tensor& x, Trace* trace) const;
+  math::Tensor AttendExperts(math::Exec& exec, const Batch& batch,
+                             int64_t layer, const math::Tensor& x,
+                             Trace* trace) const;
+  math::Routing AttentionGates(math::Exec& exec, const Batch& batch,
+                               int64_t layer, const math::Tensor& x,
+                               std::span<const math::ExpertMask> sets) const;
+  math::HeadShape Heads(int64_t layer) const;
   math::Tensor FeedForward(math::Exec& exec, const Batch& batch, int64_t layer,
                            const math::Tensor& x, Trace* trace) const;
   math::ExpertMask SetOf(const SequenceInput& sequence) const;

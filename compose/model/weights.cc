@@ -32,7 +32,8 @@ struct Names {
 // without a name in transformers included, goes by OLMoE's names.
 bool IsMixtral(const ModelConfig& config) {
   return config.experts > 0 && config.block == Block::kPreNorm &&
-         config.qk_norm == QkNorm::kNone && !config.qkv_bias;
+         config.qk_norm == QkNorm::kNone && !config.qkv_bias &&
+         config.attention_experts == AttentionExperts::kNone;
 }
 
 Names NamesOf(const ModelConfig& config) {
@@ -64,37 +65,71 @@ void VisitFfn(const ModelConfig& config, const Names& names,
         ffn.down);
 }
 
+// Which of an attention's tensors: those of q and o, those of k and v.
+struct Parts {
+  bool queries = true;
+  bool keys = true;
+};
+
+void VisitAttention(const ModelConfig& config, const std::string& prefix,
+                    Parts parts, AttentionWeights& w, const Visit& visit) {
+  const int64_t width = config.width;
+  const int64_t q_width = config.heads * config.head_dim;
+  const int64_t kv_width = config.kv_heads * config.head_dim;
+  const auto tensor = [&](bool own, const char* name, const Shape& shape,
+                          Tensor& t) {
+    if (own) visit(absl::StrCat(prefix, name), shape, t);
+  };
+  tensor(parts.queries, "q_proj.weight", {q_width, width}, w.q);
+  tensor(parts.keys, "k_proj.weight", {kv_width, width}, w.k);
+  tensor(parts.keys, "v_proj.weight", {kv_width, width}, w.v);
+  tensor(parts.queries, "o_proj.weight", {width, q_width}, w.o);
+  if (config.qkv_bias) {
+    tensor(parts.queries, "q_proj.bias", {q_width}, w.q_bias);
+    tensor(parts.keys, "k_proj.bias", {kv_width}, w.k_bias);
+    tensor(parts.keys, "v_proj.bias", {kv_width}, w.v_bias);
+  }
+  if (config.qk_norm != QkNorm::kNone) {
+    const bool whole = config.qk_norm == QkNorm::kWhole;
+    tensor(parts.queries, "q_norm.weight",
+           {whole ? q_width : config.head_dim}, w.q_norm);
+    tensor(parts.keys, "k_norm.weight", {whole ? kv_width : config.head_dim},
+           w.k_norm);
+  }
+}
+
+// One attention, or the experts' behind a router; no family has the latter,
+// so the names are ours.
+void VisitAttentions(const ModelConfig& config, const std::string& prefix,
+                     LayerWeights& layer, const Visit& visit) {
+  if (config.attention_experts == AttentionExperts::kNone) {
+    VisitAttention(config, prefix, {}, layer, visit);
+    return;
+  }
+  const bool shared = config.attention_experts == AttentionExperts::kSharedKv;
+  if (shared) VisitAttention(config, prefix, {.queries = false}, layer, visit);
+  visit(absl::StrCat(prefix, "gate.weight"), {config.experts, config.width},
+        layer.attention_router);
+  layer.attention_experts.resize(config.experts);
+  for (int64_t e = 0; e < config.experts; ++e) {
+    VisitAttention(config, absl::StrCat(prefix, "experts.", e, "."),
+                   {.keys = !shared}, layer.attention_experts[e], visit);
+  }
+}
+
 void VisitLayer(const ModelConfig& config, const std::string& prefix,
                 LayerWeights& layer, const Visit& visit) {
   const Names names = NamesOf(config);
   const int64_t width = config.width;
-  const int64_t q_width = config.heads * config.head_dim;
-  const int64_t kv_width = config.kv_heads * config.head_dim;
   const auto weight = [&](const char* name, const Shape& shape,
                           Tensor& tensor) {
     visit(absl::StrCat(prefix, name, ".weight"), shape, tensor);
   };
   weight(names.attention_norm, {width}, layer.attention_norm);
-  weight("self_attn.q_proj", {q_width, width}, layer.q);
-  weight("self_attn.k_proj", {kv_width, width}, layer.k);
-  weight("self_attn.v_proj", {kv_width, width}, layer.v);
-  weight("self_attn.o_proj", {width, q_width}, layer.o);
-  if (config.qkv_bias) {
-    visit(absl::StrCat(prefix, "self_attn.q_proj.bias"), {q_width},
-          layer.q_bias);
-    visit(absl::StrCat(prefix, "self_attn.k_proj.bias"), {kv_width},
-          layer.k_bias);
-    visit(absl::StrCat(prefix, "self_attn.v_proj.bias"), {kv_width},
-          layer.v_bias);
+  VisitAttentions(config, absl::StrCat(prefix, "self_attn."), layer, visit);
+  if (config.block != Block::kParallel) {
+    weight(names.ffn_norm, {width}, layer.ffn_norm);
   }
-  if (config.qk_norm != QkNorm::kNone) {
-    const bool whole = config.qk_norm == QkNorm::kWhole;
-    weight("self_attn.q_norm", {whole ? q_width : config.head_dim},
-           layer.q_norm);
-    weight("self_attn.k_norm", {whole ? kv_width : config.head_dim},
-           layer.k_norm);
-  }
-  weight(names.ffn_norm, {width}, layer.ffn_norm);
   if (config.experts == 0) {
     layer.experts.resize(1);
     VisitFfn(config, names, absl::StrCat(prefix, "mlp."), layer.experts[0],
@@ -175,6 +210,11 @@ absl::Status CheckWeights(const ModelConfig& config, const ModelWeights& w) {
   for (size_t l = 0; l < w.layers.size(); ++l) {
     count(absl::StrCat("FFNs in layer ", l), w.layers[l].experts.size(),
           config.experts == 0 ? 1 : config.experts);
+    count(absl::StrCat("attention experts in layer ", l),
+          w.layers[l].attention_experts.size(),
+          config.attention_experts == AttentionExperts::kNone
+              ? 0
+              : config.experts);
   }
   ModelWeights views = w;
   std::unordered_map<const Tensor*, const FfnWeights*> own_width;

@@ -20,13 +20,20 @@ struct FfnWeights {
   math::Tensor up;    // [F,C]
   math::Tensor down;  // [C,F]
 };
-struct LayerWeights {
+struct AttentionWeights {
+  math::Tensor q, k, v, o;              // [HD,C], [GD,C], [GD,C], [C,HD]
+  math::Tensor q_bias, k_bias, v_bias;  // [HD], [GD], [GD]; with qkv_bias
+  math::Tensor q_norm, k_norm;          // [HD], [GD], or both [D] by head
+};
+// Its own attention is what experts have not for themselves: all of it, k and
+// v, or nothing.
+struct LayerWeights : AttentionWeights {
   // Pre-norm: input_layernorm, post_attention_layernorm. Post-norm:
-  // post_attention_layernorm, post_feedforward_layernorm.
-  math::Tensor attention_norm, ffn_norm;  // [C]
-  math::Tensor q, k, v, o;                // [HD,C], [GD,C], [GD,C], [C,HD]
-  math::Tensor q_bias, k_bias, v_bias;    // [HD], [GD], [GD]; with qkv_bias
-  math::Tensor q_norm, k_norm;            // [HD], [GD], or both [D] by head
+  // post_attention_layernorm, post_feedforward_layernorm. Parallel:
+  // input_layernorm alone.
+  math::Tensor attention_norm, ffn_norm;            // [C]
+  std::vector<AttentionWeights> attention_experts;  // E or none
+  math::Tensor attention_router;                    // [E,C]
   std::vector<FfnWeights> experts;        // one when dense
   math::Tensor router;                    // [E,C]; empty when dense
   math::Tensor owner_bias;                // [E-1]; owners' training only

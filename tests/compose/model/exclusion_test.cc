@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The guarantee of docs/exclusion.md on random tiny models: a query with
 // expert set S gets, bit for bit, the logits of a decoder built from S alone.
-// Every subset of four experts, both routers, both blocks, f32 and bf16
-// weights; whole, chunked and step by step; alone and among strangers; one
+// Every subset of four experts, both routers, all blocks, with and without
+// attention experts, f32 and bf16 weights; whole, chunked and step by step; alone and among strangers; one
 // and two threads. The last tests break the masking and see it noticed.
 #include <algorithm>
 #include <cstring>
@@ -36,11 +36,14 @@ struct Case {
   bool bf16;
   bool reference;      // plain kernels instead of the fast ones
   bool large = false;  // past the kernels' blocks of keys, tiles and threads
+  AttentionExperts attention = AttentionExperts::kNone;
 };
 
 std::string NameOf(const testing::TestParamInfo<Case>& info) {
-  return std::string(info.param.block == Block::kPreNorm ? "PreNorm"
-                                                         : "PostNorm") +
+  const char* blocks[] = {"PreNorm", "PostNorm", "Parallel"};
+  const char* attention[] = {"", "OwnKv", "SharedKv"};
+  return std::string(blocks[static_cast<int>(info.param.block)]) +
+         attention[static_cast<int>(info.param.attention)] +
          (info.param.router == Router::Kind::kTopK ? "TopK" : "Anchored") +
          (info.param.bf16 ? "Bf16" : "F32") +
          (info.param.reference ? "Reference" : "Cpu") +
@@ -48,12 +51,14 @@ std::string NameOf(const testing::TestParamInfo<Case>& info) {
 }
 
 // Made once a program.
-const RandomModel& ModelOf(Block block, bool bf16 = false, bool large = false) {
-  static std::map<std::tuple<Block, bool, bool>, RandomModel> models;
-  const auto key = std::make_tuple(block, bf16, large);
+const RandomModel& ModelOf(Block block, bool bf16 = false, bool large = false,
+                           AttentionExperts attention = {}) {
+  using Key = std::tuple<Block, bool, bool, AttentionExperts>;
+  static std::map<Key, RandomModel> models;
+  const Key key = {block, bf16, large, attention};
   if (!models.contains(key)) {
-    models.emplace(key,
-                   MakeRandomModel(block, kExperts, bf16, 20261122, large));
+    models.emplace(key, MakeRandomModel(block, kExperts, bf16, 20261122, large,
+                                        attention));
   }
   return models.at(key);
 }
@@ -101,8 +106,9 @@ Bits Whole(const Decoder& decoder, const Kernels& kernels,
 Bits Chunked(const Decoder& decoder, const Kernels& kernels,
              const std::vector<int32_t>& ids, ExpertMask allowed,
              const Chunks& chunks) {
+  // With attention experts: no room for those outside the set.
   SequenceCache cache(decoder.config(), static_cast<int64_t>(ids.size()),
-                      decoder.config().experts);
+                      decoder.config().experts, allowed);
   Bits all;
   size_t at = 0;
   for (size_t c = 0; at < ids.size(); c = (c + 1) % chunks.size()) {
@@ -156,7 +162,8 @@ Bits Mixed(const Decoder& decoder, const Kernels& kernels,
 class ExclusionTest : public testing::TestWithParam<Case> {
  protected:
   ExclusionTest()
-      : model_(ModelOf(GetParam().block, GetParam().bf16, GetParam().large)),
+      : model_(ModelOf(GetParam().block, GetParam().bf16, GetParam().large,
+                       GetParam().attention)),
         composition_(Make(model_, GetParam().router)),
         kernels_(GetParam().reference ? math::Reference() : math::Cpu()),
         text_(RandomModel::Text(model_.config, 5,
@@ -240,6 +247,21 @@ INSTANTIATE_TEST_SUITE_P(
             cases.push_back({block, router, bf16, false, true});
           }
           cases.push_back({block, router, false, true});
+        }
+      }
+      for (Block block :
+           {Block::kPreNorm, Block::kPostNorm, Block::kParallel}) {
+        for (auto attention :
+             {AttentionExperts::kOwnKv, AttentionExperts::kSharedKv}) {
+          const auto add = [&](Router::Kind router, bool bf16, bool reference,
+                               bool large) {
+            cases.push_back(
+                {block, router, bf16, reference, large, attention});
+          };
+          add(Router::Kind::kTopK, false, false, false);
+          add(Router::Kind::kTopK, false, true, false);
+          add(Router::Kind::kTopK, true, false, true);
+          add(Router::Kind::kAnchored, false, false, false);
         }
       }
       return cases;

@@ -233,11 +233,12 @@ std::vector<int32_t> RandomModel::Text(const ModelConfig& config, uint64_t seed,
 }
 
 RandomModel MakeRandomModel(Block block, int64_t experts, bool bf16,
-                            uint64_t seed, bool large) {
+                            uint64_t seed, bool large,
+                            AttentionExperts attention) {
   RandomModel model;
   ModelConfig& config = model.config;
   config.block = block;
-  if (block == Block::kPreNorm) config.qk_norm = QkNorm::kNone;
+  if (block != Block::kPostNorm) config.qk_norm = QkNorm::kNone;
   config.vocabulary = large ? 603 : 83;
   config.width = large ? 92 : 28;
   config.layers = 3;
@@ -248,7 +249,8 @@ RandomModel MakeRandomModel(Block block, int64_t experts, bool bf16,
   config.max_positions = 256;
   config.experts = experts;
   config.experts_per_token = std::min<int64_t>(2, experts);
-  config.renormalise = block == Block::kPreNorm;
+  config.renormalise = block != Block::kPostNorm;
+  config.attention_experts = attention;
   std::mt19937_64 random(seed);
   Storage& storage = *model.storage;
   VisitWeights(config, model.weights,
@@ -312,6 +314,13 @@ RandomModel BuildFrom(const RandomModel& model,
     layer.router = storage.Rows(from.router, experts);
     layer.experts.clear();
     for (int e : experts) layer.experts.push_back(from.experts[e]);
+    if (!from.attention_experts.empty()) {
+      layer.attention_router = storage.Rows(from.attention_router, experts);
+      layer.attention_experts.clear();
+      for (int e : experts) {
+        layer.attention_experts.push_back(from.attention_experts[e]);
+      }
+    }
     math::AnchoredLayer& anchored = built.anchored.anchored[l];
     for (Tensor* t : {&anchored.select, &anchored.offset, &anchored.pair_mean,
                       &anchored.threshold, &anchored.rows}) {
@@ -325,10 +334,23 @@ RandomModel Dense(const RandomModel& model) {
   RandomModel dense = model;
   dense.config.experts = dense.config.experts_per_token = 0;
   dense.config.renormalise = false;
+  dense.config.attention_experts = AttentionExperts::kNone;
   dense.anchored.anchored.clear();
   for (LayerWeights& layer : dense.weights.layers) {
     layer.router = Tensor{};
     layer.experts.resize(1);
+    if (layer.attention_experts.empty()) continue;
+    AttentionWeights own = layer.attention_experts[0];
+    if (own.k.empty()) {
+      for (auto part : {&AttentionWeights::k, &AttentionWeights::v,
+                        &AttentionWeights::k_bias, &AttentionWeights::v_bias,
+                        &AttentionWeights::k_norm}) {
+        own.*part = layer.*part;
+      }
+    }
+    static_cast<AttentionWeights&>(layer) = own;
+    layer.attention_experts.clear();
+    layer.attention_router = Tensor{};
   }
   return dense;
 }

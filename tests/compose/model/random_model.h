@@ -44,11 +44,13 @@ struct RandomModel {
 };
 
 // experts: with the base. bf16: matrices are stored so. large: wide enough
-// for kernels to split their work over threads and tiles.
-RandomModel MakeRandomModel(Block block, int64_t experts, bool bf16,
-                            uint64_t seed, bool large = false);
+// for kernels to split their work over threads and tiles. attention: what of
+// it the experts have for themselves.
+RandomModel MakeRandomModel(
+    Block block, int64_t experts, bool bf16, uint64_t seed, bool large = false,
+    AttentionExperts attention = AttentionExperts::kNone);
 // The model built from these experts alone (ascending, the base first): their
-// FFNs, router rows and anchored parameters, copied.
+// FFNs, attention, router rows and anchored parameters, copied.
 RandomModel BuildFrom(const RandomModel& model,
                       const std::vector<int>& experts);
 // The base alone without a router.
