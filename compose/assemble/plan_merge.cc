@@ -13,6 +13,7 @@
 #include "compose/assemble/method.h"
 #include "compose/assemble/plan_parts.h"
 #include "compose/package/manifest_dense.h"
+#include "compose/package/manifest_kinds.h"
 
 namespace motet::assemble {
 namespace {
@@ -91,7 +92,7 @@ void CheckWeights(const Recipe::Merge& merge, const MergeKindRow& row,
 void CheckExpert(const Part& part, const Part& base, const MergeKindRow* row,
                  Problems& problems) {
   const v1::ExpertManifest& m = part.manifest;
-  if (m.kind() != "dense") {
+  if (!package::IsWhole(m.kind())) {
     problems.Add(m.id(), absl::StrCat("got kind \"", m.kind(),
                                       "\", want \"dense\" for method merge: "
                                       "a merge takes whole models"));

@@ -71,6 +71,9 @@ std::vector<std::string> CheckTrainingKind(const v1::TrainingPlan& plan) {
   if (kind == nullptr) return problems;
   want(plan.method() == kind->method, "method", Shown(plan.method()),
        absl::StrCat("\"", kind->method, "\" for kind \"", kind->name, "\""));
+  // Plans of version 0.1 name no kind and have no such field.
+  want(kind->whole || plan.kind().empty() || plan.anchored(), "anchored",
+       "false", "true for kind \"ffn\": its rows are routed by it");
   if (!kind->sized) {
     const auto none = [&](bool fine, absl::string_view field) {
       want(fine, field, "given", "it for kind \"sized\" only");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // motet expert import HF_DIR --as owner/name[@version] --node FOLDER: a model
 // that was fine-tuned elsewhere from the federation's base, or a LoRA adapter
-// for it, becomes a signed package of kind dense and is published. The key is
+// for it, becomes a signed package of a whole model and is published. The key is
 // an owner's node's: nobody publishes under another's name.
 #include "coordinator/commands/expert_import.h"
 
@@ -38,6 +38,7 @@ struct Options {
   std::string folder;
   std::string as;
   std::string node;
+  std::string kind = "dense";
   std::string domain, title, spdx, fisher;
   std::vector<std::string> forbidden_purposes;
 };
@@ -48,6 +49,7 @@ struct Imported {
   package::FoldedLora folded;
   std::shared_ptr<const package::SafetensorsFile> fisher;
   std::vector<package::NamedTensor> tensors;
+  int64_t ffn_width = 0;
   v1::TrainingRecord training;
   std::string origin;
 };
@@ -91,10 +93,13 @@ absl::Status LoadAdapter(const Options& options, Imported& imported) {
 
 absl::Status LoadCheckpoint(const Options& options, Imported& imported) {
   MOTET_ASSIGN_OR_RETURN(imported.model, package::LoadModel(options.folder));
+  model::ModelConfig wanted = imported.base->config;
+  if (options.kind == "sized") {
+    wanted.ffn_width = imported.model->config.ffn_width;
+  }
   MOTET_RETURN_IF_ERROR(package::AsStatus(
       options.folder,
-      package::DifferentFields(imported.model->config,
-                               imported.base->config),
+      package::DifferentFields(imported.model->config, wanted),
       "a branch of the federation's base",
       "import a model that was fine-tuned from it"));
   imported.training.set_method("imported");
@@ -140,7 +145,9 @@ absl::StatusOr<Imported> Load(const Options& options,
   MOTET_RETURN_IF_ERROR(LoadFisher(options, imported));
   model::ModelWeights weights =
       adapter ? imported.folded.weights : imported.model->weights;
-  const model::ModelConfig& config = imported.base->config;
+  model::ModelConfig config = imported.base->config;
+  if (!adapter) config.ffn_width = imported.model->config.ffn_width;
+  imported.ffn_width = config.ffn_width;
   const absl::Status finite = package::CheckFinite(config, weights);
   if (!finite.ok()) {
     return absl::Status(finite.code(), absl::StrCat("[", options.folder, "] ",
@@ -161,10 +168,11 @@ package::PackageContent ContentOf(const Options& options, Imported& imported,
   const std::string id = IdOf(options);
   const std::string name = id.substr(0, id.find('@')).substr(id.find('/') + 1);
   m.set_id(id);
-  m.set_kind("dense");
+  m.set_kind(options.kind);
   m.set_title(options.title.empty() ? name : options.title);
   *m.mutable_base() = package::ReferenceTo(base);
   *m.mutable_model() = base.manifest.model();
+  m.mutable_model()->set_ffn_width(static_cast<uint32_t>(imported.ffn_width));
   m.mutable_domain()->set_domain(options.domain.empty() ? name
                                                         : options.domain);
   *m.mutable_training() = imported.training;
@@ -285,7 +293,7 @@ void AddExpertImport(CLI::App& noun, Context& context) {
   auto o = std::make_shared<Options>();
   CLI::App* command = noun.add_subcommand(
       "import", "Publish a fine-tuned model, or a LoRA adapter folded into "
-                "the base, as a package of kind dense");
+                "the base, as a package that is a whole model");
   command
       ->add_option("folder", o->folder,
                    "A Hugging Face model of the base's shape, or a PEFT "
@@ -297,6 +305,12 @@ void AddExpertImport(CLI::App& noun, Context& context) {
       ->add_option("--node", o->node,
                    "The folder of the owner's node: its key signs")
       ->required();
+  command
+      ->add_option("--kind", o->kind,
+                   "dense; attention_ffn, where its attention is offered as an "
+                   "expert too; sized, whose FFN width may be its own")
+      ->check(CLI::IsMember({"dense", "attention_ffn", "sized"}))
+      ->capture_default_str();
   command->add_option("--domain", o->domain,
                       "Label of its domain; default: the name");
   command->add_option("--title", o->title, "For people");

@@ -83,6 +83,8 @@ TEST(TrainingPlanTest, KindsAndWhatTheyMakeLeave) {
                     HasSubstr("\"attention_ffn\"")));
   EXPECT_THAT(Message("id = 'a'\nkind = 'dense'\nmethod = 'flexolmo'\n"),
               HasSubstr("want \"branch\" for kind \"dense\""));
+  EXPECT_THAT(Message("id = 'a'\nanchored = false\n"),
+              HasSubstr("anchored is false"));
   EXPECT_THAT(Message("id = 'a'\nffn_width = 64\n"),
               HasSubstr("kind \"sized\" only"));
   EXPECT_THAT(Message("id = 'a'\nkind = 'sized'\nffn_widths = [1.5]\n"

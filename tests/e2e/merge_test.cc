@@ -45,6 +45,51 @@ void Change(const std::string& path, const std::string& tensor,
   WriteText(path, bytes);
 }
 
+// The FFNs' rows of an F32 model, `ffn_width` of them instead of what there
+// is: further ones are zeros, as a model that was made wider by hand has.
+void Widen(const std::string& folder, int64_t ffn_width) {
+  const std::string path = folder + "/model.safetensors";
+  const std::string bytes = ReadText(path);
+  uint64_t header = 0;
+  memcpy(&header, bytes.data(), sizeof header);
+  const json table = json::parse(bytes.substr(8, header));
+  json made;
+  std::string data;
+  for (const auto& [name, entry] : table.items()) {
+    if (name == "__metadata__") continue;
+    const size_t from = entry["data_offsets"][0];
+    const size_t to = entry["data_offsets"][1];
+    std::string old = bytes.substr(8 + header + from, to - from);
+    json shape = entry["shape"];
+    const bool down = name.find(".mlp.down") != std::string::npos;
+    if (down) {
+      const size_t row = shape[1].get<size_t>() * sizeof(float);
+      std::string wide;
+      for (size_t at = 0; at < old.size(); at += row) {
+        wide += old.substr(at, row);
+        wide.append((ffn_width - shape[1].get<int64_t>()) * sizeof(float), 0);
+      }
+      old = wide;
+      shape[1] = ffn_width;
+    } else if (name.find(".mlp.") != std::string::npos) {
+      old.resize(ffn_width * shape[1].get<int64_t>() * sizeof(float), 0);
+      shape[0] = ffn_width;
+    }
+    made[name] = {{"dtype", "F32"},
+                  {"shape", shape},
+                  {"data_offsets", {data.size(), data.size() + old.size()}}};
+    data += old;
+  }
+  std::string text = made.dump();
+  text.resize((text.size() + 63) / 64 * 64 - 8 + 64, ' ');
+  const uint64_t length = text.size();
+  std::string all(reinterpret_cast<const char*>(&length), sizeof length);
+  WriteText(path, all + text + data);
+  json config = json::parse(ReadText(folder + "/config.json"));
+  config["intermediate_size"] = ffn_width;
+  WriteText(folder + "/config.json", config.dump());
+}
+
 class MergeE2e : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -205,6 +250,88 @@ TEST_F(MergeE2e, ImportedMergedServedExported) {
                             "--max-tokens", "12"})
                 .out,
             all);
+}
+
+TEST_F(MergeE2e, OtherKindsAreImportedAndWhatIsNoBranchIsNot) {
+  const auto with = [](std::vector<std::string> arguments,
+                       const std::string& kind) {
+    arguments.insert(arguments.end(), {"--kind", kind});
+    return arguments;
+  };
+  const std::string tuned = Branch("tuned", 3);
+  federation_.MustMotet(
+      with(ImportOf(tuned, "code.example/voices", "code"), "attention_ffn"));
+  EXPECT_THAT(
+      federation_.MustMotet({"expert", "show", "code.example/voices@1.0.0"})
+          .out,
+      HasSubstr("attention_ffn"));
+  const Result unknown = federation_.Motet(
+      with(ImportOf(tuned, "code.example/x", "code"), "ffn"));
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("attention_ffn"));
+
+  // Config and tensors that do not belong together.
+  const std::string torn = Branch("torn", 3);
+  json config = json::parse(ReadText(torn + "/config.json"));
+  config["intermediate_size"] = 80;
+  WriteText(torn + "/config.json", config.dump());
+  EXPECT_THAT(Refusal(with(ImportOf(torn, "code.example/x", "code"), "sized")),
+              ::testing::AllOf(HasSubstr("tensors that do not fit config.json"),
+                               HasSubstr(kTensor)));
+  // A wider one is sized, not dense; it answers as it did before.
+  const std::string wide = Branch("wide", 1);
+  Widen(wide, 80);
+  EXPECT_THAT(Refusal(ImportOf(wide, "code.example/x", "code")),
+              HasSubstr("FFN width is 80, want 64"));
+  federation_.MustMotet(
+      with(ImportOf(wide, "code.example/wide", "code"), "sized"));
+  const json shown =
+      federation_.Json({"expert", "show", "code.example/wide@1.0.0"});
+  EXPECT_EQ(shown["kind"], "sized");
+  EXPECT_EQ(shown["model"]["ffn_width"], 80);
+  EXPECT_EQ(shown["tensors"].size(), 6u);  // the FFNs alone
+
+  // Another tokenizer, and one tensor that is NaN throughout.
+  const std::string other = Branch("other", 2);
+  json tokenizer = json::parse(ReadText(other + "/tokenizer.json"));
+  json& vocabulary = tokenizer["model"]["vocab"];
+  ASSERT_TRUE(vocabulary.contains("a") && vocabulary.contains("b"));
+  std::swap(vocabulary["a"], vocabulary["b"]);
+  WriteText(other + "/tokenizer.json", tokenizer.dump());
+  EXPECT_THAT(Refusal(ImportOf(other, "code.example/x", "code")),
+              ::testing::AllOf(HasSubstr("tokenizer.json"),
+                               HasSubstr("another tokenizer")));
+  const std::string nan = Branch("nan", 1);
+  constexpr char kNorm[] = "model.layers.1.post_attention_layernorm.weight";
+  Change(nan + "/model.safetensors", kNorm, [](float, size_t) {
+    return std::numeric_limits<float>::quiet_NaN();
+  });
+  EXPECT_THAT(Refusal(ImportOf(nan, "code.example/x", "code")),
+              ::testing::AllOf(HasSubstr(nan), HasSubstr(kNorm)));
+  EXPECT_THAT(federation_.Packages(),
+              UnorderedElementsAre("demo/base@1.0.0",
+                                   "code.example/voices@1.0.0",
+                                   "code.example/wide@1.0.0"));
+}
+
+// Branches that nodes trained compose as imported ones do.
+TEST_F(MergeE2e, NodesTrainBranchesAndAMergeAnswers) {
+  federation_.StartNode("code");
+  federation_.StartNode("law");
+  federation_.Offer({"branches", "1.0.0", 20, 5,
+                     "kind = \"dense\"\nexpert_name = \"tuned\"\n"});
+  ASSERT_TRUE(WaitUntil("jobs of both nodes", [&] {
+    return federation_.Json({"train", "status", "branches"})["jobs"].size() ==
+           2;
+  }));
+  ASSERT_NO_FATAL_FAILURE(federation_.AwaitPublished("branches"));
+  const json shown =
+      federation_.Json({"expert", "show", "law.example/tuned@1.0.0"});
+  EXPECT_EQ(shown["kind"], "dense");
+  EXPECT_EQ(shown["domain"]["anchored"]["layers"].size(), 2u);
+  federation_.MustMotet(
+      {"compose", "apply", Recipe("soup", "[merge]\nkind = \"linear\"\n")});
+  EXPECT_NE(Answer({}), Answer({"--exclude", "law"}));
 }
 
 }  // namespace

@@ -13,13 +13,20 @@
 namespace motet::testing {
 namespace {
 
-TEST(KilledNode, ResumesToTheSameWeights) {
-  constexpr int kSteps = 2000;
+struct Kind {
+  const char* name;
+  int steps;         // enough that two kills come before the end
+  const char* more;  // of the plan
+};
+class KilledNode : public ::testing::TestWithParam<Kind> {};
+
+TEST_P(KilledNode, ResumesToTheSameWeights) {
+  const int steps = GetParam().steps;
   Federation federation;
   ASSERT_NO_FATAL_FAILURE(federation.Start());
   federation.Join("code");
   federation.StartNode("code");
-  federation.Offer({"broken", "1.0.0", kSteps, 20});
+  federation.Offer({"broken", "1.0.0", steps, 20, GetParam().more});
   const std::string folder = federation.Node("code") + "/jobs/broken";
   // Of the newest checkpoint; the clock's start while there is none.
   const auto written = [&] {
@@ -37,12 +44,12 @@ TEST(KilledNode, ResumesToTheSameWeights) {
     federation.node("code").Kill();
     ASSERT_TRUE(std::filesystem::exists(folder + "/checkpoint"));
     ASSERT_FALSE(std::filesystem::exists(folder + "/package"))
-        << "killed too late to show anything: raise kSteps";
+        << "killed too late to show anything: raise the steps";
     federation.StartNode("code");
   }
   ASSERT_NO_FATAL_FAILURE(federation.AwaitPublished("broken"));
 
-  federation.Offer({"unbroken", "1.0.1", kSteps, 20});
+  federation.Offer({"unbroken", "1.0.1", steps, 20, GetParam().more});
   ASSERT_TRUE(WaitUntil("the second plan's job", [&] {
     return federation.Job("unbroken").is_object();
   }));
@@ -64,6 +71,17 @@ TEST(KilledNode, ResumesToTheSameWeights) {
   EXPECT_TRUE(weights[0] == weights[1])
       << "the resumed run ended with other weights";
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, KilledNode,
+    ::testing::Values(
+        Kind{"Ffn", 2000, ""}, Kind{"Dense", 1500, "kind = \"dense\"\n"},
+        // The probe is taken again at each start.
+        Kind{"Sized", 1500,
+             "kind = \"sized\"\nsize = \"probe\"\ntrunk = \"frozen\"\n"
+             "ffn_widths = [40, 72]\nsteps_choices = [1200, 1400]\n"
+             "probe_thresholds = [2]\n"}),
+    [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace motet::testing

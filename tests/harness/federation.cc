@@ -186,9 +186,10 @@ void Federation::Join(const std::string& owner, const std::string& terms) {
                  home() + "/ca/ca.pem"});
   WriteText(Node(owner) + "/policy.toml",
             "[approve]\n"
-            "methods = [\"flexolmo\"]\n"
+            "methods = [\"flexolmo\", \"branch\"]\n"
             "publish = [\"ffn weights\", \"router row and bias\", "
-            "\"per-layer means and thresholds\"]\n\n"
+            "\"all weights\", \"per-layer means and thresholds\", "
+            "\"perplexity of the base on held-out text\"]\n\n"
             "[licence]\nspdx = \"CC-BY-4.0\"\n" +
                 terms);
   WriteText(Path(owner + ".jsonl"), Sentences(owner, 120, 2));
@@ -204,7 +205,7 @@ void Federation::StartNode(const std::string& owner) {
 
 void Federation::Offer(const Plan& plan) {
   const std::string path = Path(plan.id + ".toml");
-  WriteText(path, "id = \"" + plan.id + "\"\nmethod = \"flexolmo\"\n" +
+  WriteText(path, "id = \"" + plan.id + "\"\n" + plan.more +
                       "expert_version = \"" + plan.version + "\"\n" +
                       "steps = " + std::to_string(plan.steps) +
                       "\ncheckpoint_every = " +

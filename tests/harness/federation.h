@@ -23,6 +23,7 @@ struct Plan {
   std::string version = "1.0.0";
   int steps = 20;
   int checkpoint_every = 5;
+  std::string more;  // lines of TOML
 };
 
 class Federation {

@@ -3,6 +3,9 @@
 // milliseconds, made by the code that makes real ones.
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <deque>
+
 #include "absl/strings/str_cat.h"
 #include "compose/learn/corpus.h"
 #include "compose/learn/statistics.h"
@@ -33,10 +36,27 @@ math::Tensor View(std::vector<float>& values, math::Shape shape) {
   return t;
 }
 
+// To the upper half of their bits.
+void RoundMatrices(learn::OwnedModel& model,
+                   std::deque<std::vector<uint16_t>>& rounded) {
+  VisitWeights(model.config, model.weights,
+               [&](const std::string&, const math::Shape& shape,
+                   math::Tensor& tensor) {
+                 if (shape.rank < 2) return;
+                 std::vector<uint16_t>& to = rounded.emplace_back();
+                 for (int64_t i = 0; i < tensor.size(); ++i) {
+                   to.push_back(static_cast<uint16_t>(
+                       std::bit_cast<uint32_t>(tensor.f32()[i]) >> 16));
+                 }
+                 tensor.data = to.data();
+                 tensor.dtype = math::DType::kBF16;
+               });
+}
+
 }  // namespace
 
 std::string MakeBasePackage(const TestFederation& federation,
-                            const std::string& folder) {
+                            const std::string& folder, bool bf16) {
   const std::vector<std::string> documents = SomeDocuments(40, "public");
   model::TokenizerTrainOptions options;
   options.vocabulary = 320;
@@ -55,6 +75,8 @@ std::string MakeBasePackage(const TestFederation& federation,
   config.eos_id = tokenizer->IdOf("<|endoftext|>");
   config.pad_id = tokenizer->IdOf("<|padding|>");
   learn::OwnedModel model = learn::InitialModel(config, 5);
+  std::deque<std::vector<uint16_t>> rounded;
+  if (bf16) RoundMatrices(model, rounded);
   const learn::TokenWindows windows(*tokenizer, documents, config.eos_id, 16);
   const model::Decoder decoder =
       Must(model::Decoder::Create(config, model.weights, model::Router{}));

@@ -143,6 +143,40 @@ TEST_F(KindsTest, WhatIsFrozenDoesNotTravel) {
   EXPECT_EQ((*branch)->weights.embed.data, (*base)->weights.embed.data);
 }
 
+// Beside a bf16 base the branch is trained in f32; what is frozen is still
+// the base's, bit for bit, and does not travel.
+TEST_F(KindsTest, BesideABaseInBf16) {
+  base_ = testing::MakeBasePackage(
+      federation_, testing::NewFolder("bf16") + "/package", /*bf16=*/true);
+  registry_.Put("demo/base@1.0.0", base_);
+  v1::TrainingPlan plan = BranchPlan("dense");
+  *plan.mutable_base() = testing::ReferenceTo(base_);
+  plan.add_freeze("*self_attn*");
+  plan.set_second_moments(true);
+  WritePolicy(std::string(kBranches).replace(
+      std::string(kBranches).find("\"all"), 0,
+      "\"second moments of router inputs\", "));
+  coordinator_->Offer(plan);
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+  const package::OpenedPackage opened = Published();
+  EXPECT_EQ(opened.manifest.base_tensors_size(), 2 * 6);
+  for (const v1::TensorDigest& t : opened.manifest.base_tensors()) {
+    EXPECT_THAT(t.name(), HasSubstr("self_attn"));
+    EXPECT_EQ(t.dtype(), t.shape_size() == 2 ? "BF16" : "F32");
+  }
+  for (const v1::TensorDigest& t : opened.manifest.tensors()) {
+    EXPECT_EQ(t.dtype(), "F32") << t.name();
+  }
+  EXPECT_EQ(opened.manifest.domain().second_moments().min_documents(), 4u);
+  auto base = package::LoadModel(base_);
+  ASSERT_TRUE(base.ok()) << base.status();
+  auto branch = package::LoadBranch(opened, **base);
+  ASSERT_TRUE(branch.ok()) << branch.status();
+  HoldOut(10);
+  EXPECT_LT(HeldOutPerplexity(**branch), HeldOutPerplexity(**base));
+}
+
 TEST_F(KindsTest, SizedIsPickedByTheProbe) {
   HoldOut(10);
   v1::TrainingPlan plan = BranchPlan("sized");

@@ -106,9 +106,9 @@ struct FakeRegistry {
 };
 
 // A base package as the coordinator makes it: a tiny olmo2 model with its
-// tokenizer, anchor and public text. Returns its folder.
+// tokenizer, anchor and public text. Returns its folder. bf16: its matrices.
 std::string MakeBasePackage(const TestFederation& federation,
-                            const std::string& folder);
+                            const std::string& folder, bool bf16 = false);
 // The reference that a plan holds to the package in `folder`.
 v1::BaseReference ReferenceTo(const std::string& folder);
 
