@@ -96,13 +96,13 @@ absl::StatusOr<OwnedModel> StartBranch(const package::LoadedModel& base,
   model::ModelConfig config = base.config;
   config.ffn_width = ffn_width;
   OwnedModel branch = InitialModel(config, seed);
-  VisitWeights(config, branch.weights,
-               [&](const std::string& name, const math::Shape&,
-                   Tensor& tensor) {
-                 const Tensor& old = from.at(name);
-                 if (!(old.shape == tensor.shape)) return;  // below
-                 std::copy(old.f32(), old.f32() + old.size(), tensor.f32());
-               });
+  VisitWeights(
+      config, branch.weights,
+      [&](const std::string& name, const math::Shape&, Tensor& tensor) {
+        const Tensor& old = from.at(name);
+        if (!(old.shape == tensor.shape)) return;  // below
+        std::copy(old.f32(), old.f32() + old.size(), tensor.f32());
+      });
   for (size_t l = 0; l < branch.weights.layers.size(); ++l) {
     const model::FfnWeights& old = copy.weights.layers[l].experts[0];
     model::FfnWeights& own = branch.weights.layers[l].experts[0];
@@ -144,19 +144,17 @@ absl::StatusOr<OwnedModel> TrainBranch(const package::LoadedModel& base,
         "1 or more, beside a base of one FFN a layer",
         "ask for kind \"dense\"");
   }
-  MOTET_ASSIGN_OR_RETURN(
-      OwnedModel branch,
-      StartBranch(base, options.ffn_width, options.seed));
+  MOTET_ASSIGN_OR_RETURN(OwnedModel branch,
+                         StartBranch(base, options.ffn_width, options.seed));
   MOTET_ASSIGN_OR_RETURN(model::Decoder decoder, BranchDecoder(branch));
   Run run;
   run.name = "the owner's branch";
   run.decoder = &decoder;
   run.parameters = DenseParameters(branch);
   if (options.frozen_trunk) {
-    std::erase_if(run.parameters,
-                  [](const Parameter& p) {
-                    return p.name.find(".mlp.") == std::string::npos;
-                  });
+    std::erase_if(run.parameters, [](const Parameter& p) {
+      return p.name.find(".mlp.") == std::string::npos;
+    });
   }
   run.own = &own;
   run.public_text = &public_text;

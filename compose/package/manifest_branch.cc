@@ -24,9 +24,9 @@ Tensor AsStored(const Tensor& tensor,
   const int64_t n = tensor.size();
   auto numbers = std::make_unique<float[]>(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) {
-    numbers[static_cast<size_t>(i)] =
-        tensor.dtype == DType::kBF16 ? math::WidenBf16(tensor.bf16()[i])
-                                     : math::WidenF16(tensor.bf16()[i]);
+    numbers[static_cast<size_t>(i)] = tensor.dtype == DType::kBF16
+                                          ? math::WidenBf16(tensor.bf16()[i])
+                                          : math::WidenF16(tensor.bf16()[i]);
   }
   Tensor f32;
   f32.data = numbers.get();
@@ -61,14 +61,12 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadBranch(
       branch->config, branch->weights,
       [&](const std::string& name, const math::Shape& shape, Tensor& tensor) {
         const Tensor own = expert.weights->Find(name);
-        tensor = own.empty() ? shared[name]
-                             : AsStored(own, branch->widened);
+        tensor = own.empty() ? shared[name] : AsStored(own, branch->widened);
         if (tensor.empty()) {
           problems.push_back(absl::StrCat(name, " is missing"));
         } else if (!(tensor.shape == shape)) {
-          problems.push_back(absl::StrCat(name, " is ",
-                                          tensor.shape.ToString(), ", want ",
-                                          shape.ToString()));
+          problems.push_back(absl::StrCat(name, " is ", tensor.shape.ToString(),
+                                          ", want ", shape.ToString()));
         }
       });
   if (!problems.empty()) {

@@ -102,7 +102,8 @@ std::vector<std::string> CheckTrainingKind(const v1::TrainingPlan& plan) {
   want(plan.ffn_width() == 0 || plan.ffn_widths_size() == 0, "ffn_width",
        absl::StrCat(plan.ffn_width()), "none beside ffn_widths");
   want(choices >= 2 && choices <= kMaxChoices, "size", "a probe",
-       absl::StrCat("2 to ", kMaxChoices, " ffn_widths or steps_choices for "
+       absl::StrCat("2 to ", kMaxChoices,
+                    " ffn_widths or steps_choices for "
                     "it to choose among"));
   const auto count = [&](absl::string_view field, int size, int wanted) {
     want(size == wanted, field, absl::StrCat(size, " numbers"),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // motet expert import HF_DIR --as owner/name[@version] --node FOLDER: a model
 // that was fine-tuned elsewhere from the federation's base, or a LoRA adapter
-// for it, becomes a signed package of a whole model and is published. The key is
-// an owner's node's: nobody publishes under another's name.
+// for it, becomes a signed package of a whole model and is published. The key
+// is an owner's node's: nobody publishes under another's name.
 #include "coordinator/commands/expert_import.h"
 
 #include <CLI/CLI.hpp>

@@ -49,12 +49,12 @@ class KindsTest : public DaemonTest {
   }
   // What was published, checked as a stranger would.
   package::OpenedPackage Published() {
-    auto opened = package::OpenPackage(
-        PublishedFolder("code.example/code@1.0.0"),
-        federation_.authority.certificate_pem);
+    auto opened =
+        package::OpenPackage(PublishedFolder("code.example/code@1.0.0"),
+                             federation_.authority.certificate_pem);
     EXPECT_TRUE(opened.ok()) << opened.status();
-    base_package_ = *package::OpenPackage(
-        base_, federation_.authority.certificate_pem);
+    base_package_ =
+        *package::OpenPackage(base_, federation_.authority.certificate_pem);
     const absl::Status fits = package::CheckAgainstBase(*opened, base_package_);
     EXPECT_TRUE(fits.ok()) << fits;
     return *opened;
@@ -63,7 +63,8 @@ class KindsTest : public DaemonTest {
     auto base = package::LoadModel(base_);
     EXPECT_TRUE(base.ok());
     const learn::TokenWindows windows(
-        *(*base)->tokenizer, *learn::ReadJsonl(settings_.Path("corpus/test.jsonl")),
+        *(*base)->tokenizer,
+        *learn::ReadJsonl(settings_.Path("corpus/test.jsonl")),
         learn::SeparatorOf(*(*base)->tokenizer, model.config.eos_id), 16);
     auto decoder = learn::BaseDecoder(model);
     EXPECT_TRUE(decoder.ok());
@@ -103,8 +104,8 @@ TEST_F(KindsTest, DenseTrainsTheWholeBranchAndPublishesMeans) {
       *(*base)->tokenizer,
       *learn::ReadJsonl(settings_.Path("corpus/train.jsonl")),
       learn::SeparatorOf(*(*base)->tokenizer, (*base)->config.eos_id), 16);
-  const auto mean = learn::MeanRouterInputs(*learn::BaseDecoder(**branch),
-                                            own, plan.statistics_tokens());
+  const auto mean = learn::MeanRouterInputs(*learn::BaseDecoder(**branch), own,
+                                            plan.statistics_tokens());
   ASSERT_TRUE(mean.ok());
   for (int l = 0; l < 2; ++l) {
     double apart = 0;
@@ -153,9 +154,9 @@ TEST_F(KindsTest, BesideABaseInBf16) {
   *plan.mutable_base() = testing::ReferenceTo(base_);
   plan.add_freeze("*self_attn*");
   plan.set_second_moments(true);
-  WritePolicy(std::string(kBranches).replace(
-      std::string(kBranches).find("\"all"), 0,
-      "\"second moments of router inputs\", "));
+  WritePolicy(
+      std::string(kBranches).replace(std::string(kBranches).find("\"all"), 0,
+                                     "\"second moments of router inputs\", "));
   coordinator_->Offer(plan);
   Start();
   ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
@@ -251,10 +252,10 @@ TEST(KindsPlanTest, WhatLeavesFollowsFromTheKind) {
   EXPECT_THAT(WouldPublish(plan), ::testing::ElementsAre("all weights"));
   plan.set_anchored(true);
   plan.set_second_moments(true);
-  EXPECT_THAT(WouldPublish(plan),
-              ::testing::ElementsAre("all weights",
-                                     "per-layer means and thresholds",
-                                     "second moments of router inputs"));
+  EXPECT_THAT(
+      WouldPublish(plan),
+      ::testing::ElementsAre("all weights", "per-layer means and thresholds",
+                             "second moments of router inputs"));
   plan.set_kind("sized");
   plan.set_trunk("frozen");
   plan.set_size("probe");

@@ -75,7 +75,8 @@ const Nonsense kNonsense[] = {
        Probed(p).add_steps_choices(3);
        p.add_steps_choices(p.steps() + 1);
      }},
-    {"probe_thresholds", [](auto& p) { Probed(p).set_probe_thresholds(0, NAN); }},
+    {"probe_thresholds",
+     [](auto& p) { Probed(p).set_probe_thresholds(0, NAN); }},
     {"probe_thresholds", [](auto& p) {
        Probed(p).add_ffn_widths(64);
        p.add_probe_thresholds(20);

@@ -47,14 +47,13 @@ class BranchTest : public ::testing::TestWithParam<Block> {
   double Loss(const OwnedModel& model) {
     auto decoder = BranchDecoder(model);
     EXPECT_TRUE(decoder.ok()) << decoder.status();
-    const std::vector<std::span<const int32_t>> text = {
-        own_.at(0), own_.at(5), own_.at(9)};
+    const std::vector<std::span<const int32_t>> text = {own_.at(0), own_.at(5),
+                                                        own_.at(9)};
     return Evaluate(*decoder, text, {}).cross_entropy;
   }
   OwnedModel Train(const BranchOptions& options,
                    TrainResult* result = nullptr) {
-    auto branch =
-        TrainBranch(*base_, own_, public_, options, nullptr, result);
+    auto branch = TrainBranch(*base_, own_, public_, options, nullptr, result);
     EXPECT_TRUE(branch.ok()) << branch.status();
     return *std::move(branch);
   }
@@ -171,12 +170,13 @@ TEST_P(BranchTest, LeavesTheScheduleAndResumesToTheSameBits) {
   options.checkpoint_path = toy::FreshPath("branch");
   options.checkpoint_every = 4;
   for (const int64_t stop : {6, 9}) {
-    auto part = TrainBranch(*base_, own_, public_, options,
-                            [&](const TrainProgress& p) {
-                              EXPECT_EQ(p.steps, 11);
-                              return p.step < stop;
-                            },
-                            nullptr);
+    auto part = TrainBranch(
+        *base_, own_, public_, options,
+        [&](const TrainProgress& p) {
+          EXPECT_EQ(p.steps, 11);
+          return p.step < stop;
+        },
+        nullptr);
     EXPECT_EQ(part.status().code(), absl::StatusCode::kCancelled);
   }
   EXPECT_EQ(toy::Bits(Train(options)), toy::Bits(whole));
@@ -186,12 +186,13 @@ TEST_P(BranchTest, LeavesTheScheduleAndResumesToTheSameBits) {
   all.checkpoint_path.clear();
   all.checkpoint_every = all.stop_step = 0;
   std::vector<double> losses;
-  auto ran = TrainBranch(*base_, own_, public_, all,
-                         [&](const TrainProgress& p) {
-                           losses.push_back(p.loss);
-                           return true;
-                         },
-                         nullptr);
+  auto ran = TrainBranch(
+      *base_, own_, public_, all,
+      [&](const TrainProgress& p) {
+        losses.push_back(p.loss);
+        return true;
+      },
+      nullptr);
   ASSERT_TRUE(ran.ok());
   losses.resize(11);
   EXPECT_EQ(losses, result.loss_curve);

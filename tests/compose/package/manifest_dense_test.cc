@@ -212,7 +212,10 @@ TEST_F(Dense, StatisticsOfAWholeModel) {
   auto opened = BuildAndOpen(content);
   EXPECT_TRUE(opened.ok()) << opened.status();
   v1::ExpertManifest wrong = opened->manifest;
-  wrong.mutable_domain()->mutable_anchored()->mutable_layers(0)->clear_pair_mean();
+  wrong.mutable_domain()
+      ->mutable_anchored()
+      ->mutable_layers(0)
+      ->clear_pair_mean();
   EXPECT_THAT(absl::StrJoin(CheckManifest(wrong), "; "),
               HasSubstr("domain.anchored.layers[0].pair_mean"));
   v1::ExpertManifest base = p_.base.manifest;
