@@ -75,6 +75,7 @@ constexpr Other kOthers[] = {
     {"document_boundaries", kTruth, "true or false"},
     {"anchored", kTruth, "true or false"},
     {"second_moments", kTruth, "true or false"},
+    {"fisher", kTruth, "true or false"},
     {"trunk", kText, "a string"},
     {"size", kText, "a string"},
     {"ffn_widths", kCounts, "[768, 1024, …]"},

@@ -244,6 +244,16 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
     m.set_frozen_sha256(package::FrozenDigest(base.package.manifest));
     content.weights = Tensors(trained.expert);
   }
+  if (trained.fisher) {
+    std::vector<package::NamedTensor>& fisher =
+        content.tensor_files[package::kFisherFile];
+    model::ModelWeights numbers = trained.fisher->weights;
+    VisitWeights(trained.fisher->config, numbers,
+                 [&](const std::string& name, const math::Shape&,
+                     math::Tensor& tensor) {
+                   fisher.push_back({name, tensor});
+                 });
+  }
   if (!trained.moments.empty()) {
     const std::string path = job_folder + "/statistics.partial";
     MOTET_ASSIGN_OR_RETURN(content.files["statistics.safetensors"],

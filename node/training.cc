@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "compose/learn/corpus.h"
+#include "compose/learn/fisher.h"
 #include "compose/measure/perplexity.h"
 #include "compose/package/manifest_training.h"
 #include "proto/error.h"
@@ -130,7 +131,12 @@ absl::Status TakeStatistics(const v1::TrainingPlan& plan, const Base& base,
         out.moments, learn::ComputeSecondMoments(base_decoder, own,
                                                  options.max_tokens));
   }
-  if (!out.statistics.empty() || !out.moments.empty()) {
+  if (plan.fisher()) {
+    MOTET_ASSIGN_OR_RETURN(
+        out.fisher,
+        learn::ComputeFisher(out.branch, own, options.max_tokens));
+  }
+  if (!out.statistics.empty() || !out.moments.empty() || out.fisher) {
     out.statistics_tokens =
         std::min(options.max_tokens, own.count() * own.window());
   }

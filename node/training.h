@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ struct TrainedExpert {
   learn::TrainResult result;
   std::vector<learn::OwnerLayer> statistics;  // where the plan's kind has any
   std::vector<learn::SecondMoments> moments;  // where the plan asks for them
+  std::optional<learn::OwnedModel> fisher;    // where the plan asks for it
   int64_t documents = 0;         // behind the statistics
   int64_t statistics_tokens = 0;
 };

@@ -55,6 +55,7 @@ std::vector<std::string> Leaves(const v1::TrainingPlan& plan) {
   }
   if (MakesAnchored(plan)) leaves.push_back(kLeavesStatistics);
   if (plan.second_moments()) leaves.push_back(kLeavesMoments);
+  if (plan.fisher()) leaves.push_back(kLeavesFisher);
   if (!plan.size().empty()) leaves.push_back(kLeavesProbe);
   return leaves;
 }
@@ -71,6 +72,8 @@ std::vector<std::string> CheckTrainingKind(const v1::TrainingPlan& plan) {
   if (kind == nullptr) return problems;
   want(plan.method() == kind->method, "method", Shown(plan.method()),
        absl::StrCat("\"", kind->method, "\" for kind \"", kind->name, "\""));
+  want(kind->whole || !plan.fisher(), "fisher", "true",
+       "it for whole models only: no merge takes an \"ffn\"");
   // Plans of version 0.1 name no kind and have no such field.
   want(kind->whole || plan.kind().empty() || plan.anchored(), "anchored",
        "false", "true for kind \"ffn\": its rows are routed by it");

@@ -60,10 +60,11 @@ TEST(TrainingPlanTest, KindsAndWhatTheyMakeLeave) {
   EXPECT_EQ(dense.method(), "branch");
   EXPECT_THAT(dense.publishes(),
               ElementsAre("all weights", "per-layer means and thresholds"));
-  EXPECT_THAT(of("kind = 'attention_ffn'\nanchored = false\n"
+  EXPECT_THAT(of("kind = 'attention_ffn'\nanchored = false\nfisher = true\n"
                  "second_moments = true\nmethod = 'branch'\n")
                   .publishes(),
-              ElementsAre("all weights", "second moments of router inputs"));
+              ElementsAre("all weights", "second moments of router inputs",
+                          "Fisher information"));
   const auto wide = of("kind = 'sized'\nffn_width = 96\n");
   EXPECT_EQ(wide.ffn_width(), 96u);
   const auto probed = of(

@@ -319,7 +319,8 @@ TEST_F(MergeE2e, NodesTrainBranchesAndAMergeAnswers) {
   federation_.StartNode("code");
   federation_.StartNode("law");
   federation_.Offer({"branches", "1.0.0", 20, 5,
-                     "kind = \"dense\"\nexpert_name = \"tuned\"\n"});
+                     "kind = \"dense\"\nexpert_name = \"tuned\"\n"
+                     "fisher = true\n"});
   ASSERT_TRUE(WaitUntil("jobs of both nodes", [&] {
     return federation_.Json({"train", "status", "branches"})["jobs"].size() ==
            2;
@@ -332,6 +333,12 @@ TEST_F(MergeE2e, NodesTrainBranchesAndAMergeAnswers) {
   federation_.MustMotet(
       {"compose", "apply", Recipe("soup", "[merge]\nkind = \"linear\"\n")});
   EXPECT_NE(Answer({}), Answer({"--exclude", "law"}));
+  const std::string merged =
+      federation_.home() + "/compositions/soup/weights.safetensors";
+  const std::string linear = ReadText(merged);
+  federation_.MustMotet(
+      {"compose", "apply", Recipe("soup", "[merge]\nkind = \"fisher\"\n")});
+  EXPECT_TRUE(ReadText(merged) != linear);
 }
 
 }  // namespace

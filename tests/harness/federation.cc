@@ -189,7 +189,8 @@ void Federation::Join(const std::string& owner, const std::string& terms) {
             "methods = [\"flexolmo\", \"branch\"]\n"
             "publish = [\"ffn weights\", \"router row and bias\", "
             "\"all weights\", \"per-layer means and thresholds\", "
-            "\"perplexity of the base on held-out text\"]\n\n"
+            "\"perplexity of the base on held-out text\", "
+            "\"Fisher information\"]\n\n"
             "[licence]\nspdx = \"CC-BY-4.0\"\n" +
                 terms);
   WriteText(Path(owner + ".jsonl"), Sentences(owner, 120, 2));

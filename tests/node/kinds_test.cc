@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 
 #include "compose/learn/corpus.h"
 #include "compose/learn/statistics.h"
@@ -154,9 +155,10 @@ TEST_F(KindsTest, BesideABaseInBf16) {
   *plan.mutable_base() = testing::ReferenceTo(base_);
   plan.add_freeze("*self_attn*");
   plan.set_second_moments(true);
-  WritePolicy(
-      std::string(kBranches).replace(std::string(kBranches).find("\"all"), 0,
-                                     "\"second moments of router inputs\", "));
+  plan.set_fisher(true);
+  WritePolicy(std::string(kBranches).replace(
+      std::string(kBranches).find("\"all"), 0,
+      "\"second moments of router inputs\", \"Fisher information\", "));
   coordinator_->Offer(plan);
   Start();
   ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
@@ -170,6 +172,17 @@ TEST_F(KindsTest, BesideABaseInBf16) {
     EXPECT_EQ(t.dtype(), "F32") << t.name();
   }
   EXPECT_EQ(opened.manifest.domain().second_moments().min_documents(), 4u);
+  // Of every tensor, frozen ones too: a merge needs them all.
+  auto fisher = package::SafetensorsFile::Open(opened.folder +
+                                               "/fisher.safetensors");
+  ASSERT_TRUE(fisher.ok()) << fisher.status();
+  EXPECT_EQ(static_cast<int>((*fisher)->entries().size()),
+            base_package_.manifest.tensors_size());
+  for (const auto& entry : (*fisher)->entries()) {
+    const float* f = entry.tensor.f32();
+    EXPECT_GT(std::accumulate(f, f + entry.tensor.size(), 0.0), 0)
+        << entry.name;
+  }
   auto base = package::LoadModel(base_);
   ASSERT_TRUE(base.ok()) << base.status();
   auto branch = package::LoadBranch(opened, **base);

@@ -58,6 +58,7 @@ const Nonsense kNonsense[] = {
     {"method", [](auto& p) { p.set_method("rm -rf"); }},
     {"method", [](auto& p) { p.set_kind("dense"); }},
     {"kind", [](auto& p) { p.set_kind("rm -rf"); }},
+    {"fisher", [](auto& p) { p.set_fisher(true); }},
     {"anchored", [](auto& p) { p.set_kind("ffn"); }},
     {"ffn_width", [](auto& p) { p.set_ffn_width(48); }},
     {"trunk", [](auto& p) { p.set_trunk("frozen"); }},
