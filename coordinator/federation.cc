@@ -9,6 +9,7 @@
 #include "proto/error.h"
 #include "proto/files.h"
 #include "proto/limits.h"
+#include "proto/signature.h"
 
 namespace motet::coordinator {
 
@@ -83,6 +84,27 @@ absl::StatusOr<std::string> LocalPackage(const Federation& federation,
   MOTET_RETURN_IF_ERROR(
       package::OpenPackage(folder, federation.authority_pem).status());
   return folder;
+}
+
+absl::StatusOr<std::string> SignedPackage(const Federation& federation,
+                                          registry::Client& client,
+                                          const std::string& sha256) {
+  const std::string folder = federation.Path(absl::StrCat("packages/", sha256));
+  if (!proto::Exists(folder)) return LocalPackage(federation, client, sha256);
+  MOTET_ASSIGN_OR_RETURN(
+      const std::string signature,
+      proto::ReadFile(folder + "/model.sig", proto::kMaxSignatureBytes));
+  MOTET_ASSIGN_OR_RETURN(
+      const proto::SignatureInfo info,
+      proto::VerifySignature(signature, federation.authority_pem));
+  for (const proto::SignedFile& file : info.files) {
+    if (file.path != "manifest.json") continue;
+    if (proto::Hex(file.sha256) == sha256) return folder;
+  }
+  return proto::Error(absl::StatusCode::kDataLoss, folder + "/model.sig",
+                      "the signature of another manifest",
+                      absl::StrCat("that of ", sha256),
+                      "remove the folder, so that it is fetched again");
 }
 
 }  // namespace motet::coordinator

@@ -35,4 +35,11 @@ absl::StatusOr<std::string> LocalPackage(const Federation& federation,
                                          registry::Client& client,
                                          const std::string& id_or_sha256);
 
+// The same folder for who compares the files with the manifest's digests
+// himself (LoadComposition does): when it is there, of its files only the
+// manifest is compared with the signature.
+absl::StatusOr<std::string> SignedPackage(const Federation& federation,
+                                          registry::Client& client,
+                                          const std::string& sha256);
+
 }  // namespace motet::coordinator

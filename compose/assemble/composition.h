@@ -53,6 +53,16 @@ struct Composition : ServedModel {
   v1::CompositionLock lock;
   std::vector<std::shared_ptr<const package::SafetensorsFile>> files;
   std::vector<std::unique_ptr<float[]>> storage;  // router rows, w_e, c_e
+  // With Verify::kLater: what is left to do before anything that was made of
+  // this composition may be used. Null: nothing.
+  std::function<absl::Status()> verify;
+};
+// When the files' bytes are compared with the lock's digests (the manifests'
+// always are at once).
+enum class Verify : uint8_t {
+  kNow,
+  kFresh,  // they were, by this caller, a moment ago
+  kLater,  // by Composition::verify; a method may do it at once all the same
 };
 // folder_of: where the package with this manifest SHA-256 lies.
 using PackageFolder =
@@ -69,6 +79,7 @@ struct LoadOptions {
   // For weights of expert sets other than all, which such a method makes when
   // a query asks for one (ServedModel::DecoderFor).
   int64_t set_bytes = int64_t{2} << 30;
+  Verify verify = Verify::kNow;
 };
 absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
     const v1::CompositionLock& lock, const PackageFolder& folder_of,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <future>
 #include <system_error>
 #include <utility>
 
@@ -132,8 +133,14 @@ absl::StatusOr<ExportReport> ExportHuggingFace(const Composition& composition,
   save.mapped.insert(save.mapped.end(), composition.files.begin(),
                      composition.files.end());
   save.progress = options.progress;
-  MOTET_RETURN_IF_ERROR(package::SaveModel(partial, config, weights, tokenizer,
-                                           "model.safetensors", save));
+  std::future<absl::Status> verified;
+  if (composition.verify) {
+    verified = std::async(std::launch::async, composition.verify);
+  }
+  const absl::Status saved = package::SaveModel(
+      partial, config, weights, tokenizer, "model.safetensors", save);
+  if (verified.valid()) MOTET_RETURN_IF_ERROR(verified.get());
+  MOTET_RETURN_IF_ERROR(saved);
   MOTET_RETURN_IF_ERROR(proto::ExchangeDurably(partial, to.string()));
   ExportReport report;
   report.architecture = model::Architecture(config);

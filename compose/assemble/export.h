@@ -26,6 +26,7 @@ struct ExportOptions {
 // narrower than the widest are zero-padded, exact for SwiGLU [METHODS 1,
 // Export]. Tensors are written piece by piece from where they lie: resident
 // memory does not grow with the model.
+// What the composition has left to verify is, beside the writing.
 // InvalidArgument names every field that no architecture can have.
 // `folder` must not exist or be empty (AlreadyExists), unless it is replaced;
 // it appears whole or stays as it was, whatever ends the export. A folder

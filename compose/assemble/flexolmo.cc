@@ -195,30 +195,36 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
 
   MOTET_ASSIGN_OR_RETURN(const std::string base_folder,
                          folder_of(chosen.base().manifest_sha256()));
-  MOTET_RETURN_IF_ERROR(VerifyBase(base_folder, chosen.base()));
-  MOTET_ASSIGN_OR_RETURN(composition->base, package::LoadModel(base_folder));
-  if (composition->base->tokenizer == nullptr) {
-    return proto::Invalid(base_folder, "no tokenizer.json", "one");
-  }
+  Verifier verifier;
+  MOTET_RETURN_IF_ERROR(verifier.Base(base_folder, chosen.base()));
   Opened opened;
   const bool dume = chosen.method() == "dume";
   std::set<std::string> more;
   if (dume) more.insert(kStatisticsFile);
+  std::vector<std::string> folders;
   for (const v1::LockedExpert& expert : chosen.experts()) {
-    MOTET_ASSIGN_OR_RETURN(const std::string folder,
+    MOTET_ASSIGN_OR_RETURN(folders.emplace_back(),
                            folder_of(expert.manifest_sha256()));
-    MOTET_ASSIGN_OR_RETURN(v1::ExpertManifest manifest,
-                           VerifyExpert(folder, expert, more));
+    MOTET_ASSIGN_OR_RETURN(opened.manifests.emplace_back(),
+                           verifier.Expert(folders.back(), expert, more));
+  }
+  if (options.verify == Verify::kNow) {
+    MOTET_RETURN_IF_ERROR(verifier.Files());
+  } else if (options.verify == Verify::kLater) {
+    composition->verify = [verifier] { return verifier.Files(); };
+  }
+  MOTET_ASSIGN_OR_RETURN(composition->base, package::LoadModel(base_folder));
+  if (composition->base->tokenizer == nullptr) {
+    return proto::Invalid(base_folder, "no tokenizer.json", "one");
+  }
+  for (const std::string& folder : folders) {
     MOTET_ASSIGN_OR_RETURN(
-        auto file, SafetensorsFile::Open(folder + "/weights.safetensors"));
-    if (dume) {
-      MOTET_ASSIGN_OR_RETURN(
-          auto moments,
-          SafetensorsFile::Open(absl::StrCat(folder, "/", kStatisticsFile)));
-      opened.statistics.push_back(std::move(moments));
-    }
-    opened.manifests.push_back(std::move(manifest));
-    opened.weights.push_back(std::move(file));
+        opened.weights.emplace_back(),
+        SafetensorsFile::Open(folder + "/weights.safetensors"));
+    if (!dume) continue;
+    MOTET_ASSIGN_OR_RETURN(
+        opened.statistics.emplace_back(),
+        SafetensorsFile::Open(absl::StrCat(folder, "/", kStatisticsFile)));
   }
   composition->files = opened.weights;
 

@@ -26,6 +26,8 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using nlohmann::ordered_json;
 
+constexpr uint64_t kSchemaVersion = 1;
+
 ordered_json ToJson(const Message& message);
 
 // One value; index < 0 for a field that is not repeated.
@@ -116,7 +118,7 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
     check(proto::DigestFromHex(hex).ok(),
           absl::StrCat(what, " = \"", hex, "\" (want 64 hex digits)"));
   };
-  check(lock.schema_version() == 1,
+  check(lock.schema_version() == kSchemaVersion,
         absl::StrCat("schema_version = ", lock.schema_version(), " (want 1)"));
   check(proto::CheckName("name", lock.name()).ok(),
         absl::StrCat("name = \"", lock.name(), "\" (want a-z, 0-9, . and -)"));
@@ -167,6 +169,23 @@ absl::StatusOr<v1::CompositionLock> ParseLock(const std::string& json,
   if (static_cast<int64_t>(json.size()) > proto::kMaxManifestBytes) {
     return proto::Invalid(place, absl::StrCat(json.size(), " bytes"),
                           absl::StrCat("at most ", proto::kMaxManifestBytes));
+  }
+  // A newer one has fields that this version does not know; say that first.
+  const auto raw = nlohmann::json::parse(json, nullptr, false);
+  if (raw.is_object() && raw.contains("schema_version") &&
+      raw["schema_version"].is_number_unsigned() &&
+      raw["schema_version"].get<uint64_t>() > kSchemaVersion) {
+    const auto by = raw.find("software");
+    return proto::Invalid(
+        place,
+        absl::StrCat("schema_version = ",
+                     raw["schema_version"].get<uint64_t>(),
+                     by != raw.end() && by->is_string()
+                         ? absl::StrCat(", made by ", by->get<std::string>())
+                         : ""),
+        absl::StrCat(kSchemaVersion, ", which motet " MOTET_VERSION " reads"),
+        "use the newer version, or write the lock again with "
+        "`motet compose apply`");
   }
   v1::CompositionLock lock;
   const auto parsed =

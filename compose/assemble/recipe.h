@@ -64,4 +64,11 @@ struct Recipe {
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
                                    const std::string& where);
 
+// The recipe's text with these experts in place of its own; for each the
+// position that it had there, or -1. Lists with one entry an expert follow
+// (a new one's is left out: the plan says what it wants). Comments are lost.
+absl::StatusOr<std::string> RecipeWith(const std::string& toml,
+                                       const std::vector<std::string>& experts,
+                                       const std::vector<int>& positions);
+
 }  // namespace motet::assemble

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/assemble/verify.h"
 
-#include <functional>
+#include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -22,30 +24,6 @@ absl::Status Differs(const std::string& where, const std::string& got,
                       "remove the folder, so that it is fetched again");
 }
 
-// The manifest whose digest this is, once every file it names that
-// `wanted` accepts has been compared with it.
-absl::StatusOr<v1::ExpertManifest> Verify(
-    const std::string& folder, const std::string& manifest_sha256,
-    const std::function<bool(const std::string&)>& wanted) {
-  const std::string path = folder + "/manifest.json";
-  MOTET_ASSIGN_OR_RETURN(const std::string text,
-                         proto::ReadFile(path, proto::kMaxManifestBytes));
-  const std::string got = proto::Hex(proto::Sha256(text));
-  if (got != manifest_sha256) return Differs(path, got, manifest_sha256);
-  MOTET_ASSIGN_OR_RETURN(v1::ExpertManifest manifest,
-                         package::ParseManifest(text));
-  for (const v1::FileDigest& file : manifest.files()) {
-    if (!wanted(file.path())) continue;
-    const std::string file_path = absl::StrCat(folder, "/", file.path());
-    MOTET_ASSIGN_OR_RETURN(const proto::Digest digest,
-                           proto::Sha256File(file_path));
-    if (proto::Hex(digest) != file.sha256()) {
-      return Differs(file_path, proto::Hex(digest), file.sha256());
-    }
-  }
-  return manifest;
-}
-
 absl::Status Expect(const v1::ExpertManifest& manifest,
                     const std::string& path, const std::string& sha256) {
   for (const v1::FileDigest& file : manifest.files()) {
@@ -59,12 +37,31 @@ absl::Status Expect(const v1::ExpertManifest& manifest,
 
 }  // namespace
 
-absl::Status VerifyBase(const std::string& folder,
-                        const v1::BaseReference& base) {
+// The manifest whose digest this is; every file that `wanted` accepts is for
+// Files().
+absl::StatusOr<v1::ExpertManifest> Verifier::Manifest(
+    const std::string& folder, const std::string& manifest_sha256,
+    const std::function<bool(const std::string&)>& wanted) {
+  const std::string path = folder + "/manifest.json";
+  MOTET_ASSIGN_OR_RETURN(const std::string text,
+                         proto::ReadFile(path, proto::kMaxManifestBytes));
+  const std::string got = proto::Hex(proto::Sha256(text));
+  if (got != manifest_sha256) return Differs(path, got, manifest_sha256);
+  MOTET_ASSIGN_OR_RETURN(v1::ExpertManifest manifest,
+                         package::ParseManifest(text));
+  for (const v1::FileDigest& file : manifest.files()) {
+    if (!wanted(file.path())) continue;
+    files_.emplace_back(absl::StrCat(folder, "/", file.path()), file.sha256());
+  }
+  return manifest;
+}
+
+absl::Status Verifier::Base(const std::string& folder,
+                            const v1::BaseReference& base) {
   // Public text is for owners' batches; a composition does not read it.
   MOTET_ASSIGN_OR_RETURN(
       const v1::ExpertManifest manifest,
-      Verify(folder, base.manifest_sha256(), [](const std::string& path) {
+      Manifest(folder, base.manifest_sha256(), [](const std::string& path) {
         return absl::EndsWith(path, ".safetensors") ||
                path == "config.json" || path == "tokenizer.json";
       }));
@@ -73,17 +70,66 @@ absl::Status VerifyBase(const std::string& folder,
   return Expect(manifest, "tokenizer.json", base.tokenizer_sha256());
 }
 
-absl::StatusOr<v1::ExpertManifest> VerifyExpert(
+absl::StatusOr<v1::ExpertManifest> Verifier::Expert(
     const std::string& folder, const v1::LockedExpert& expert,
     const std::set<std::string>& more) {
   MOTET_ASSIGN_OR_RETURN(
       v1::ExpertManifest manifest,
-      Verify(folder, expert.manifest_sha256(), [&](const std::string& path) {
+      Manifest(folder, expert.manifest_sha256(), [&](const std::string& path) {
         return path == "weights.safetensors" || more.contains(path);
       }));
   MOTET_RETURN_IF_ERROR(
       Expect(manifest, "weights.safetensors", expert.weights_sha256()));
   return manifest;
+}
+
+absl::Status Verifier::Files() const {
+  std::vector<absl::Status> found(files_.size());
+  InParallel(files_.size(), [&](size_t i) {
+    const auto& [path, want] = files_[i];
+    const auto digest = proto::Sha256File(path);
+    if (!digest.ok()) {
+      found[i] = digest.status();
+    } else if (const std::string got = proto::Hex(*digest); got != want) {
+      found[i] = Differs(path, got, want);
+    }
+  });
+  for (const absl::Status& status : found) MOTET_RETURN_IF_ERROR(status);
+  return absl::OkStatus();
+}
+
+absl::Status VerifyBase(const std::string& folder,
+                        const v1::BaseReference& base) {
+  Verifier verifier;
+  MOTET_RETURN_IF_ERROR(verifier.Base(folder, base));
+  return verifier.Files();
+}
+
+absl::StatusOr<v1::ExpertManifest> VerifyExpert(
+    const std::string& folder, const v1::LockedExpert& expert,
+    const std::set<std::string>& more) {
+  Verifier verifier;
+  MOTET_ASSIGN_OR_RETURN(v1::ExpertManifest manifest,
+                         verifier.Expert(folder, expert, more));
+  MOTET_RETURN_IF_ERROR(verifier.Files());
+  return manifest;
+}
+
+void InParallel(size_t n, const std::function<void(size_t)>& work) {
+  const size_t threads = std::min<size_t>(
+      n, std::max(1u, std::thread::hardware_concurrency()));
+  if (threads < 2) {
+    for (size_t i = 0; i < n; ++i) work(i);
+    return;
+  }
+  std::atomic<size_t> next = 0;
+  std::vector<std::thread> workers;
+  for (size_t t = 0; t < threads; ++t) {
+    workers.emplace_back([&] {
+      for (size_t i = next++; i < n; i = next++) work(i);
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
 }
 
 }  // namespace motet::assemble

@@ -2,8 +2,11 @@
 // Package folders against a lock, before anything in them is used.
 #pragma once
 
+#include <functional>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,5 +27,26 @@ absl::Status VerifyBase(const std::string& folder,
 absl::StatusOr<v1::ExpertManifest> VerifyExpert(
     const std::string& folder, const v1::LockedExpert& expert,
     const std::set<std::string>& more = {});
+
+// The same in two steps: manifests at once, the files they name all together,
+// several at a time, and for who can wait for it beside other work.
+class Verifier {
+ public:
+  absl::Status Base(const std::string& folder, const v1::BaseReference& base);
+  absl::StatusOr<v1::ExpertManifest> Expert(
+      const std::string& folder, const v1::LockedExpert& expert,
+      const std::set<std::string>& more = {});
+  // Of all the above; the first that differs, in their order.
+  absl::Status Files() const;
+
+ private:
+  absl::StatusOr<v1::ExpertManifest> Manifest(
+      const std::string& folder, const std::string& manifest_sha256,
+      const std::function<bool(const std::string&)>& wanted);
+  std::vector<std::pair<std::string, std::string>> files_;  // path, SHA-256
+};
+
+// work(0) to work(n - 1), on as many threads as there are processors.
+void InParallel(size_t n, const std::function<void(size_t)>& work);
 
 }  // namespace motet::assemble

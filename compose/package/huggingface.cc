@@ -50,76 +50,92 @@ bool Narrower(const math::Shape& own, const math::Shape& want) {
          (own.dim[0] == want.dim[0] || own.dim[1] == want.dim[1]);
 }
 
-// The pieces of mapped files that were written leave memory; nothing else
-// may, as it would be gone.
-class Leaver {
+// Which mapped file holds a tensor's numbers, and where in it.
+class Places {
  public:
-  explicit Leaver(const WeightFiles& mapped) {
+  explicit Places(const WeightFiles& mapped) {
     for (const auto& file : mapped) {
       for (const SafetensorsFile::Entry& e : file->entries()) {
-        const char* from = static_cast<const char*>(e.tensor.data);
-        ends_[from] = from + e.tensor.bytes();
+        places_[static_cast<const char*>(e.tensor.data)] = {file.get(), &e};
       }
     }
   }
-  void LetGo(const char* from, int64_t bytes) const {
-    auto it = ends_.upper_bound(from);
-    if (it == ends_.begin() || from + bytes > std::prev(it)->second) return;
-    math::Tensor piece;
-    piece.data = const_cast<char*>(from);
-    piece.dtype = math::DType::kU8;
-    piece.shape = {bytes};
-    SafetensorsFile::LetGo(piece);
+  struct Place {
+    const SafetensorsFile* file = nullptr;  // null: in no file
+    uint64_t offset = 0;
+  };
+  Place Find(const char* from, int64_t bytes) const {
+    auto it = places_.upper_bound(from);
+    if (it == places_.begin()) return {};
+    const auto& [begin, place] = *std::prev(it);
+    const auto& [file, entry] = place;
+    if (from + bytes > begin + entry->tensor.bytes()) return {};
+    return {file, entry->file_offset + static_cast<uint64_t>(from - begin)};
   }
 
  private:
-  std::map<const char*, const char*> ends_;
+  std::map<const char*, std::pair<const SafetensorsFile*,
+                                  const SafetensorsFile::Entry*>>
+      places_;
 };
 
-// Through the page cache in pieces of this size, in the file's order.
+// In pieces of this size, in the file's order.
 constexpr int64_t kPieceBytes = 8 << 20;
 
-absl::Status Append(SafetensorsWriter& writer, const Source& source,
-                    const Leaver& leaver) {
-  const math::Tensor& from = source.from;
-  const auto* data = static_cast<const char*>(from.data);
-  const int64_t element = math::ByteSize(from.dtype);
-  const bool wider = from.shape.rank == 2 &&
-                     from.cols() != source.to.shape.dim[1];
-  int64_t left = static_cast<int64_t>(source.to.bytes());
-  if (!wider) {
-    for (int64_t at = 0; at < from.bytes(); at += kPieceBytes) {
-      const int64_t n = std::min(kPieceBytes, from.bytes() - at);
-      MOTET_RETURN_IF_ERROR(
-          writer.Append({data + at, static_cast<size_t>(n)}));
-      leaver.LetGo(data + at, n);
-    }
-    left -= from.bytes();
-  } else {
-    const int64_t own = from.cols() * element;
-    const int64_t want = source.to.shape.dim[1] * element;
-    std::string piece;
-    const int64_t rows = std::max<int64_t>(1, kPieceBytes / want);
-    for (int64_t r = 0; r < from.rows(); r += rows) {
-      const int64_t n = std::min(rows, from.rows() - r);
-      piece.assign(static_cast<size_t>(n * want), '\0');
-      for (int64_t i = 0; i < n; ++i) {
-        std::copy_n(data + (r + i) * own, own, piece.data() + i * want);
-      }
-      MOTET_RETURN_IF_ERROR(writer.Append(piece));
-      leaver.LetGo(data + r * own, n * own);
-    }
-    left -= from.rows() * want;
-  }
-  const std::string zeros(static_cast<size_t>(std::min(left, kPieceBytes)),
+absl::Status AppendZeros(SafetensorsWriter& writer, int64_t bytes) {
+  const std::string zeros(static_cast<size_t>(std::min(bytes, kPieceBytes)),
                           '\0');
-  while (left > 0) {
-    const int64_t n = std::min(left, kPieceBytes);
-    MOTET_RETURN_IF_ERROR(
-        writer.Append({zeros.data(), static_cast<size_t>(n)}));
-    left -= n;
+  for (; bytes > 0; bytes -= kPieceBytes) {
+    MOTET_RETURN_IF_ERROR(writer.Append(
+        absl::string_view(zeros).substr(0, static_cast<size_t>(bytes))));
   }
   return absl::OkStatus();
+}
+
+// Rows one after another, zeros to the right of each.
+absl::Status AppendRows(SafetensorsWriter& writer, const math::Tensor& from,
+                        int64_t cols, bool mapped) {
+  const auto* data = static_cast<const char*>(from.data);
+  const int64_t element = math::ByteSize(from.dtype);
+  const int64_t own = from.cols() * element, want = cols * element;
+  const int64_t rows = std::max<int64_t>(1, kPieceBytes / want);
+  std::string piece;
+  for (int64_t r = 0; r < from.rows(); r += rows) {
+    const int64_t n = std::min(rows, from.rows() - r);
+    piece.assign(static_cast<size_t>(n * want), '\0');
+    for (int64_t i = 0; i < n; ++i) {
+      std::copy_n(data + (r + i) * own, own, piece.data() + i * want);
+    }
+    MOTET_RETURN_IF_ERROR(writer.Append(piece));
+    if (mapped) {  // anything else would be gone
+      math::Tensor read = from;
+      read.data = const_cast<char*>(data + r * own);
+      read.shape = {n, from.cols()};
+      SafetensorsFile::LetGo(read);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Append(SafetensorsWriter& writer, const Source& source,
+                    const Places& places) {
+  const math::Tensor& from = source.from;
+  const auto* data = static_cast<const char*>(from.data);
+  const Places::Place place = places.Find(data, from.bytes());
+  const bool mapped = place.file != nullptr;
+  if (from.shape.rank == 2 && from.cols() != source.to.shape.dim[1]) {
+    return AppendRows(writer, from, source.to.shape.dim[1], mapped);
+  }
+  for (int64_t at = 0; at < from.bytes(); at += kPieceBytes) {
+    const auto n =
+        static_cast<size_t>(std::min(kPieceBytes, from.bytes() - at));
+    MOTET_RETURN_IF_ERROR(
+        mapped ? writer.AppendFrom(*place.file,
+                                   place.offset + static_cast<uint64_t>(at), n)
+               : writer.Append({data + at, n}));
+  }
+  return AppendZeros(writer,
+                     static_cast<int64_t>(source.to.bytes()) - from.bytes());
 }
 
 absl::Status Write(const std::string& path, const std::vector<Source>& sources,
@@ -134,9 +150,9 @@ absl::Status Write(const std::string& path, const std::vector<Source>& sources,
   }
   MOTET_ASSIGN_OR_RETURN(const auto writer,
                          SafetensorsWriter::Make(path, std::move(layout)));
-  const Leaver leaver(options.mapped);
+  const Places places(options.mapped);
   for (const TensorLayout& t : writer->tensors()) {
-    MOTET_RETURN_IF_ERROR(Append(*writer, *by_name[t.name], leaver));
+    MOTET_RETURN_IF_ERROR(Append(*writer, *by_name[t.name], places));
     done += t.bytes();
     if (options.progress) {
       options.progress(static_cast<double>(done) / static_cast<double>(total));

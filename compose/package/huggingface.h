@@ -37,9 +37,9 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(
 // empty, tokenizer.json, so that stock transformers loads the folder (with a
 // tokenizer_config.json for it unless weights_name says that this is a
 // package). The config names the dtype of the matrices: F32 unless all are BF16
-// or all are F16. Each file is written atomically, tensor by tensor: what lies
-// in one of `mapped` may leave memory once it is written, so that a model of
-// any size needs little. An expert's FFN that is narrower than config's is
+// or all are F16. Each file is written atomically, tensor by tensor, what lies
+// in one of `mapped` from file to file, so that a model of any size needs
+// little memory. An expert's FFN that is narrower than config's is
 // padded with zeros, which is exact for SwiGLU [METHODS 1, Export].
 struct SaveOptions {
   std::vector<std::shared_ptr<const SafetensorsFile>> mapped;

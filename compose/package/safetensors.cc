@@ -339,9 +339,9 @@ absl::StatusOr<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::Open(
   }
   std::shared_ptr<SafetensorsFile> file(new SafetensorsFile);
   file->path_ = path;
+  file->fd_ = fd;
   struct stat st;
   if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-    close(fd);
     return Invalid(where, "something that is not a regular file", "a file");
   }
   file->bytes_ = static_cast<uint64_t>(st.st_size);
@@ -350,7 +350,6 @@ absl::StatusOr<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::Open(
     if (map != MAP_FAILED) file->map_ = map;
   }
   const int error = errno;
-  close(fd);
   if (file->bytes_ > 0 && file->map_ == nullptr) {
     return proto::Error(absl::ErrnoToStatusCode(error), where,
                         absl::StrCat("\"", strerror(error), "\" from mmap"),
@@ -387,6 +386,7 @@ void SafetensorsFile::LetGo(const math::Tensor& part) {
 
 SafetensorsFile::~SafetensorsFile() {
   if (map_ != nullptr) munmap(map_, bytes_);
+  if (fd_ >= 0) close(fd_);
 }
 
 }  // namespace motet::package

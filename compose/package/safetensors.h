@@ -49,8 +49,10 @@ class SafetensorsFile {
  private:
   SafetensorsFile() = default;
   std::string path_;
+  friend class SafetensorsWriter;  // copies from file to file
   void* map_ = nullptr;
   uint64_t bytes_ = 0;
+  int fd_ = -1;
   std::vector<Entry> entries_;
   absl::flat_hash_map<absl::string_view, size_t> by_name_;
 };
@@ -78,6 +80,10 @@ class SafetensorsWriter {
   const std::vector<TensorLayout>& tensors() const { return tensors_; }
   // Any number of bytes, on from where the last ones ended.
   absl::Status Append(absl::string_view bytes);
+  // The same of bytes that lie in a file, which the system copies itself: a
+  // third of the time, and no memory.
+  absl::Status AppendFrom(const SafetensorsFile& file, uint64_t offset,
+                          uint64_t bytes);
   // After the last byte: fsync, rename. Without it nothing stays behind.
   absl::Status Finish();
   // After the last byte, instead of Finish: its memory is free again when
@@ -91,6 +97,7 @@ class SafetensorsWriter {
   SafetensorsWriter(std::string path, std::string temporary, int fd,
                     std::vector<TensorLayout> tensors);
   std::string path_, temporary_;
+  void Hasten();
   int fd_;
   std::vector<TensorLayout> tensors_;
   uint64_t left_ = 0;

@@ -163,9 +163,32 @@ absl::Status SafetensorsWriter::Append(absl::string_view bytes) {
   MOTET_CHECK(bytes.size() <= left_);
   left_ -= bytes.size();
   MOTET_RETURN_IF_ERROR(WriteAll(fd_, bytes, path_));
-  // On its way to the disk while the next bytes are made; Finish waits less.
-  if (!temporary_.empty()) sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE);
+  Hasten();
   return absl::OkStatus();
+}
+
+absl::Status SafetensorsWriter::AppendFrom(const SafetensorsFile& file,
+                                           uint64_t offset, uint64_t bytes) {
+  MOTET_CHECK(offset <= file.bytes_ && bytes <= file.bytes_ - offset &&
+              bytes <= left_);
+  auto at = static_cast<off_t>(offset);
+  while (bytes > 0) {
+    const ssize_t n = copy_file_range(file.fd_, &at, fd_, nullptr, bytes, 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;  // between file systems, or not at all: by hand
+    left_ -= static_cast<uint64_t>(n);
+    bytes -= static_cast<uint64_t>(n);
+  }
+  if (bytes > 0) {
+    return Append({static_cast<const char*>(file.map_) + at, bytes});
+  }
+  Hasten();
+  return absl::OkStatus();
+}
+
+// On its way to the disk while the next bytes are made; Finish waits less.
+void SafetensorsWriter::Hasten() {
+  if (!temporary_.empty()) sync_file_range(fd_, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 absl::Status SafetensorsWriter::Finish() {

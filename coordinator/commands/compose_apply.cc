@@ -33,7 +33,8 @@ struct Options {
 // Whatever ends it before, what was there is there, untouched.
 absl::Status WriteWhole(const ComposeSession& session,
                         const v1::CompositionLock& lock,
-                        const std::string& folder) {
+                        const assemble::PackageFolder& folder_of,
+                        const std::string& recipe, const std::string& folder) {
   const Federation& federation = session.federation;
   MOTET_RETURN_IF_ERROR(proto::MakeDirectories(federation.Path("work")));
   MOTET_ASSIGN_OR_RETURN(
@@ -52,13 +53,15 @@ absl::Status WriteWhole(const ComposeSession& session,
   const absl::Time start = absl::Now();
   ProgressLine progress("compose");
   MOTET_RETURN_IF_ERROR(assemble::BuildComposition(
-      lock, FolderOf(session), partial, [&](double fraction) {
+      lock, folder_of, partial, [&](double fraction) {
         progress.Update(fraction, TimeLeft(fraction, absl::Now() - start));
       }));
   assemble::LoadOptions load;
   load.folder = partial;
   MOTET_RETURN_IF_ERROR(  // what cannot be loaded is not applied
-      assemble::LoadComposition(lock, FolderOf(session), load).status());
+      assemble::LoadComposition(lock, folder_of, load).status());
+  MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(
+      absl::StrCat(partial, "/", kStoredRecipe), recipe));
   MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(partial + "/motet.lock",
                                                assemble::WriteLock(lock)));
   MOTET_RETURN_IF_ERROR(proto::ExchangeDurably(partial, folder));
@@ -72,16 +75,48 @@ absl::Status Apply(const Options& options, const Context& context) {
                          OpenComposeSession(context));
   MOTET_ASSIGN_OR_RETURN(const RecipeParts parts,
                          GatherParts(session, options.recipe));
+  return ApplyParts(session, parts, options.recipe, options.dry_run,
+                    /*show_changes=*/false, context);
+}
+
+// The recipe with the versions that were taken, for add and rm.
+absl::StatusOr<std::string> PinnedRecipe(const RecipeParts& parts) {
+  std::vector<std::string> ids;
+  std::vector<int> positions;
+  for (const assemble::Part& part : parts.experts) {
+    positions.push_back(static_cast<int>(ids.size()));
+    ids.push_back(part.manifest.id());
+  }
+  return assemble::RecipeWith(parts.text, ids, positions);
+}
+
+}  // namespace
+
+absl::Status ApplyParts(const ComposeSession& session,
+                        const RecipeParts& parts, const std::string& where,
+                        bool dry_run, bool show_changes,
+                        const Context& context) {
   const assemble::Plan plan =
       assemble::MakePlan(parts.recipe, parts.base, parts.experts);
-  if (!context.json && options.dry_run) PrintPlan(plan, parts.experts);
-  MOTET_RETURN_IF_ERROR(PlanStatus(plan, options.recipe));
+  if (!context.json && dry_run && !show_changes) {
+    PrintPlan(plan, parts.experts);
+  }
+  MOTET_RETURN_IF_ERROR(PlanStatus(plan, where));
+  std::optional<assemble::PlanDiff> diff;
+  if (show_changes) {
+    MOTET_ASSIGN_OR_RETURN(diff, DiffOf(session, plan));
+  }
+  if (diff.has_value() && !context.json) PrintDiff(*diff, plan.lock.name());
 
   const bool weights = assemble::HoldsWeights(plan.lock);
+  const assemble::PackageFolder folder_of = FolderOf(session, parts);
   if (!weights) {  // what cannot be loaded is not applied
+    assemble::LoadOptions load;
+    load.verify = assemble::Verify::kFresh;
     MOTET_RETURN_IF_ERROR(
-        assemble::LoadComposition(plan.lock, FolderOf(session)).status());
+        assemble::LoadComposition(plan.lock, folder_of, load).status());
   }
+  MOTET_ASSIGN_OR_RETURN(const std::string recipe, PinnedRecipe(parts));
   const std::string text = assemble::WriteLock(plan.lock);
   const std::string folder = session.federation.Path(
       absl::StrCat("compositions/", plan.lock.name()));
@@ -89,25 +124,31 @@ absl::Status Apply(const Options& options, const Context& context) {
   const auto before = proto::ReadFile(path, proto::kMaxManifestBytes);
   const bool same = before.ok() && *before == text &&
                     (!weights || LoadNamed(session, plan.lock).ok());
-  const std::string action = same              ? "unchanged"
-                             : options.dry_run ? "dry run, not written"
-                             : before.ok()     ? "replaced"
-                                               : "written";
-  if (!options.dry_run && !same) {
+  const std::string action = same           ? "unchanged"
+                             : dry_run      ? "dry run, not written"
+                             : before.ok()  ? "replaced"
+                                            : "written";
+  const std::string stored = absl::StrCat(folder, "/", kStoredRecipe);
+  if (!dry_run && !same) {
     if (weights || proto::Exists(folder + "/weights.safetensors")) {
-      MOTET_RETURN_IF_ERROR(WriteWhole(session, plan.lock, folder));
+      MOTET_RETURN_IF_ERROR(
+          WriteWhole(session, plan.lock, folder_of, recipe, folder));
     } else {
       MOTET_RETURN_IF_ERROR(proto::MakeDirectories(folder));
       MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(path, text));
+      MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(stored, recipe));
     }
+  } else if (!dry_run && !proto::Exists(stored)) {  // of an earlier version
+    MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(stored, recipe));
   }
   const std::string sha256 = proto::Hex(proto::Sha256(text));
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::ordered_json{{"name", plan.lock.name()},
-                                                {"lock", path},
-                                                {"lock_sha256", sha256},
-                                                {"action", action}}
-                             .dump());
+    nlohmann::ordered_json json = {{"name", plan.lock.name()},
+                                   {"lock", path},
+                                   {"lock_sha256", sha256},
+                                   {"action", action}};
+    if (diff.has_value()) json["changes"] = DiffJson(*diff);
+    absl::PrintF("%s\n", json.dump());
   } else {
     absl::PrintF("%s: the base and %d experts, %s, exclusion %s\n"
                  "%s  %s (%s), %s; %s of weights stay where they are\n",
@@ -118,8 +159,6 @@ absl::Status Apply(const Options& options, const Context& context) {
   }
   return absl::OkStatus();
 }
-
-}  // namespace
 
 void AddComposeApply(CLI::App& noun, Context& context) {
   CLI::App* command = noun.add_subcommand(

@@ -31,6 +31,7 @@ absl::Status Export(const Options& options, const Context& context) {
                          ReadLock(session.federation, options.name));
   assemble::LoadOptions load;
   load.router = options.router;
+  load.verify = assemble::Verify::kLater;
   MOTET_ASSIGN_OR_RETURN(const auto composition,
                          LoadNamed(session, lock, load));
   const absl::Time start = absl::Now();

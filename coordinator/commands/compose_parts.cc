@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <tuple>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "compose/assemble/verify.h"
 #include "compose/package/package_folder.h"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -58,22 +60,40 @@ absl::StatusOr<v1::PackageRecord> RecordOf(registry::Client& client,
       "see `motet expert list`");
 }
 
+// Fetched when it is not here yet, not verified.
 absl::StatusOr<assemble::Part> PartOf(const ComposeSession& session,
                                       const std::string& wish) {
   MOTET_ASSIGN_OR_RETURN(const v1::PackageRecord record,
                          RecordOf(*session.client, wish));
   assemble::Part part;
-  MOTET_ASSIGN_OR_RETURN(
-      part.folder, LocalPackage(session.federation, *session.client,
-                                proto::Hex(record.manifest_sha256())));
-  MOTET_ASSIGN_OR_RETURN(
-      package::OpenedPackage opened,
-      package::OpenPackage(part.folder, session.federation.authority_pem));
-  part.manifest = std::move(opened.manifest);
-  part.manifest_sha256 = opened.manifest_sha256;
+  part.manifest_sha256 = proto::Hex(record.manifest_sha256());
+  part.folder = session.federation.Path(
+      absl::StrCat("packages/", part.manifest_sha256));
+  if (!proto::Exists(part.folder)) {
+    MOTET_RETURN_IF_ERROR(LocalPackage(session.federation, *session.client,
+                                       part.manifest_sha256)
+                              .status());
+  }
   part.log_index = record.log_index();
   part.revoked = record.revoked();
   return part;
+}
+
+// Every digest and the signature; then the manifest may be believed.
+absl::Status Verify(const std::string& authority_pem, assemble::Part& part) {
+  MOTET_ASSIGN_OR_RETURN(package::OpenedPackage opened,
+                         package::OpenPackage(part.folder, authority_pem));
+  if (!part.manifest_sha256.empty() &&
+      part.manifest_sha256 != opened.manifest_sha256) {
+    return proto::Error(absl::StatusCode::kDataLoss,
+                        part.folder + "/manifest.json",
+                        absl::StrCat("SHA-256 ", opened.manifest_sha256),
+                        absl::StrCat("the registry's ", part.manifest_sha256),
+                        "remove the folder, so that it is fetched again");
+  }
+  part.manifest = std::move(opened.manifest);
+  part.manifest_sha256 = opened.manifest_sha256;
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -94,7 +114,21 @@ assemble::PackageFolder FolderOf(const ComposeSession& session) {
     const std::string base = session.federation.Path("base");
     const auto digest = proto::Sha256File(base + "/manifest.json");
     if (digest.ok() && proto::Hex(*digest) == sha256) return base;
-    return LocalPackage(session.federation, *session.client, sha256);
+    return SignedPackage(session.federation, *session.client, sha256);
+  };
+}
+
+assemble::PackageFolder FolderOf(const ComposeSession& session,
+                                 const RecipeParts& parts) {
+  std::map<std::string, std::string> folders = {
+      {parts.base.manifest_sha256, parts.base.folder}};
+  for (const assemble::Part& part : parts.experts) {
+    folders[part.manifest_sha256] = part.folder;
+  }
+  return [folders, other = FolderOf(session)](
+             const std::string& sha256) -> absl::StatusOr<std::string> {
+    const auto it = folders.find(sha256);
+    return it != folders.end() ? it->second : other(sha256);
   };
 }
 
@@ -103,9 +137,18 @@ absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
   MOTET_ASSIGN_OR_RETURN(
       const std::string text,
       proto::ReadFile(recipe_path, proto::kMaxRecipeBytes));
+  return GatherRecipe(session, text, recipe_path);
+}
+
+absl::StatusOr<RecipeParts> GatherRecipe(const ComposeSession& session,
+                                         const std::string& text,
+                                         const std::string& where) {
   MOTET_ASSIGN_OR_RETURN(assemble::Recipe recipe,
-                         assemble::ParseRecipe(text, recipe_path));
-  return GatherParts(session, std::move(recipe));
+                         assemble::ParseRecipe(text, where));
+  MOTET_ASSIGN_OR_RETURN(RecipeParts parts,
+                         GatherParts(session, std::move(recipe)));
+  parts.text = text;
+  return parts;
 }
 
 absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
@@ -113,17 +156,15 @@ absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
   RecipeParts parts;
   parts.recipe = std::move(recipe);
   const Federation& federation = session.federation;
-  MOTET_ASSIGN_OR_RETURN(
-      package::OpenedPackage base,
-      package::OpenPackage(federation.Path("base"),
-                           federation.authority_pem));
   parts.base.folder = federation.Path("base");
-  parts.base.manifest = std::move(base.manifest);
-  parts.base.manifest_sha256 = base.manifest_sha256;
 
   ProgressLine progress("packages");
   std::vector<std::string> missing;
   absl::StatusCode code = absl::StatusCode::kUnknown;
+  const auto lacks = [&](const absl::Status& status) {
+    code = status.code();
+    missing.emplace_back(status.message());
+  };
   for (const std::string& wish : parts.recipe.experts) {
     progress.Update(static_cast<double>(parts.experts.size()) /
                         parts.recipe.experts.size(),
@@ -135,9 +176,17 @@ absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
     }
     // Without a registry every further expert would say the same.
     if (absl::IsUnavailable(part.status())) return part.status();
-    code = part.status().code();
-    missing.emplace_back(part.status().message());
+    lacks(part.status());
   }
+  std::vector<absl::Status> verified(parts.experts.size() + 1);
+  assemble::InParallel(verified.size(), [&](size_t i) {
+    verified[i] = Verify(federation.authority_pem,
+                         i == 0 ? parts.base : parts.experts[i - 1]);
+  });
+  for (const absl::Status& status : verified) {
+    if (!status.ok()) lacks(status);
+  }
+  if (missing.size() == 1 && !verified[0].ok()) return verified[0];
   if (!missing.empty()) return absl::Status(code, absl::StrJoin(missing, "\n"));
   progress.Finish(absl::StrCat(parts.experts.size(), " experts verified"));
   return parts;

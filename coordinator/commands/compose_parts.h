@@ -4,14 +4,17 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "compose/assemble/composition.h"
+#include "compose/assemble/plan_diff.h"
 #include "coordinator/cli.h"
 #include "coordinator/federation.h"
+#include "nlohmann/json.hpp"
 #include "registry/client.h"
 
 namespace motet::coordinator {
@@ -25,18 +28,26 @@ struct ComposeSession {
 absl::StatusOr<ComposeSession> OpenComposeSession(const Context& context);
 
 // Where a package lies, fetched and verified first when it is not here yet.
-// The base's is the federation's own folder when the digests agree.
+// The base's is the federation's own folder when the digests agree. Whoever
+// reads more of one that was here than its manifest compares it with that.
 assemble::PackageFolder FolderOf(const ComposeSession& session);
 
 struct RecipeParts {
   assemble::Recipe recipe;
   assemble::Part base;
   std::vector<assemble::Part> experts;
+  std::string text;  // of the recipe, where it was one
 };
 // Reads a recipe and gathers its packages: "owner/name" becomes the newest
 // version in force. Every package that cannot be had is named in one error.
 absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
                                         const std::string& recipe_path);
+absl::StatusOr<RecipeParts> GatherRecipe(const ComposeSession& session,
+                                         const std::string& text,
+                                         const std::string& where);
+// The parts' own folders, verified just now.
+assemble::PackageFolder FolderOf(const ComposeSession& session,
+                                 const RecipeParts& parts);
 // The same of a recipe that was read already.
 absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
                                         assemble::Recipe recipe);
@@ -62,6 +73,8 @@ void AddComposePlan(CLI::App& noun, Context& context);
 void AddComposeApply(CLI::App& noun, Context& context);
 void AddComposeShow(CLI::App& noun, Context& context);
 void AddComposeExport(CLI::App& noun, Context& context);
+void AddComposeAdd(CLI::App& noun, Context& context);
+void AddComposeRm(CLI::App& noun, Context& context);
 // The commands of the noun "eval".
 void AddEvalMatrix(CLI::App& noun, Context& context);
 void AddEvalExclusion(CLI::App& noun, Context& context);
@@ -73,10 +86,26 @@ void AddEvalRouting(CLI::App& noun, Context& context);
 // "router topk, ..." or "merge ties, density 0.2, ...", for a line.
 std::string MethodText(const v1::CompositionLock& lock);
 
+// compositions/NAME/recipe.toml, beside the lock: what apply was asked for,
+// each expert by the version that it became.
+inline constexpr char kStoredRecipe[] = "recipe.toml";
+// What the plan changes about the composition of its name; none there: null.
+absl::StatusOr<std::optional<assemble::PlanDiff>> DiffOf(
+    const ComposeSession& session, const assemble::Plan& plan);
+void PrintDiff(const assemble::PlanDiff& diff, const std::string& name);
+nlohmann::ordered_json DiffJson(const assemble::PlanDiff& diff);
+// The parts' plan made true, or with dry_run only shown; where: for messages.
+// Prints what apply prints, with show_changes the differences before it.
+absl::Status ApplyParts(const ComposeSession& session,
+                        const RecipeParts& parts, const std::string& where,
+                        bool dry_run, bool show_changes,
+                        const Context& context);
+
 // How a plan is shown, by plan and by apply.
 void PrintPlan(const assemble::Plan& plan,
                const std::vector<assemble::Part>& experts);
-std::string PlanJson(const assemble::Plan& plan);
+std::string PlanJson(const assemble::Plan& plan,
+                     const std::optional<assemble::PlanDiff>& diff);
 // OK, or one FailedPrecondition with every problem.
 absl::Status PlanStatus(const assemble::Plan& plan, const std::string& recipe);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet compose plan RECIPE.toml: what a recipe comes to, without doing it.
+// motet compose plan RECIPE.toml: what a recipe comes to, and what that changes
+// about the composition of its name, without doing it.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
@@ -21,10 +22,12 @@ absl::Status Plan(const std::string& recipe, const Context& context) {
                          GatherParts(session, recipe));
   const assemble::Plan plan =
       assemble::MakePlan(parts.recipe, parts.base, parts.experts);
+  MOTET_ASSIGN_OR_RETURN(const auto diff, DiffOf(session, plan));
   if (context.json) {
-    absl::PrintF("%s", PlanJson(plan));
+    absl::PrintF("%s", PlanJson(plan, diff));
   } else {
     PrintPlan(plan, parts.experts);
+    if (diff.has_value()) PrintDiff(*diff, plan.lock.name());
   }
   return PlanStatus(plan, recipe);
 }
@@ -60,7 +63,8 @@ void PrintPlan(const assemble::Plan& plan,
   for (const std::string& note : plan.notes) absl::PrintF("- %s\n", note);
 }
 
-std::string PlanJson(const assemble::Plan& plan) {
+std::string PlanJson(const assemble::Plan& plan,
+                     const std::optional<assemble::PlanDiff>& diff) {
   nlohmann::ordered_json json;
   json["lock"] =
       nlohmann::ordered_json::parse(assemble::WriteLock(plan.lock));
@@ -70,6 +74,8 @@ std::string PlanJson(const assemble::Plan& plan) {
   json["active_parameters"] = plan.active_parameters;
   json["new_bytes"] = plan.new_bytes;
   json["referenced_bytes"] = plan.referenced_bytes;
+  json["changes"] = nullptr;
+  if (diff.has_value()) json["changes"] = DiffJson(*diff);
   return json.dump(2) + "\n";
 }
 

@@ -14,26 +14,6 @@
 namespace motet::coordinator {
 namespace {
 
-std::string TermsText(const v1::LicenceTerms& terms) {
-  std::vector<std::string> parts;
-  if (!terms.spdx().empty()) parts.push_back(terms.spdx());
-  const auto list = [&](const char* what, const auto& values) {
-    if (values.empty()) return;
-    parts.push_back(absl::StrCat(what, " ", absl::StrJoin(values, ", ")));
-  };
-  list("not for", terms.forbidden_purposes());
-  list("only for", terms.allowed_purposes());
-  list("not for tenant", terms.forbidden_tenants());
-  list("only for tenant", terms.allowed_tenants());
-  if (!terms.not_before().empty()) {
-    parts.push_back(absl::StrCat("from ", terms.not_before()));
-  }
-  if (!terms.not_after().empty()) {
-    parts.push_back(absl::StrCat("until ", terms.not_after()));
-  }
-  return parts.empty() ? "no terms" : absl::StrJoin(parts, "; ");
-}
-
 absl::Status Show(const std::string& name, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const Federation federation,
                          OpenFederation(context.federation));
@@ -65,7 +45,7 @@ absl::Status Show(const std::string& name, const Context& context) {
     rows.push_back({{absl::StrCat(rows.size())},
                     {e.id()},
                     {e.domain()},
-                    {TermsText(e.licence())},
+                    {assemble::TermsText(e.licence())},
                     {absl::StrCat(e.log_index())},
                     {e.manifest_sha256().substr(0, 12)}});
   }

@@ -136,6 +136,7 @@ TEST_F(PlanTest, AllProblemsAtOnce) {
   parts[1].manifest.mutable_domain()->clear_anchored();
   parts[2].manifest.set_frozen_sha256(std::string(64, 'c'));
   parts[2].manifest.mutable_model()->set_width(32);
+  parts[2].manifest.mutable_model()->set_block("llama");
   parts[3].manifest.set_kind("dense");
   Recipe recipe = f().RecipeFor(parts);
   recipe.router.smoothing = 0.9;
@@ -145,7 +146,7 @@ TEST_F(PlanTest, AllProblemsAtOnce) {
   for (const char* part :
        {"want the base's", "got tokenizer bbbb", "revoked",
         "no statistics for anchored routing", "frozen tensors cccc",
-        "got width 32", "got kind \"dense\"", "router.smoothing 0.9",
+        "got width 32", "got block llama", "got kind \"dense\"", "router.smoothing 0.9",
         "want other.example/other", "code.example/code twice"}) {
     EXPECT_THAT(all, HasSubstr(part));
   }
@@ -200,7 +201,7 @@ TEST_F(PlanTest, LockIsDeterministicAndReadsBack) {
 TEST_F(PlanTest, BadLocksAreRefusedWithAllReasons) {
   v1::CompositionLock lock =
       MakePlan(f().RecipeFor(f().experts()), f().base(), f().experts()).lock;
-  lock.set_schema_version(2);
+  lock.set_schema_version(0);
   lock.mutable_base()->set_weights_sha256("zz");
   lock.mutable_router()->set_kind("best");
   *lock.add_experts() = lock.experts(0);
@@ -211,6 +212,15 @@ TEST_F(PlanTest, BadLocksAreRefusedWithAllReasons) {
        {"x/motet.lock", "schema_version", "base.weights_sha256", "router.kind",
         "each once", "exclusion"}) {
     EXPECT_THAT(std::string(read.status().message()), HasSubstr(part));
+  }
+  // A newer version's, unknown fields and all, is called that.
+  const auto newer = ParseLock(
+      "{\"schema_version\": 2, \"software\": \"motet 9\", \"oracle\": {}}",
+      "y/motet.lock");
+  ASSERT_FALSE(newer.ok());
+  for (const char* part : {"y/motet.lock", "schema_version = 2",
+                           "made by motet 9", "use the newer version"}) {
+    EXPECT_THAT(std::string(newer.status().message()), HasSubstr(part));
   }
   EXPECT_FALSE(ParseLock("{", "x").ok());
   EXPECT_FALSE(ParseLock("{\"unknown\": 1}", "x").ok());

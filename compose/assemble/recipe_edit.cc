@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sstream>
+
+#include "compose/assemble/recipe.h"
+#include "proto/error.h"
+#include "toml++/toml.h"
+
+namespace motet::assemble {
+
+absl::StatusOr<std::string> RecipeWith(const std::string& toml,
+                                       const std::vector<std::string>& experts,
+                                       const std::vector<int>& positions) {
+  toml::table table;
+  try {
+    table = toml::parse(toml);
+  } catch (const toml::parse_error& error) {
+    return proto::Invalid("recipe", std::string(error.description()), "TOML");
+  }
+  toml::array names;
+  for (const std::string& expert : experts) names.push_back(expert);
+  table.insert_or_assign("experts", std::move(names));
+  // Which lists have one entry an expert.
+  for (const auto& [section, key] : {std::pair{"merge", "weights"}}) {
+    toml::array* list = table[section][key].as_array();
+    if (list == nullptr) continue;
+    toml::array kept;
+    for (const int at : positions) {
+      if (at < 0 || at >= static_cast<int>(list->size())) continue;
+      (*list)[static_cast<size_t>(at)].visit(
+          [&](const auto& value) { kept.push_back(value); });
+    }
+    *list = std::move(kept);
+  }
+  std::ostringstream text;
+  text << table << "\n";
+  return text.str();
+}
+
+}  // namespace motet::assemble

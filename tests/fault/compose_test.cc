@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// kill -9 of a real compose or export while its result is half there: what
+// was there stays, to the byte, and the same command completes. Also what
+// compose add, rm and plan say and do, and a composition whose package is
+// gone.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <map>
+
+#include "tests/harness/federation.h"
+
+namespace motet::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr char kTensor[] = "model.layers.0.mlp.up_proj.weight";
+
+std::map<std::string, std::string> Files(const std::string& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    files[entry.path().filename()] = ReadText(entry.path());
+  }
+  return files;
+}
+
+class ComposeFault : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    federation_.Start();
+    int factor = 2;
+    for (const char* owner : {"code", "law", "maths"}) {
+      federation_.Join(owner);
+      Import(owner, factor++);
+    }
+    WriteRecipe("soup.toml", "linear");
+    WriteRecipe("other.toml", "ties");
+  }
+  // The base with one tensor changed, as the owner's fine-tuned model.
+  void Import(const std::string& owner, int factor) {
+    const std::string folder = federation_.Path(owner + "-tuned");
+    fs::create_directories(folder);
+    const std::string base = federation_.home() + "/base/";
+    fs::copy_file(base + "config.json", folder + "/config.json");
+    fs::copy_file(base + "tokenizer.json", folder + "/tokenizer.json");
+    std::string bytes = ReadText(base + "weights.safetensors");
+    uint64_t header = 0;
+    memcpy(&header, bytes.data(), sizeof header);
+    const json table = json::parse(bytes.substr(8, header));
+    const size_t from = table[kTensor]["data_offsets"][0];
+    const size_t to = table[kTensor]["data_offsets"][1];
+    for (size_t at = from; at < to; at += sizeof(float)) {
+      float value;
+      memcpy(&value, bytes.data() + 8 + header + at, sizeof value);
+      value *= static_cast<float>(factor);
+      memcpy(bytes.data() + 8 + header + at, &value, sizeof value);
+    }
+    WriteText(folder + "/model.safetensors", bytes);
+    federation_.MustMotet({"expert", "import", folder, "--as",
+                           owner + ".example/tuned", "--node",
+                           federation_.Node(owner), "--licence", "MIT"});
+  }
+  void WriteRecipe(const std::string& file, const std::string& kind) {
+    WriteText(federation_.Path(file),
+              "name = \"soup\"\nmethod = \"merge\"\n"
+              "experts = [\"code.example/tuned\", \"law.example/tuned\"]\n"
+              "[merge]\nkind = \"" +
+                  kind + "\"\n");
+  }
+  std::string Soup() const { return federation_.home() + "/compositions/soup"; }
+  // Runs the command again and again until one was stopped with `partial`
+  // there, then kills it. after(true): killed; after(false): it was faster.
+  void KillWithin(const std::vector<std::string>& arguments,
+                  const std::string& partial,
+                  const std::function<void(bool killed)>& after) {
+    std::vector<std::string> all = {Program("motet")};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    for (int run = 0; run < 50; ++run) {
+      Process process(all, federation_.Path("killed.log"),
+                      federation_.environment());
+      while (!fs::exists(partial) && process.Alive()) {
+      }
+      process.Signal(SIGSTOP);
+      const bool within = process.Alive() && fs::exists(partial);
+      process.Kill();
+      after(within);
+      if (within || ::testing::Test::HasFailure()) return;
+    }
+    FAIL() << "no run was slow enough to be killed";
+  }
+  Federation federation_;
+};
+
+TEST_F(ComposeFault, KilledApplyLeavesTheOldResult) {
+  const std::string good = federation_.Path("soup.toml");
+  const std::string other = federation_.Path("other.toml");
+  federation_.MustMotet({"compose", "apply", good});
+  const auto before = Files(Soup());
+  ASSERT_TRUE(before.contains("weights.safetensors"));
+  const std::string partial =
+      federation_.home() + "/compositions/.soup.partial";
+  KillWithin({"compose", "apply", other}, partial, [&](bool killed) {
+    if (killed) {
+      EXPECT_EQ(Files(Soup()), before);
+      federation_.MustMotet({"generate", "soup", "--prompt", "the river",
+                             "--max-tokens", "4", "--offline"});
+      return;
+    }
+    federation_.MustMotet({"compose", "apply", good});
+  });
+  EXPECT_THAT(federation_.MustMotet({"compose", "apply", other}).out,
+              HasSubstr("replaced"));
+  EXPECT_FALSE(fs::exists(partial));
+  EXPECT_TRUE(Files(Soup()) != before);
+}
+
+TEST_F(ComposeFault, KilledExportLeavesTheOldFolder) {
+  federation_.MustMotet({"compose", "apply", federation_.Path("soup.toml")});
+  const std::string out = federation_.Path("exported");
+  federation_.MustMotet({"compose", "export", "soup", "--out", out});
+  const auto before = Files(out);
+  federation_.MustMotet({"compose", "apply", federation_.Path("other.toml")});
+  const std::string partial = federation_.Path(".exported.partial");
+  const std::vector<std::string> again = {"compose", "export", "soup",
+                                          "--out",   out,      "--replace"};
+  bool killed_once = false;
+  KillWithin(again, partial, [&](bool killed) {
+    killed_once = killed;
+    if (killed) EXPECT_EQ(Files(out), before);
+  });
+  EXPECT_TRUE(killed_once);
+  federation_.MustMotet(again);
+  EXPECT_FALSE(fs::exists(partial));
+  EXPECT_TRUE(Files(out) != before);
+}
+
+TEST_F(ComposeFault, OneCommandAddsAndRemovesAndSaysWhatChanges) {
+  const std::string recipe = federation_.Path("soup.toml");
+  EXPECT_EQ(federation_.Json({"compose", "plan", recipe})["changes"], nullptr);
+  federation_.MustMotet({"compose", "apply", recipe});
+  const auto before = Files(Soup());
+  EXPECT_THAT(federation_.MustMotet({"compose", "plan", recipe}).out,
+              HasSubstr("nothing would change"));
+
+  const std::vector<std::string> add = {"compose", "add", "soup",
+                                        "maths.example/tuned"};
+  std::vector<std::string> dry = add;
+  dry.emplace_back("--dry-run");
+  EXPECT_THAT(
+      federation_.MustMotet(dry).out,
+      AllOf(HasSubstr("+ maths.example/tuned@1.0.0"),
+            HasSubstr("exclusion  exact, as before"),
+            HasSubstr("new here: MIT"), HasSubstr("dry run, not written")));
+  EXPECT_EQ(Files(Soup()), before);
+  const json added = federation_.Json(add);
+  EXPECT_EQ(added["action"], "replaced");
+  EXPECT_EQ(added["changes"]["added"], json({"maths.example/tuned@1.0.0"}));
+  EXPECT_GT(added["changes"]["bytes_after"], added["changes"]["bytes_before"]);
+
+  // Removed again, it is what it was, to the byte.
+  const json removed =
+      federation_.Json({"compose", "rm", "soup", "maths.example/tuned"});
+  EXPECT_EQ(removed["changes"]["removed"], json({"maths.example/tuned@1.0.0"}));
+  EXPECT_EQ(Files(Soup()), before);
+  const Result none =
+      federation_.Motet({"compose", "rm", "soup", "maths.example/tuned"});
+  EXPECT_EQ(none.code, 1);
+  EXPECT_THAT(none.err, AllOf(HasSubstr("maths.example/tuned"),
+                              HasSubstr("code.example/tuned@1.0.0")));
+  const Result unknown =
+      federation_.Motet({"compose", "add", "soup", "nobody.example/none"});
+  EXPECT_EQ(unknown.code, 1);
+  EXPECT_THAT(unknown.err, HasSubstr("nobody.example/none"));
+  EXPECT_EQ(Files(Soup()), before);
+}
+
+TEST_F(ComposeFault, ALostPackageIsFetchedOrNamed) {
+  federation_.MustMotet({"compose", "apply", federation_.Path("soup.toml")});
+  const json lock = json::parse(ReadText(Soup() + "/motet.lock"));
+  const std::string sha256 = lock["experts"][1]["manifest_sha256"];
+  const std::string folder = federation_.home() + "/packages/" + sha256;
+  // What a query without the other expert is made of.
+  const std::vector<std::string> query = {
+      "generate",     "soup", "--prompt",  "the river",
+      "--max-tokens", "4",    "--exclude", "code.example"};
+  const std::string answer = federation_.MustMotet(query).out;
+  fs::remove_all(folder);
+  EXPECT_EQ(federation_.MustMotet(query).out, answer);  // fetched again
+  EXPECT_TRUE(fs::exists(folder));
+  fs::remove_all(folder);
+  EXPECT_EQ(federation_.registry().Stop(), 0);
+  std::vector<std::string> offline = query;
+  offline.emplace_back("--offline");
+  const Result lost = federation_.Motet(offline);
+  EXPECT_EQ(lost.code, 1);
+  EXPECT_THAT(lost.err, AllOf(HasSubstr("got "), HasSubstr("want ")));
+  EXPECT_THAT(lost.err, HasSubstr(federation_.registry_address()));
+}
+
+}  // namespace
+}  // namespace motet::testing
