@@ -126,6 +126,7 @@ python_player load_transformers "$python" MOTET_BENCH_PYTHON transformers \
   "$smollm2" -- $peers/load.py transformers "$smollm2" "$prompt"
 player merge "$smollm2" "$branches/model2" -- "$build/tests/merge_bench" \
   --base "$smollm2" --models "$branches" --out "$cache/merge"
+player compose -- "$build/tests/compose_bench" --out "$cache/compose"
 python_player mergekit "$mergekit_python" MOTET_BENCH_MERGEKIT_PYTHON \
   mergekit "$smollm2" "$branches/model2" \
   -- $peers/merge_mergekit.py "$smollm2" "$branches" "$cache/mergekit"
@@ -169,6 +170,12 @@ for kind in ties slerp linear; do
   row memory_merge_$kind MiB lower 2.0 "merge ${kind}_memory" \
     "mergekit ${kind}_memory mergekit, bf16"
 done
+row export s lower 0.8 "compose export" "compose cp_synced cp, and on the disk"
+row memory_export MiB lower 1.0 "compose export_memory" \
+  "compose export_memory_allowed allowed"
+row compose s lower 1.0 "compose compose" "compose compose_allowed allowed"
+row memory_compose MiB lower 1.0 "compose compose_memory" \
+  "compose compose_memory_allowed allowed"
 
 if [ -n "$list" ]; then
   printf '%s\n' "${known[@]}"
