@@ -176,11 +176,11 @@ std::string Readme(const v1::ExpertManifest& m) {
       m.base().manifest_sha256(), ").\n\n",
       absl::StrFormat(
           "- kind: %s\n- domain: %s\n- method: %s, %d steps, %d tokens, "
-          "seed %d\n- behind the statistics: %d documents, %d tokens; no text is in "
-          "this package\n",
+          "seed %d\n- behind the statistics: %d documents, %d tokens; no text "
+          "is in this package\n",
           m.kind(), m.domain().domain(), m.training().method(),
-          m.training().steps(), m.training().tokens(), m.training().seed(), m.domain().documents(),
-          m.domain().tokens()),
+          m.training().steps(), m.training().tokens(), m.training().seed(),
+          m.domain().documents(), m.domain().tokens()),
       "- licence: ", licence.spdx(),
       "; purposes allowed: ", list(licence.allowed_purposes()),
       licence.forbidden_purposes().empty()
