@@ -207,6 +207,12 @@ absl::Status Runner::Train(const JobRecord& job) {
     r.seconds = trained.result.seconds;
     r.peak_rss_mib = PeakRssMib();
   });
+  if (trained.size.probe_perplexity > 0) {
+    spdlog::info("{}: the base's perplexity on the held-out text, {:.2f}, "
+                 "picked FFN width {} and {} steps", id,
+                 trained.size.probe_perplexity,
+                 trained.branch.config.ffn_width, trained.result.steps);
+  }
   spdlog::info("{}: trained in {}, last loss {:.4f}", id,
                Duration(trained.result.seconds),
                trained.result.loss_curve.empty()
