@@ -124,6 +124,8 @@ python_player load_llama "$llama_python" MOTET_BENCH_LLAMA_PYTHON llama_cpp \
   "$smollm2" -- $peers/load.py llama_cpp "$smollm2_gguf" "$prompt"
 python_player load_transformers "$python" MOTET_BENCH_PYTHON transformers \
   "$smollm2" -- $peers/load.py transformers "$smollm2" "$prompt"
+player bam "$smollm2" -- "$build/tests/bam_bench" --model "$smollm2" \
+  --arithmetic "$arithmetic"
 player merge "$smollm2" "$branches/model2" -- "$build/tests/merge_bench" \
   --base "$smollm2" --models "$branches" --out "$cache/merge"
 player compose -- "$build/tests/compose_bench" --out "$cache/compose"
@@ -156,6 +158,12 @@ row excluded tokens/s higher 0.99 "serve decode_16_excluded" \
   "serve decode_16 ours, without exclusion"
 row anchored tokens/s higher 0.95 "serve decode_16_anchored" \
   "serve decode_16 ours, plain top-2"
+row bam_decode tokens/s higher 1.0 "bam bam_1" \
+  "bam dense_1 ours, 4 dense models one after another"
+row bam_decode_16 tokens/s higher 1.0 "bam bam_16" \
+  "bam dense_16 ours, 4 dense models one after another"
+row bam_shared_decode tokens/s higher 1.0 "bam shared_1" \
+  "bam dense_1 ours, 4 dense models one after another"
 row load s lower 1.0 "load first_token" \
   "load_llama first_token llama.cpp, bf16" \
   "load_transformers first_token transformers"
