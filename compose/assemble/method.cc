@@ -17,6 +17,8 @@ const std::vector<Method>& Methods() {
        CheckDumeLock},
       {"merge", {"merge"}, false, PlanMerge, LoadMerge, BuildMerge,
        CheckMergeLock},
+      {"bam", {"router", "bam"}, true, PlanBam, LoadBam, nullptr,
+       CheckBamLock},
   };
   return *methods;
 }

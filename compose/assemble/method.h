@@ -57,5 +57,12 @@ absl::Status BuildMerge(const v1::CompositionLock& lock,
                         const BuildProgress& progress);
 void CheckMergeLock(const v1::CompositionLock& lock,
                     std::vector<std::string>& problems);
+Plan PlanBam(const Recipe& recipe, const Part& base,
+             const std::vector<Part>& experts);
+absl::StatusOr<std::unique_ptr<Composition>> LoadBam(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options);
+void CheckBamLock(const v1::CompositionLock& lock,
+                  std::vector<std::string>& problems);
 
 }  // namespace motet::assemble

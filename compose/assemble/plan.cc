@@ -85,33 +85,6 @@ void CheckMoments(const Part& base, const std::vector<Part>& experts,
   }
 }
 
-// The recipe's own contradictions, and whether the parts are what it names.
-void CheckRecipe(const Recipe& recipe, const std::vector<Part>& experts,
-                 Problems& problems) {
-  const int total = static_cast<int>(experts.size()) + 1;
-  const Recipe::Router& router = recipe.router;
-  const int choices = total + router.null_experts;
-  if (router.kind == "topk" && router.k > choices) {
-    problems.Add("recipe",
-                 absl::StrCat("got router.k = ", router.k, ", want at most ",
-                              choices, ", the experts with the base",
-                              router.null_experts > 0 ? " and the nulls" : ""));
-  }
-  if (router.most_active > choices) {
-    problems.Add("recipe",
-                 absl::StrCat("got router.most_active = ", router.most_active,
-                              ", want at most ", choices,
-                              ", the experts with the base"));
-  }
-  if (router.kind == "topk" && router.most_active > 0 &&
-      router.most_active < router.k) {
-    problems.Add("recipe",
-                 absl::StrCat("got router.most_active = ", router.most_active,
-                              ", want at least router.k = ", router.k));
-  }
-  CheckNames(recipe, experts, problems);
-}
-
 std::vector<std::string> Notes(const Part& base,
                                const std::vector<Part>& experts,
                                const Recipe& recipe) {
@@ -206,7 +179,8 @@ Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
                   const std::vector<Part>& experts) {
   Plan plan;
   Problems problems(plan.problems);
-  CheckRecipe(recipe, experts, problems);
+  CheckChoices(recipe, static_cast<int>(experts.size()) + 1, problems);
+  CheckNames(recipe, experts, problems);
   CheckBase(base, problems);
   for (const Part& part : experts) {
     CheckExpert(part, base, problems);

@@ -172,6 +172,29 @@ void CheckNames(const Recipe& recipe, const std::vector<Part>& experts,
   }
 }
 
+void CheckChoices(const Recipe& recipe, int total, Problems& problems) {
+  const Recipe::Router& router = recipe.router;
+  const int choices = total + router.null_experts;
+  if (router.kind == "topk" && router.k > choices) {
+    problems.Add("recipe",
+                 absl::StrCat("got router.k = ", router.k, ", want at most ",
+                              choices, ", the experts with the base",
+                              router.null_experts > 0 ? " and the nulls" : ""));
+  }
+  if (router.most_active > choices) {
+    problems.Add("recipe",
+                 absl::StrCat("got router.most_active = ", router.most_active,
+                              ", want at most ", choices,
+                              ", the experts with the base"));
+  }
+  if (router.kind == "topk" && router.most_active > 0 &&
+      router.most_active < router.k) {
+    problems.Add("recipe",
+                 absl::StrCat("got router.most_active = ", router.most_active,
+                              ", want at least router.k = ", router.k));
+  }
+}
+
 void AddNotes(const Part& base, const std::vector<Part>& experts,
               std::vector<std::string>& notes) {
   LicenceNotes(base.manifest.id(), base.manifest.licence(), notes);

@@ -45,6 +45,8 @@ void CheckBranch(const Part& part, const Part& base, Problems& problems);
 // Whether the parts are what the recipe names, each once and in force.
 void CheckNames(const Recipe& recipe, const std::vector<Part>& experts,
                 Problems& problems);
+// k and most_active against what there is to choose from: total FFNs.
+void CheckChoices(const Recipe& recipe, int total, Problems& problems);
 // Consequences of licences, and domains that several experts serve.
 void AddNotes(const Part& base, const std::vector<Part>& experts,
               std::vector<std::string>& notes);

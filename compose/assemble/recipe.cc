@@ -222,12 +222,16 @@ void CheckSections(const toml::table& table, const Recipe& recipe,
 }
 
 // Options that have no meaning for the recipe's method or router kind. Also
-// gives method dume its own default kind.
+// gives methods their own defaults.
 void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
   const toml::table* section = table["router"].as_table();
   const bool dume = recipe.method == "dume";
-  if (dume && (section == nullptr || !section->contains("kind"))) {
+  const bool bam = recipe.method == "bam";
+  if ((dume || bam) && (section == nullptr || !section->contains("kind"))) {
     recipe.router.kind = "topk";
+  }
+  if (bam && (section == nullptr || !section->contains("k"))) {
+    recipe.router.k = 1;
   }
   const Method* method = FindMethod(recipe.method);
   if (section == nullptr || method == nullptr || !method->router) return;
@@ -239,8 +243,9 @@ void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
                                 "\""),
                    want, "remove it");
   };
-  if (dume && kind == "anchored") {
-    unfitting("kind", "\"topk\" or \"topp\" with method \"dume\"");
+  if ((dume || bam) && kind == "anchored") {
+    unfitting("kind", absl::StrCat("\"topk\" or \"topp\" with method \"",
+                                   recipe.method, "\""));
   }
   if (dume && recipe.router.null_experts > 0) {
     unfitting("null_experts", "none with method \"dume\", which solves rows "
@@ -266,6 +271,17 @@ Take Number(std::optional<double>& to) {
     to = node.value<double>();
     return to && std::isfinite(*to) ? "" : "a number";
   };
+}
+
+std::vector<Key> BamKeys(Recipe::Bam& bam) {
+  return {{"kv", OneOf(bam.kv, {"experts", "shared"})},
+          {"rows", OneOf(bam.rows, {"means", "random"})},
+          {"seed", [&bam](const toml::node& node) -> std::string {
+             const auto seed = node.value_exact<int64_t>();
+             if (!seed || *seed < 0) return "a whole number from 0";
+             bam.seed = static_cast<uint64_t>(*seed);
+             return "";
+           }}};
 }
 
 std::vector<Key> MergeKeys(Recipe::Merge& merge) {
@@ -323,6 +339,7 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
   Reader reader(where);
   const std::vector<Key> router = RouterKeys(recipe.router);
   const std::vector<Key> merge = MergeKeys(recipe.merge);
+  const std::vector<Key> bam = BamKeys(recipe.bam);
   std::vector<std::string> methods;
   for (const Method& method : Methods()) methods.emplace_back(method.name);
   const std::vector<Key> top = {
@@ -346,6 +363,13 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          const toml::table* section = node.as_table();
          if (section == nullptr) return "a section [router]";
          reader.Section(*section, "router.", router);
+         return "";
+       }},
+      {"bam",
+       [&](const toml::node& node) -> std::string {
+         const toml::table* section = node.as_table();
+         if (section == nullptr) return "a section [bam]";
+         reader.Section(*section, "bam.", bam);
          return "";
        }},
       {"merge",

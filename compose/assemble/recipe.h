@@ -16,6 +16,12 @@
 //   gate = true                   # anchored
 //   quantile = 0.97               # anchored; default: each owner's own
 //   ridge = 1e-2                  # method "dume"
+// or, with method = "bam", whose [router] is of FFNs: kinds "topk" (default,
+// k = 1) and "topp", not renormalised,
+//   [bam]
+//   kv = "experts"                # or "shared"
+//   rows = "means"                # or "random"
+//   seed = 0                      # of random rows
 // or, with method = "merge",
 //   [merge]
 //   kind = "ties"                 # linear, weighted, slerp, task_arithmetic,
@@ -39,8 +45,8 @@ struct Recipe {
   std::string method = "flexolmo";
   std::vector<std::string> experts;
   struct Router {
-    std::string kind = "anchored";  // method dume: "topk"
-    int k = 2;
+    std::string kind = "anchored";  // methods dume and bam: "topk"
+    int k = 2;                      // bam: 1
     int null_experts = 0;
     double top_p = 0.4;
     std::optional<bool> renormalise;
@@ -52,6 +58,11 @@ struct Recipe {
     double quantile = 0;  // 0 = each owner's own
     double ridge = 1e-2;
   } router;
+  struct Bam {
+    std::string kv = "experts";
+    std::string rows = "means";
+    uint64_t seed = 0;
+  } bam;
   // Options that are set although their kind has no use for them are for the
   // plan to refuse.
   struct Merge {

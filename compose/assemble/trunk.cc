@@ -111,6 +111,7 @@ absl::StatusOr<Trunk> AverageTrunk(const model::ModelConfig& config,
     if (t.numbers == 0) continue;
     trunk.storage.push_back(
         std::make_unique<float[]>(static_cast<size_t>(t.numbers)));
+    trunk.bytes += t.numbers * int64_t{sizeof(float)};
     t.to->data = trunk.storage.back().get();
     t.to->dtype = math::DType::kF32;
     for (int64_t at = 0; at < t.numbers; at += kMostPiece) {

@@ -26,6 +26,7 @@ struct Trunk {
   // in f32 otherwise; what is own is empty.
   model::ModelWeights weights;
   std::vector<std::unique_ptr<float[]>> storage;
+  int64_t bytes = 0;  // of it
 };
 
 // set: bit 0 the base, bit e branch e; not empty. config: the base's, dense.

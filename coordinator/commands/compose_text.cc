@@ -67,7 +67,14 @@ std::string MethodText(const v1::CompositionLock& lock) {
       assemble::FindMergeKind(lock.merge().kind()) != nullptr) {
     return MergeText(lock.merge());
   }
-  return absl::StrCat("router ", RouterText(lock.router()));
+  const std::string router =
+      absl::StrCat("router ", RouterText(lock.router()));
+  if (lock.has_bam()) {
+    return absl::StrCat(router, ", attention experts with ",
+                        lock.bam().kv() == "shared" ? "shared" : "their own",
+                        " keys and values");
+  }
+  return router;
 }
 
 }  // namespace motet::coordinator

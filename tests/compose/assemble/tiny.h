@@ -34,13 +34,15 @@ struct TinyOptions {
   std::vector<int64_t> widths = {24, 24, 40, 16};
   double smoothing = 0.8;
   uint64_t seed = 3;
-  // Experts are whole branches of the base (kind dense), each with another
+  // Experts are whole branches of the base (of `kind`), each with another
   // half of its tensors trained, with Fisher information.
   bool dense = false;
+  std::string kind = "dense";
   double noise = 0.05;  // what training changed
   // Of a pre-norm base; a post-norm one has its family's.
   model::QkNorm qk_norm = model::QkNorm::kNone;
   bool qkv_bias = false;
+  bool means = true;    // dense: published, of the base's router inputs
 };
 
 class TinyFederation {
@@ -295,9 +297,10 @@ class TinyFederation {
     package::PackageContent content;
     v1::ExpertManifest& m = content.manifest;
     Describe(e, m);
-    m.set_kind("dense");
+    m.set_kind(options_.kind);
     SetShape(*m.mutable_model(), config_.ffn_width);
     m.mutable_training()->set_method("dense");
+    if (options_.means) Means(e, *m.mutable_domain()->mutable_anchored());
     std::vector<package::NamedTensor> branch, fisher;
     for (size_t i = 0; i < base_weights_.size(); ++i) {
       const package::NamedTensor& from = base_weights_[i];
@@ -324,6 +327,18 @@ class TinyFederation {
     experts_.push_back(Build(
         absl::StrCat("expert", e), content,
         Sign({"choir", "node", absl::StrCat(Domain(e), ".example"), "one"})));
+  }
+
+  void Means(int e, v1::AnchoredStatistics& a) {
+    std::mt19937_64 random(static_cast<uint64_t>(e) + 41);
+    std::normal_distribution<float> normal;
+    for (int64_t l = 0; l < config_.layers; ++l) {
+      v1::LayerStatistics& s = *a.add_layers();
+      for (int64_t c = 0; c < config_.width; ++c) {
+        s.add_base_mean(normal(random));
+        s.add_pair_mean(s.base_mean(static_cast<int>(c)));
+      }
+    }
   }
 
   void MakeExpert(int e) {
