@@ -50,6 +50,11 @@ std::vector<std::string> Obstacles(const Composition& composition) {
         "router.kind = \"topp\" (want topk: --router topk exports plain top-",
         router.k(), " over the same rows)"));
   }
+  if (router.kind() == "switch" || router.kind() == "sample") {
+    reasons.push_back(absl::StrCat(
+        "router.kind = \"", router.kind(),
+        "\" (want topk: the one expert's gate is not 1)"));
+  }
   if (router.null_experts() > 0) {
     reasons.push_back(absl::StrCat("router.null_experts = ",
                                    router.null_experts(), " (want 0)"));
@@ -71,6 +76,10 @@ std::vector<std::string> Lost(const v1::CompositionLock& lock) {
       lost.push_back("the typicality gate: text that no expert was made for "
                      "may go to a foreign one");
     }
+  }
+  if (lock.btx().chunks() > 1) {
+    lost.push_back("which chunks make up an expert: the export has them side "
+                   "by side");
   }
   if (!lock.has_router()) {
     lost.push_back("expert sets, licence terms and receipts: the weights are "

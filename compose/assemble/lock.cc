@@ -82,10 +82,11 @@ void CheckRouter(const v1::RouterLock& router,
   const auto check = [&](bool good, const std::string& problem) {
     if (!good) problems.push_back(problem);
   };
-  check(router.kind() == "anchored" || router.kind() == "topk" ||
-            router.kind() == "topp",
-        absl::StrCat("router.kind = \"", router.kind(),
-                     "\" (want anchored, topk or topp)"));
+  static const std::set<std::string> kKinds = {
+      "anchored", "topk", "topp", "switch", "soft", "sample"};
+  check(kKinds.contains(router.kind()),
+        absl::StrCat("router.kind = \"", router.kind(), "\" (want ",
+                     absl::StrJoin(kKinds, ", "), ")"));
   check(router.kind() != "topp" || (router.top_p() > 0 && router.top_p() <= 1),
         absl::StrCat("router.top_p = ", router.top_p(),
                      " (want above 0, at most 1)"));
@@ -143,6 +144,10 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
                                            lock.method(), ")"));
   } else {
     CheckRouter(lock.router(), problems);
+    const std::string& kind = lock.router().kind();
+    check(lock.method() == "btx" ||
+              (kind != "switch" && kind != "soft" && kind != "sample"),
+          absl::StrCat("router.kind = \"", kind, "\" (want it for btx only)"));
   }
   if (method != nullptr && method->check_lock != nullptr) {
     method->check_lock(lock, problems);

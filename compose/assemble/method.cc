@@ -17,6 +17,8 @@ const std::vector<Method>& Methods() {
        CheckDumeLock},
       {"merge", {"merge"}, false, PlanMerge, LoadMerge, BuildMerge,
        CheckMergeLock},
+      {"btx", {"router", "btx"}, true, PlanBtx, LoadBtx, nullptr,
+       CheckBtxLock},
       {"bam", {"router", "bam"}, true, PlanBam, LoadBam, nullptr,
        CheckBamLock},
   };

@@ -57,6 +57,13 @@ absl::Status BuildMerge(const v1::CompositionLock& lock,
                         const BuildProgress& progress);
 void CheckMergeLock(const v1::CompositionLock& lock,
                     std::vector<std::string>& problems);
+Plan PlanBtx(const Recipe& recipe, const Part& base,
+             const std::vector<Part>& experts);
+absl::StatusOr<std::unique_ptr<Composition>> LoadBtx(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options);
+void CheckBtxLock(const v1::CompositionLock& lock,
+                  std::vector<std::string>& problems);
 Plan PlanBam(const Recipe& recipe, const Part& base,
              const std::vector<Part>& experts);
 absl::StatusOr<std::unique_ptr<Composition>> LoadBam(

@@ -4,6 +4,7 @@
 // of a recipe is told at once, each with its line.
 #include "compose/assemble/recipe.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <set>
@@ -52,20 +53,21 @@ class Reader {
       }
       const std::string want = known->take(node);
       if (!want.empty()) {
-        Problem(node, absl::StrCat("a value of \"", prefix, name,
-                                   "\" that does not fit"),
-                want);
+        Problem(
+            node,
+            absl::StrCat("a value of \"", prefix, name, "\" that does not fit"),
+            want);
       }
     }
   }
 
   void Problem(const toml::node& node, const std::string& got,
                const std::string& want, const std::string& hint = "") {
-    problems_.push_back(std::string(
-        proto::Invalid(absl::StrCat("recipe ", where_, " line ",
-                                    node.source().begin.line),
-                       got, want, hint)
-            .message()));
+    problems_.push_back(
+        std::string(proto::Invalid(absl::StrCat("recipe ", where_, " line ",
+                                                node.source().begin.line),
+                                   got, want, hint)
+                        .message()));
   }
   void Missing(const std::string& key, const std::string& example) {
     problems_.push_back(std::string(
@@ -171,7 +173,8 @@ Take Truth(Flag& to) {
 
 // A router's options, and which kinds each belongs to.
 std::vector<Key> RouterKeys(Recipe::Router& r) {
-  return {{"kind", OneOf(r.kind, {"anchored", "topk", "topp"})},
+  return {{"kind", OneOf(r.kind, {"anchored", "topk", "topp", "switch", "soft",
+                                  "sample"})},
           {"k", Whole(r.k, 1, 64)},
           {"null_experts", Whole(r.null_experts, 0, 64)},
           {"top_p", Positive(r.top_p, 1)},
@@ -182,6 +185,7 @@ std::vector<Key> RouterKeys(Recipe::Router& r) {
           {"mixing", OneOf(r.mixing, {"pair", "switch"})},
           {"gate", Truth(r.gate)},
           {"quantile", Positive(r.quantile, 1)},
+          {"temperature", Positive(r.temperature, 100)},
           {"ridge", Positive(r.ridge, 1e6)}};
 }
 struct Fit {
@@ -197,7 +201,15 @@ const Fit kFits[] = {{"k", {"anchored", "topk"}},
                      {"smoothing", {"anchored"}},
                      {"mixing", {"anchored"}},
                      {"gate", {"anchored"}},
-                     {"quantile", {"anchored"}}};
+                     {"quantile", {"anchored"}},
+                     {"temperature", {"sample"}}};
+
+// The router kinds of a method, its default first.
+std::vector<std::string> KindsOf(const std::string& method) {
+  if (method == "flexolmo") return {"anchored", "topk", "topp"};
+  if (method == "btx") return {"topk", "topp", "switch", "soft", "sample"};
+  return {"topk", "topp"};
+}
 
 // Sections of other methods.
 void CheckSections(const toml::table& table, const Recipe& recipe,
@@ -213,11 +225,11 @@ void CheckSections(const toml::table& table, const Recipe& recipe,
   for (const auto& [section, methods] : owners) {
     const toml::node* node = table.get(section);
     if (node == nullptr || own.contains(section)) continue;
-    reader.Problem(*node, absl::StrCat("a section [", section, "]"),
-                   absl::StrCat("none, with method = \"", recipe.method,
-                                "\": it belongs to ",
-                                absl::StrJoin(methods, " and ")),
-                   "remove it or change the method");
+    reader.Problem(
+        *node, absl::StrCat("a section [", section, "]"),
+        absl::StrCat("none, with method = \"", recipe.method,
+                     "\": it belongs to ", absl::StrJoin(methods, " and ")),
+        "remove it or change the method");
   }
 }
 
@@ -227,8 +239,12 @@ void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
   const toml::table* section = table["router"].as_table();
   const bool dume = recipe.method == "dume";
   const bool bam = recipe.method == "bam";
-  if ((dume || bam) && (section == nullptr || !section->contains("kind"))) {
-    recipe.router.kind = "topk";
+  const std::vector<std::string> kinds = KindsOf(recipe.method);
+  if (section == nullptr || !section->contains("kind")) {
+    recipe.router.kind = kinds[0];
+  }
+  if (section == nullptr || !section->contains("k")) {
+    recipe.router.k *= recipe.btx.chunks;
   }
   if (bam && (section == nullptr || !section->contains("k"))) {
     recipe.router.k = 1;
@@ -237,28 +253,29 @@ void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
   if (section == nullptr || method == nullptr || !method->router) return;
   const std::string& kind = recipe.router.kind;
   const auto unfitting = [&](const char* key, const std::string& want) {
-    reader.Problem(*section->get(key),
-                   absl::StrCat("\"router.", key, "\" with method \"",
-                                recipe.method, "\" and router.kind \"", kind,
-                                "\""),
-                   want, "remove it");
+    reader.Problem(
+        *section->get(key),
+        absl::StrCat("\"router.", key, "\" with method \"", recipe.method,
+                     "\" and router.kind \"", kind, "\""),
+        want, "remove it");
   };
-  if ((dume || bam) && kind == "anchored") {
-    unfitting("kind", absl::StrCat("\"topk\" or \"topp\" with method \"",
-                                   recipe.method, "\""));
+  if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) {
+    unfitting("kind", absl::StrCat("\"", absl::StrJoin(kinds, "\" or \""),
+                                   "\" with method \"", recipe.method, "\""));
   }
   if (dume && recipe.router.null_experts > 0) {
-    unfitting("null_experts", "none with method \"dume\", which solves rows "
-                              "of experts only");
+    unfitting("null_experts",
+              "none with method \"dume\", which solves rows "
+              "of experts only");
   }
   if (!dume && section->contains("ridge")) {
     unfitting("ridge", "it with method \"dume\" only");
   }
   for (const Fit& fit : kFits) {
     if (!section->contains(fit.key) || fit.kinds.contains(kind)) continue;
-    unfitting(fit.key, absl::StrCat("it with router.kind \"",
-                                    absl::StrJoin(fit.kinds, "\" or \""),
-                                    "\" only"));
+    unfitting(fit.key,
+              absl::StrCat("it with router.kind \"",
+                           absl::StrJoin(fit.kinds, "\" or \""), "\" only"));
   }
   if (recipe.router.null_experts > 0 && recipe.router.renormalise == false) {
     unfitting("renormalise",
@@ -273,15 +290,33 @@ Take Number(std::optional<double>& to) {
   };
 }
 
+Take Seed(uint64_t& to) {
+  return [&to](const toml::node& node) -> std::string {
+    const auto seed = node.value_exact<int64_t>();
+    if (!seed || *seed < 0) return "a whole number from 0";
+    to = static_cast<uint64_t>(*seed);
+    return "";
+  };
+}
+
 std::vector<Key> BamKeys(Recipe::Bam& bam) {
   return {{"kv", OneOf(bam.kv, {"experts", "shared"})},
           {"rows", OneOf(bam.rows, {"means", "random"})},
-          {"seed", [&bam](const toml::node& node) -> std::string {
-             const auto seed = node.value_exact<int64_t>();
-             if (!seed || *seed < 0) return "a whole number from 0";
-             bam.seed = static_cast<uint64_t>(*seed);
+          {"seed", Seed(bam.seed)}};
+}
+
+std::vector<Key> BtxKeys(Recipe::Btx& btx) {
+  return {{"rows", OneOf(btx.rows, {"means", "random"})},
+          {"chunks",
+           [&btx](const toml::node& node) -> std::string {
+             const auto n = node.value_exact<int64_t>();
+             if (!n || (*n != 1 && *n != 2 && *n != 4 && *n != 8)) {
+               return "1, 2, 4 or 8";
+             }
+             btx.chunks = static_cast<int>(*n);
              return "";
-           }}};
+           }},
+          {"seed", Seed(btx.seed)}};
 }
 
 std::vector<Key> MergeKeys(Recipe::Merge& merge) {
@@ -339,6 +374,7 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
   Reader reader(where);
   const std::vector<Key> router = RouterKeys(recipe.router);
   const std::vector<Key> merge = MergeKeys(recipe.merge);
+  const std::vector<Key> btx = BtxKeys(recipe.btx);
   const std::vector<Key> bam = BamKeys(recipe.bam);
   std::vector<std::string> methods;
   for (const Method& method : Methods()) methods.emplace_back(method.name);
@@ -370,6 +406,13 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          const toml::table* section = node.as_table();
          if (section == nullptr) return "a section [bam]";
          reader.Section(*section, "bam.", bam);
+         return "";
+       }},
+      {"btx",
+       [&](const toml::node& node) -> std::string {
+         const toml::table* section = node.as_table();
+         if (section == nullptr) return "a section [btx]";
+         reader.Section(*section, "btx.", btx);
          return "";
        }},
       {"merge",

@@ -16,6 +16,12 @@
 //   gate = true                   # anchored
 //   quantile = 0.97               # anchored; default: each owner's own
 //   ridge = 1e-2                  # method "dume"
+// or, with method = "btx", whose [router] kinds are "topk" (default), "topp",
+// "switch", "soft" and "sample",
+//   [btx]
+//   rows = "means"                # or "random"
+//   chunks = 1                    # that each FFN is cut in: 1, 2, 4 or 8
+//   seed = 0                      # of random rows
 // or, with method = "bam", whose [router] is of FFNs: kinds "topk" (default,
 // k = 1) and "topp", not renormalised,
 //   [bam]
@@ -45,8 +51,8 @@ struct Recipe {
   std::string method = "flexolmo";
   std::vector<std::string> experts;
   struct Router {
-    std::string kind = "anchored";  // methods dume and bam: "topk"
-    int k = 2;                      // bam: 1
+    std::string kind = "anchored";  // methods dume, btx and bam: "topk"
+    int k = 2;                      // btx: 2 * chunks; bam: 1
     int null_experts = 0;
     double top_p = 0.4;
     std::optional<bool> renormalise;
@@ -57,7 +63,13 @@ struct Recipe {
     bool gate = true;
     double quantile = 0;  // 0 = each owner's own
     double ridge = 1e-2;
+    double temperature = 0.5;  // sample
   } router;
+  struct Btx {
+    std::string rows = "means";
+    int chunks = 1;
+    uint64_t seed = 0;
+  } btx;
   struct Bam {
     std::string kv = "experts";
     std::string rows = "means";

@@ -38,6 +38,9 @@ struct Router {
   double top_p = 0.4;  // top-p: the weight that a row's experts reach
   // The most experts a token that a sequence may ask for; 0 = all.
   int64_t most_active = 0;
+  // Consecutive FFNs that are one expert's: an FFN cut in so many chunks.
+  // Expert sets name experts; k, top_p and most_active choose FFNs.
+  int64_t chunks = 1;
   // Expert 0 is the public base and in every set, as in federated compositions
   // and FlexOlmo. Otherwise (imported mixtures) it can be left out like any
   // other. The anchored kind always has its base.

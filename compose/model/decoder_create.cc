@@ -61,6 +61,9 @@ absl::Status CheckRouter(const ModelConfig& config, const Router& router) {
         router.null_experts >= 0, "0 or more");
   range("most_active", static_cast<double>(router.most_active),
         router.most_active >= 0, "0 or more");
+  range("chunks", static_cast<double>(router.chunks),
+        router.chunks >= 1 && config.experts % router.chunks == 0,
+        "a divisor of the number of FFNs");
   if (router.kind == Router::Kind::kTopK) {
     range("k", static_cast<double>(router.k), router.k >= 1, "at least 1");
   } else if (router.kind == Router::Kind::kTopP) {

@@ -17,9 +17,24 @@ using math::RouteSegment;
 using math::Routing;
 using math::Tensor;
 
+namespace {
+
+// From a set of experts to that of their chunks.
+math::ExpertMask Spread(math::ExpertMask set, int64_t chunks) {
+  if (chunks == 1) return set;
+  const math::ExpertMask all = math::FirstExperts(chunks);
+  math::ExpertMask spread = 0;
+  for (int64_t e = 0; e * chunks < math::kMaxExperts; ++e) {
+    if ((set >> e & 1) != 0) spread |= all << (e * chunks);
+  }
+  return spread;
+}
+
+}  // namespace
+
 math::ExpertMask Decoder::SetOf(const SequenceInput& sequence) const {
   return (sequence.allowed | (router_.base_always ? 1 : 0)) &
-         math::FirstExperts(config_.experts);
+         math::FirstExperts(config_.experts / router_.chunks);
 }
 
 // W_r x; where rows are made for a set, each sequence's by those of its own.
@@ -73,9 +88,11 @@ math::RowLimits Decoder::Limits(Exec& exec, const Batch& batch,
   for (const SequenceInput& sequence : batch.sequences()) {
     const int64_t count =
         sequence.active > 0 ? std::min<int64_t>(sequence.active, all) : own;
+    const math::ExpertMask mask = Spread(
+        sequence.allowed | (router_.base_always ? 1 : 0), router_.chunks);
     if (!sequence.ids.empty()) *most = std::max(*most, count);
     for (size_t i = 0; i < sequence.ids.size(); ++i, ++m) {
-      masks[m] = sequence.allowed | (router_.base_always ? 1 : 0);
+      masks[m] = mask;
       active[m] = static_cast<int32_t>(count);
     }
   }

@@ -14,9 +14,9 @@ namespace {
 std::string RouterText(const v1::RouterLock& router) {
   if (router.kind() != "anchored") {
     std::string text =
-        router.kind() == "topp"
-            ? absl::StrCat("top-p, p = ", router.top_p())
-            : absl::StrCat("top-", router.k());
+        router.kind() == "topp" ? absl::StrCat("top-p, p = ", router.top_p())
+        : router.kind() == "topk" ? absl::StrCat("top-", router.k())
+                                  : router.kind();
     if (router.null_experts() > 0) {
       absl::StrAppend(&text, " with ", router.null_experts(), " null experts");
     }
@@ -74,7 +74,10 @@ std::string MethodText(const v1::CompositionLock& lock) {
                         lock.bam().kv() == "shared" ? "shared" : "their own",
                         " keys and values");
   }
-  return router;
+  return lock.btx().chunks() > 1
+             ? absl::StrCat(router, ", FFNs in ", lock.btx().chunks(),
+                            " chunks")
+             : router;
 }
 
 }  // namespace motet::coordinator

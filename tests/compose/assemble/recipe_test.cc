@@ -104,12 +104,12 @@ TEST(RecipeTest, UnknownKeyNamesLineAndKnownKeys) {
   EXPECT_THAT(inner, HasSubstr("\"router.kk\""));
   EXPECT_THAT(inner, HasSubstr("kind, k, null_experts, top_p, renormalise, "
                                "most_active, smoothing, mixing, gate, "
-                               "quantile, ridge"));
+                               "quantile, temperature, ridge"));
 }
 
 TEST(RecipeTest, AllProblemsAtOnce) {
   const std::string error = ErrorOf(
-      "method = \"btx\"\nexperts = [3]\nx = 1\n[router]\nkind = \"best\"\n"
+      "method = \"blend\"\nexperts = [3]\nx = 1\n[router]\nkind = \"best\"\n"
       "k = 0\nsmoothing = 1\ngate = \"yes\"\n");
   for (const char* part :
        {"\"method\"", "\"experts\"", "\"x\"", "\"router.kind\"",
