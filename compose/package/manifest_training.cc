@@ -71,6 +71,9 @@ std::vector<std::string> CheckTrainingKind(const v1::TrainingPlan& plan) {
   if (kind == nullptr) return problems;
   want(plan.method() == kind->method, "method", Shown(plan.method()),
        absl::StrCat("\"", kind->method, "\" for kind \"", kind->name, "\""));
+  want(!kind->whole || (!plan.alone() && !plan.no_bias()),
+       plan.alone() ? "coordination" : "bias", "false",
+       "it for kind \"ffn\" only");
   if (!kind->sized) {
     const auto none = [&](bool fine, absl::string_view field) {
       want(fine, field, "given", "it for kind \"sized\" only");
