@@ -83,6 +83,25 @@ constexpr Other kOthers[] = {
     {"probe_thresholds", kReals, "[20.5, 30, …]"},
 };
 
+// Truth values of which the plan has the opposite, so that a plan of an older
+// coordinator says yes.
+struct Negated {
+  const char* key;
+  const char* field;
+};
+constexpr Negated kNegated[] = {{"coordination", "alone"}, {"bias", "no_bias"}};
+
+const Negated* FindNegated(const std::string& key) {
+  for (const Negated& n : kNegated) {
+    if (key == n.key) return &n;
+  }
+  return nullptr;
+}
+
+const google::protobuf::FieldDescriptor* FieldOf(const char* name) {
+  return v1::TrainingPlan::descriptor()->FindFieldByName(name);
+}
+
 const Other* FindOther(const std::string& key) {
   for (const Other& o : kOthers) {
     if (key == o.key) return &o;
@@ -172,7 +191,7 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
   plan.set_schedule("cosine");
   plan.set_arithmetic("f32");
   for (const Number& n : kNumbers) SetNumber(plan, n.key, n.value);
-  bool warmup_given = false;
+  bool warmup_given = false, share_given = false;
   std::vector<std::string> problems;
   try {
     const toml::table table = toml::parse(text, where);
@@ -183,6 +202,15 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         problems.push_back(absl::StrCat("line ", line, ": got ", key, " ", got,
                                         ", want ", want));
       };
+      if (const Negated* negated = FindNegated(key)) {
+        if (const auto truth = value.value_exact<bool>()) {
+          plan.GetReflection()->SetBool(&plan, FieldOf(negated->field),
+                                        !*truth);
+        } else {
+          bad("that is no truth value", "true or false");
+        }
+        continue;
+      }
       if (const Other* other = FindOther(key)) {
         if (!Set(plan, *other, value)) {
           bad(absl::StrCat("that is no ", other->got), other->want);
@@ -205,11 +233,13 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         } else {
           SetNumber(plan, key, number);
           warmup_given = warmup_given || key == "warmup_steps";
+          share_given = share_given || key == "public_fraction";
         }
       }
       if (!known) {
         std::vector<std::string> keys;
         for (const Other& o : kOthers) keys.push_back(o.key);
+        for (const Negated& n : kNegated) keys.push_back(n.key);
         for (const Number& n : kNumbers) keys.push_back(n.key);
         bad("(unknown key)",
             absl::StrCat("one of ", absl::StrJoin(keys, ", ")));
@@ -238,6 +268,8 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
                                     "\", want \"f32\", \"bf16\" or "
                                     "\"auto\""));
   }
+  // A row must learn from public text when to be silent; alone there is none.
+  if (plan.alone() && !share_given) plan.set_public_fraction(0);
   if (!warmup_given) {
     plan.set_warmup_steps(static_cast<uint64_t>(learn::DefaultWarmupSteps(
         static_cast<int64_t>(plan.steps()))));
@@ -291,6 +323,12 @@ std::string DescribePlan(const v1::TrainingPlan& plan) {
                       : absl::StrCat(", frozen: ",
                                      absl::StrJoin(plan.freeze(), " ")),
                   "\n");
+  if (plan.alone() || plan.no_bias()) {
+    absl::StrAppend(&out, "  ablations          ",
+                    plan.alone() ? "coordination = false" : "",
+                    plan.alone() && plan.no_bias() ? ", " : "",
+                    plan.no_bias() ? "bias = false" : "", "\n");
+  }
   absl::StrAppend(&out, "  would publish      ",
                   absl::StrJoin(plan.publishes(), "; "), "\n");
   return out;

@@ -146,7 +146,11 @@ void FillTraining(const v1::TrainingPlan& plan, const TrainedExpert& trained,
   hyper["router_z_weight"] = o.router_z_weight;
   hyper["lm_z_weight"] = o.lm_z_weight;
   hyper["public_fraction"] = o.public_fraction;
-  if (!trained.whole) hyper["row_norm"] = o.row_norm;
+  if (!trained.whole) {
+    hyper["row_norm"] = o.alone ? 1.0 : o.row_norm;
+    hyper["coordination"] = o.alone ? 0 : 1;
+    hyper["bias"] = o.alone || !o.bias ? 0 : 1;
+  }
   if (trained.size.ffn_width > 0) {
     hyper["ffn_width"] = static_cast<double>(trained.size.ffn_width);
   }
@@ -242,6 +246,8 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
                                      split.base_tensors.end());
   } else {
     m.set_frozen_sha256(package::FrozenDigest(base.package.manifest));
+    m.mutable_router_row()->set_source(plan.alone() ? "domain_mean"
+                                                    : "trained");
     content.weights = Tensors(trained.expert);
   }
   if (trained.fisher) {

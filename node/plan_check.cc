@@ -252,6 +252,8 @@ std::string DescribePlan(const v1::TrainingPlan& plan,
                        plan.learning_rate(), plan.warmup_steps(),
                        plan.final_lr_fraction(), plan.clip_norm(),
                        plan.weight_decay(), plan.seed()));
+  if (plan.alone()) line("", "the own FFN alone, no public one beside it");
+  if (plan.no_bias()) line("", "without the owner's bias");
   line("publishes", absl::StrJoin(WouldPublish(plan), "; "));
   if (package::MakesAnchored(plan)) {
     line("statistics",

@@ -57,6 +57,8 @@ learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
   o.patience = plan.patience();
   o.spike_sigma = plan.spike_sigma();
   if (plan.spike_window() > 0) o.spike_window = plan.spike_window();
+  o.alone = plan.alone();
+  o.bias = !plan.no_bias();
   return o;
 }
 
@@ -115,7 +117,9 @@ absl::Status TakeStatistics(const v1::TrainingPlan& plan, const Base& base,
                          learn::BaseDecoder(model));
   MOTET_ASSIGN_OR_RETURN(const model::Decoder trained,
                          out.whole ? learn::BranchDecoder(out.branch)
-                                   : learn::PairDecoder(model, out.expert));
+                         : plan.alone()
+                             ? learn::AloneDecoder(model, out.expert)
+                             : learn::PairDecoder(model, out.expert));
   learn::OwnerStatisticsOptions options;
   options.max_tokens = static_cast<int64_t>(plan.statistics_tokens());
   options.smoothing = plan.smoothing();

@@ -81,11 +81,13 @@ absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
   v1::CompositionLock selected = lock;
   if (!options.router.empty()) {
     const bool anchored = options.router == "anchored";
-    if ((!anchored && options.router != "topk") ||
+    if ((!anchored && (options.router != "topk" ||
+                       lock.router().rows() == kMixedRows)) ||
         (anchored && lock.method() != "flexolmo")) {
       return proto::Invalid("composition",
                             absl::StrCat("router \"", options.router, "\""),
-                            lock.method() == "flexolmo"
+                            lock.router().rows() == kMixedRows ? "\"anchored\""
+                            : lock.method() == "flexolmo"
                                 ? "\"anchored\" or \"topk\""
                                 : "\"topk\"");
     }
@@ -94,16 +96,35 @@ absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
   return SelectExperts(selected, options);
 }
 
+// Of norm 1, as the owners' are.
+void FillMeanRow(const Tensor& mean, float* row) {
+  double square = 0;
+  for (int64_t c = 0; c < mean.size(); ++c) {
+    square += double{mean.f32()[c]} * double{mean.f32()[c]};
+  }
+  const double scale = square > 0 ? 1 / std::sqrt(square) : 0;
+  for (int64_t c = 0; c < mean.size(); ++c) {
+    row[c] = static_cast<float>(scale * double{mean.f32()[c]});
+  }
+}
+
 // Expert FFNs by reference and rows by copy, layer by layer. Row 0, the
-// base's, is zeros: a dense base has no router. The train-time bias stays in
-// the package (METHODS 1, step 4).
-absl::Status AddExperts(const Opened& opened, Composition& composition,
+// base's, is zeros, a dense base having no router, or the public mean beside
+// owners' means. The train-time bias stays in the package (METHODS 1, step 4).
+absl::Status AddExperts(const Opened& opened, const SafetensorsFile* anchor,
+                        Composition& composition,
                         model::ModelWeights& weights) {
   const model::ModelConfig& config = composition.config;
   const int64_t width = config.width;
   for (int64_t l = 0; l < config.layers; ++l) {
     model::LayerWeights& layer = weights.layers[l];
     layer.router = NewTensor(composition, {config.experts, width});
+    if (composition.lock.router().rows() == kMeanRows) {
+      MOTET_ASSIGN_OR_RETURN(
+          const Tensor mean,
+          Find(*anchor, absl::StrCat("layers.", l, ".mean"), {width}));
+      FillMeanRow(mean, layer.router.f32());
+    }
     for (size_t i = 0; i < opened.weights.size(); ++i) {
       const SafetensorsFile& file = *opened.weights[i];
       const std::string prefix = absl::StrCat("layers.", l, ".");
@@ -238,7 +259,14 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
       std::min<int64_t>(chosen.router().k(), config.experts);
   config.renormalise = chosen.router().renormalise();
   model::ModelWeights weights = composition->base->weights;
-  MOTET_RETURN_IF_ERROR(AddExperts(opened, *composition, weights));
+  std::shared_ptr<const SafetensorsFile> anchor;
+  if (dume || chosen.router().kind() == "anchored" ||
+      chosen.router().rows() == kMeanRows) {
+    MOTET_ASSIGN_OR_RETURN(
+        anchor, SafetensorsFile::Open(base_folder + "/anchor.safetensors"));
+  }
+  MOTET_RETURN_IF_ERROR(
+      AddExperts(opened, anchor.get(), *composition, weights));
 
   model::Router router;
   router.k = chosen.router().k();
@@ -250,9 +278,6 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     router.top_p = chosen.router().top_p();
   }
   if (dume) {
-    MOTET_ASSIGN_OR_RETURN(
-        const auto anchor,
-        SafetensorsFile::Open(base_folder + "/anchor.safetensors"));
     MOTET_ASSIGN_OR_RETURN(
         router.rows,
         MakeSolvedRows(config, *anchor, chosen.router().anchor_tokens(),
@@ -266,9 +291,6 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   }
   if (chosen.router().kind() == "anchored") {
     router.kind = model::Router::Kind::kAnchored;
-    MOTET_ASSIGN_OR_RETURN(
-        const auto anchor,
-        SafetensorsFile::Open(base_folder + "/anchor.safetensors"));
     composition->files.push_back(anchor);
     for (int64_t l = 0; l < config.layers; ++l) {
       MOTET_ASSIGN_OR_RETURN(

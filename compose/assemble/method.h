@@ -35,6 +35,12 @@ const std::vector<Method>& Methods();
 const Method* FindMethod(const std::string& name);  // null: no such method
 std::string MethodNames();                          // "flexolmo, dume or merge"
 
+// Of rows, in locks and manifests: domain means of norm 1, of experts trained
+// alone. The base's is the public mean.
+inline constexpr char kMeanRows[] = "domain_mean";
+// Of locks: some of these and some trained, of use to "switch" only.
+inline constexpr char kMixedRows[] = "mixed";
+
 // The methods' parts, one file each.
 Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
                   const std::vector<Part>& experts);

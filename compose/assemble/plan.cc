@@ -67,6 +67,40 @@ void CheckAnchored(const ExpertManifest& m, const Recipe::Router& router,
                    "recipe or set router.gate = false"));
 }
 
+bool Alone(const Part& part) {
+  return part.manifest.router_row().source() == kMeanRows;
+}
+
+int CountAlone(const std::vector<Part>& experts) {
+  return static_cast<int>(std::count_if(experts.begin(), experts.end(), Alone));
+}
+
+// Rows that were trained beside the base, and rows that were not, say
+// different things.
+void CheckRowSources(const Recipe& recipe, const std::vector<Part>& experts,
+                     Problems& problems) {
+  if (recipe.method != "flexolmo") return;
+  const bool anchored = recipe.router.kind == "anchored";
+  const int alone = CountAlone(experts);
+  for (const Part& part : experts) {
+    if (anchored && recipe.router.mixing == "pair" && Alone(part)) {
+      problems.Add(part.manifest.id(),
+                   "got an expert trained alone, want one trained beside the "
+                   "base for router.mixing = \"pair\"; set router.mixing = "
+                   "\"switch\"");
+    }
+    if (!anchored && alone < static_cast<int>(experts.size()) && Alone(part)) {
+      problems.Add(part.manifest.id(),
+                   absl::StrCat("got a row that is its domain's mean beside "
+                                "rows that were trained, want rows of one "
+                                "source for router.kind = \"",
+                                recipe.router.kind,
+                                "\"; choose \"anchored\" with mixing = "
+                                "\"switch\", or method dume"));
+    }
+  }
+}
+
 // METHODS 5. Their number and floor, CheckItself has seen.
 void CheckMoments(const Part& base, const std::vector<Part>& experts,
                   Problems& problems) {
@@ -89,11 +123,13 @@ std::vector<std::string> Notes(const Part& base,
                                const std::vector<Part>& experts,
                                const Recipe& recipe) {
   const bool dume = recipe.method == "dume";
+  const int alone = CountAlone(experts);
   std::vector<std::string> notes = {absl::StrCat(
       "exclusion: exact. The trunk is the base's, bit for bit, and router "
       "rows are ",
       dume ? "solved for each query's set from that set's statistics"
-           : "as each owner trained them",
+      : alone > 0 ? "each owner's own"
+                  : "as each owner trained them",
       ", so a query without an expert gives the logits of a composition that "
       "never had it")};
   AddNotes(base, experts, notes);
@@ -106,11 +142,13 @@ std::vector<std::string> Notes(const Part& base,
                     "undecided: router.most_active bounds its cost");
   }
   if (recipe.router.kind == "anchored") {
-    if (recipe.router.mixing == "switch") {
+    if (recipe.router.mixing == "switch" &&
+        alone < static_cast<int>(experts.size())) {
       notes.push_back(
           absl::StrCat("mixing = \"switch\" runs the chosen expert without "
-                       "the base, which suits experts trained alone; these "
-                       "were trained beside it",
+                       "the base, which suits experts trained alone; ",
+                       alone == 0 ? "these" : "some of these",
+                       " were trained beside it",
                        recipe.router.gate
                            ? ", and their thresholds are of the pair's run"
                            : ""));
@@ -127,7 +165,7 @@ std::vector<std::string> Notes(const Part& base,
                       "expert was made for goes to the nearest one");
     }
     notes.push_back("anchored routing has no form in Hugging Face layouts: "
-                    "an export routes by plain top-k over the trained rows");
+                    "an export routes by plain top-k over the rows");
   }
   return notes;
 }
@@ -161,16 +199,24 @@ v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
   r.set_gate_quantile(recipe.router.quantile > 0 ? recipe.router.quantile
                                                  : quantile);
   r.set_quantile(recipe.router.quantile);
-  r.set_rows(dume ? "solved" : "trained");
+  const int alone = CountAlone(experts);
+  r.set_rows(dume         ? "solved"
+             : alone == 0 ? "trained"
+             : alone == static_cast<int>(experts.size()) ? kMeanRows
+                                                         : kMixedRows);
   lock.set_exclusion("exact");
   return lock;
 }
 
-void CheckRows(const v1::RouterLock& router, const std::string& want,
+void CheckRows(const v1::RouterLock& router,
+               const std::vector<std::string>& want,
                std::vector<std::string>& problems) {
-  if (router.rows() == want) return;
+  for (const std::string& rows : want) {
+    if (router.rows() == rows) return;
+  }
   problems.push_back(absl::StrCat("router.rows = \"", router.rows(),
-                                  "\" (want ", want, ")"));
+                                  "\" (want ", absl::StrJoin(want, " or "),
+                                  ")"));
 }
 
 }  // namespace
@@ -188,6 +234,7 @@ Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
       CheckAnchored(part.manifest, recipe.router, problems);
     }
   }
+  CheckRowSources(recipe, experts, problems);
   if (recipe.method == "dume") CheckMoments(base, experts, problems);
   plan.lock = MakeLock(recipe, base, experts);
   plan.notes = Notes(base, experts, recipe);
@@ -231,13 +278,13 @@ Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
 
 void CheckFlexOlmoLock(const v1::CompositionLock& lock,
                        std::vector<std::string>& problems) {
-  CheckRows(lock.router(), "trained", problems);
+  CheckRows(lock.router(), {"trained", kMeanRows, kMixedRows}, problems);
 }
 
 void CheckDumeLock(const v1::CompositionLock& lock,
                    std::vector<std::string>& problems) {
   const v1::RouterLock& router = lock.router();
-  CheckRows(router, "solved", problems);
+  CheckRows(router, {"solved"}, problems);
   if (router.kind() == "anchored" || !(router.ridge() > 0)) {
     problems.push_back(absl::StrCat(
         "router.kind = \"", router.kind(), "\", router.ridge = ",

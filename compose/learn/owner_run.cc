@@ -2,6 +2,8 @@
 // FlexOlmo's owner run (METHODS 1): the base's FFN, frozen, is expert 0; a
 // copy of it is expert 1. Trained are that copy, the owner's router row and
 // the owner's bias; everything else belongs to the base and is only read.
+// Alone (METHODS 11, "switch"), the copy stands in the FFN's place and is all
+// that is trained.
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -51,7 +53,7 @@ absl::StatusOr<OwnerExpert> StartExpert(const package::LoadedModel& base,
                          MeanRouterInputs(decoder, own, kRowTokens));
   std::vector<std::vector<double>> public_mean(
       own_mean.size(), std::vector<double>(own_mean[0].size()));
-  if (public_text.count() > 0) {
+  if (public_text.count() > 0 && !options.alone) {
     MOTET_ASSIGN_OR_RETURN(
         public_mean, MeanRouterInputs(decoder, public_text, kRowTokens));
   }
@@ -62,9 +64,21 @@ absl::StatusOr<OwnerExpert> StartExpert(const package::LoadedModel& base,
     Widen(from.gate, to.ffn.gate);
     Widen(from.up, to.ffn.up);
     Widen(from.down, to.ffn.down);
-    FillRow(own_mean[l], public_mean[l], options.row_norm, to.row);
+    FillRow(own_mean[l], public_mean[l],
+            options.alone ? 1.0 : options.row_norm, to.row);
   }
   return expert;
+}
+
+absl::Status CheckLayers(const package::LoadedModel& base,
+                         const OwnerExpert& expert) {
+  if (expert.layers.size() == base.weights.layers.size()) {
+    return absl::OkStatus();
+  }
+  return proto::Invalid("pair of base and expert",
+                        absl::StrCat(expert.layers.size(), " layers"),
+                        absl::StrCat(base.weights.layers.size()),
+                        "use the base that the expert was trained on");
 }
 
 }  // namespace
@@ -96,7 +110,8 @@ OwnerExpert NewOwnerExpert(const package::LoadedModel& base) {
   return expert;
 }
 
-std::vector<Parameter> OwnerParameters(OwnerExpert& expert) {
+std::vector<Parameter> OwnerParameters(OwnerExpert& expert, bool alone,
+                                       bool bias) {
   std::vector<Parameter> parameters;
   for (size_t l = 0; l < expert.layers.size(); ++l) {
     OwnerExpert::Layer& layer = expert.layers[l];
@@ -108,21 +123,17 @@ std::vector<Parameter> OwnerParameters(OwnerExpert& expert) {
     add("mlp.gate_proj.weight", layer.ffn.gate, layer.ffn.gate, true);
     add("mlp.up_proj.weight", layer.ffn.up, layer.ffn.up, true);
     add("mlp.down_proj.weight", layer.ffn.down, layer.ffn.down, true);
+    if (alone) continue;
     // A row of a matrix of two dimensions: it decays like the matrix would.
     add("router.row", layer.row, layer.router, true);
-    add("router.bias", layer.bias, layer.bias, false);
+    if (bias) add("router.bias", layer.bias, layer.bias, false);
   }
   return parameters;
 }
 
 absl::StatusOr<model::Decoder> PairDecoder(const package::LoadedModel& base,
                                            const OwnerExpert& expert) {
-  if (expert.layers.size() != base.weights.layers.size()) {
-    return proto::Invalid("pair of base and expert",
-                          absl::StrCat(expert.layers.size(), " layers"),
-                          absl::StrCat(base.weights.layers.size()),
-                          "use the base that the expert was trained on");
-  }
+  MOTET_RETURN_IF_ERROR(CheckLayers(base, expert));
   model::ModelConfig config = base.config;
   config.experts = 2;
   config.experts_per_token = 2;
@@ -142,6 +153,19 @@ absl::StatusOr<model::Decoder> PairDecoder(const package::LoadedModel& base,
   return model::Decoder::Create(config, std::move(weights), router);
 }
 
+absl::StatusOr<model::Decoder> AloneDecoder(const package::LoadedModel& base,
+                                            const OwnerExpert& expert) {
+  MOTET_RETURN_IF_ERROR(CheckLayers(base, expert));
+  model::ModelConfig config = base.config;
+  config.experts = config.experts_per_token = 0;
+  model::ModelWeights weights = base.weights;
+  for (size_t l = 0; l < expert.layers.size(); ++l) {
+    weights.layers[l].experts = {expert.layers[l].ffn};
+    weights.layers[l].router = Tensor{};
+  }
+  return model::Decoder::Create(config, std::move(weights), model::Router{});
+}
+
 absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
                                        const TokenWindows& own,
                                        const TokenWindows& public_text,
@@ -153,11 +177,13 @@ absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
                                  own, &public_text, held_out));
   MOTET_ASSIGN_OR_RETURN(OwnerExpert expert,
                          StartExpert(base, own, public_text, options));
-  MOTET_ASSIGN_OR_RETURN(model::Decoder decoder, PairDecoder(base, expert));
+  MOTET_ASSIGN_OR_RETURN(model::Decoder decoder,
+                         options.alone ? AloneDecoder(base, expert)
+                                       : PairDecoder(base, expert));
   Run run;
   run.name = "the owner's expert";
   run.decoder = &decoder;
-  run.parameters = OwnerParameters(expert);
+  run.parameters = OwnerParameters(expert, options.alone, options.bias);
   run.own = &own;
   run.public_text = &public_text;
   run.held_out = held_out;
@@ -165,6 +191,9 @@ absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
       absl::StrCat("row_norm = ", options.row_norm),
       BaseLine(base),
   };
+  // Only where used, so that a checkpoint of old still fits.
+  if (options.alone) run.description.push_back("alone = true");
+  if (!options.bias) run.description.push_back("bias = false");
   MOTET_ASSIGN_OR_RETURN(TrainResult trained,
                          RunTraining(std::move(run), options, progress));
   if (result != nullptr) *result = std::move(trained);

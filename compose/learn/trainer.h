@@ -137,7 +137,8 @@ struct OwnerExpert {
 // row. Fill ffn, row and bias to make an expert from a package.
 OwnerExpert NewOwnerExpert(const package::LoadedModel& base);
 // What an owner's run trains: own FFNs, rows and biases.
-std::vector<Parameter> OwnerParameters(OwnerExpert& expert);
+std::vector<Parameter> OwnerParameters(OwnerExpert& expert,
+                                       bool alone = false, bool bias = true);
 
 // Router rows before training. Row 0 (the base's) and the owner's own row,
 // each [C] a layer. The base's row is part of the base: zeros when the base
@@ -146,6 +147,10 @@ std::vector<Parameter> OwnerParameters(OwnerExpert& expert);
 // `row_norm` (documented in the manifest as provenance).
 struct OwnerOptions : TrainOptions {
   double row_norm = 0.5;
+  // The own FFN in the base's place, nothing beside it: no row and no bias
+  // are trained, and the row that leaves is the own mean, scaled to norm 1.
+  bool alone = false;
+  bool bias = true;  // false: the owner's bias stays 0
 };
 absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
                                        const TokenWindows& own,
@@ -161,5 +166,9 @@ absl::StatusOr<model::Decoder> BaseDecoder(const package::LoadedModel& base);
 // as the owner trained it, bias included. Views only: both must outlive it.
 absl::StatusOr<model::Decoder> PairDecoder(const package::LoadedModel& base,
                                            const OwnerExpert& expert);
+// The base with the expert's FFNs in place of its own: what an expert is
+// trained as alone. A view, likewise.
+absl::StatusOr<model::Decoder> AloneDecoder(const package::LoadedModel& base,
+                                            const OwnerExpert& expert);
 
 }  // namespace motet::learn

@@ -291,6 +291,17 @@ void CheckGates(const v1::ExpertManifest& m, Reasons& reasons) {
   }
 }
 
+void CheckRouterRow(const v1::ExpertManifest& m, Reasons& reasons) {
+  if (!m.has_router_row()) return;
+  const std::string& source = m.router_row().source();
+  if (m.kind() == "ffn" && (source == "trained" || source == "domain_mean")) {
+    return;
+  }
+  reasons.push_back(absl::StrCat(
+      "router_row.source is ", Shown(source), " of kind ", Shown(m.kind()),
+      ", want trained or domain_mean of kind ffn"));
+}
+
 void CheckLicence(const v1::LicenceTerms& terms, Reasons& reasons) {
   bool good = true;
   for (const auto& [name, date] :
@@ -338,6 +349,7 @@ std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
   CheckFileTable(m, reasons);
   CheckTensorTables(m, kind, reasons);
   CheckLicence(m.licence(), reasons);
+  CheckRouterRow(m, reasons);
   if (!IsDate(m.created_at(), /*time_required=*/true)) {
     reasons.push_back(absl::StrCat("created_at is ", Shown(m.created_at()),
                                    ", want a time such as "

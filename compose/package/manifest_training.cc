@@ -77,6 +77,9 @@ std::vector<std::string> CheckTrainingKind(const v1::TrainingPlan& plan) {
   // Plans of version 0.1 name no kind and have no such field.
   want(kind->whole || plan.kind().empty() || plan.anchored(), "anchored",
        "false", "true for kind \"ffn\": its rows are routed by it");
+  want(!kind->whole || (!plan.alone() && !plan.no_bias()),
+       plan.alone() ? "coordination" : "bias", "false",
+       "it for kind \"ffn\" only");
   if (!kind->sized) {
     const auto none = [&](bool fine, absl::string_view field) {
       want(fine, field, "given", "it for kind \"sized\" only");

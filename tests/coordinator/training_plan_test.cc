@@ -39,6 +39,26 @@ TEST(TrainingPlanTest, DefaultsFillWhatIsNotSaid) {
                           "per-layer means and thresholds"));
 }
 
+TEST(TrainingPlanTest, AblationsOfTheOwnersRun) {
+  auto plan = ParseTrainingPlan("id = 'a'\n", "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_FALSE(plan->alone());
+  EXPECT_FALSE(plan->no_bias());
+  plan = ParseTrainingPlan("id = 'a'\ncoordination = false\nbias = false\n",
+                           "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_TRUE(plan->alone());
+  EXPECT_TRUE(plan->no_bias());
+  EXPECT_EQ(plan->public_fraction(), 0);  // own text only, if not asked for
+  EXPECT_THAT(DescribePlan(*plan),
+              HasSubstr("coordination = false, bias = false"));
+  plan = ParseTrainingPlan(
+      "id = 'a'\ncoordination = false\npublic_fraction = 0.25\n", "plan.toml");
+  EXPECT_EQ(plan->public_fraction(), 0.25);
+  EXPECT_THAT(Message("id = 'a'\ncoordination = 0\n"),
+              HasSubstr("coordination"));
+}
+
 TEST(TrainingPlanTest, SecondMomentsAreSaidToLeave) {
   const auto plan =
       ParseTrainingPlan("id = 'a'\nsecond_moments = true\n", "plan.toml");

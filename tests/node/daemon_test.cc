@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -125,6 +126,35 @@ TEST_F(DaemonTest, SecondMomentsWhereThePlanAsks) {
       EXPECT_GE(a[at] / tokens, mean * mean - 1e-6);  // the diagonal
     }
   }
+}
+
+// Without coordination: what leaves says so, and its row is its mean.
+TEST_F(DaemonTest, ExpertTrainedAlone) {
+  v1::TrainingPlan plan = Plan();
+  plan.set_alone(true);
+  plan.set_public_fraction(0);
+  coordinator_->Offer(plan);
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT));
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1", {}).ok());
+  ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+  const std::string folder = PublishedFolder("code.example/code@1.0.0");
+  auto opened =
+      package::OpenPackage(folder, federation_.authority.certificate_pem);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const v1::ExpertManifest& m = opened->manifest;
+  EXPECT_EQ(m.router_row().source(), "domain_mean");
+  EXPECT_EQ(m.training().hyper_parameters().at("coordination"), 0);
+  auto file = package::SafetensorsFile::Open(folder + "/weights.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status();
+  const math::Tensor row = (*file)->Find("layers.1.router.row");
+  const auto& mean = m.domain().anchored().layers(1).base_mean();
+  double dot = 0, length = 0;
+  for (int c = 0; c < 16; ++c) {
+    dot += double{row.f32()[c]} * mean[c];
+    length += double{mean[c]} * mean[c];
+  }
+  EXPECT_NEAR(dot, std::sqrt(length), 1e-3 * std::sqrt(length));
 }
 
 // Samples never leave: nothing of 20 bytes or more of the corpus occurs in

@@ -74,6 +74,43 @@ INSTANTIATE_TEST_SUITE_P(
                           std::get<1>(info.param));
     });
 
+// Experts that were trained alone: their rows are means, and so is the
+// base's, made from the base only.
+TEST(AloneTest, EverySubsetEqualsItsOwnComposition) {
+  TinyOptions options;
+  options.alone = 4;
+  const TinyFederation federation(options);
+  const std::vector<int32_t> ids = federation.Ids(40);
+  for (const char* router : {"topk", "switch", "topp"}) {
+    const v1::CompositionLock lock = federation.Lock(router);
+    EXPECT_EQ(lock.router().rows(), "domain_mean");
+    const auto whole = federation.Load(lock);
+    ASSERT_NE(whole, nullptr);
+    for (math::ExpertMask mask = 1; mask < 32; mask += 2) {
+      const auto alone =
+          federation.Load(lock, {.all = false, .only = Positions(mask)});
+      ASSERT_NE(alone, nullptr);
+      EXPECT_EQ(measure::LogitsSha256(*alone->decoder, ids, alone->All(), 0),
+                measure::LogitsSha256(*whole->decoder, ids, mask, 7))
+          << router << " " << static_cast<uint64_t>(mask);
+    }
+    const math::Tensor row =
+        whole->decoder->weights().layers[1].router.RowSlice(0, 1);
+    const math::Tensor mean =
+        (*package::SafetensorsFile::Open(federation.base().folder +
+                                         "/anchor.safetensors"))
+            ->Find("layers.1.mean");
+    double square = 0, dot = 0, length = 0;
+    for (int64_t c = 0; c < row.size(); ++c) {
+      square += double{row.f32()[c]} * row.f32()[c];
+      length += double{mean.f32()[c]} * mean.f32()[c];
+      dot += double{row.f32()[c]} * mean.f32()[c];
+    }
+    EXPECT_NEAR(square, 1, 1e-5);
+    EXPECT_NEAR(dot, std::sqrt(length), 1e-5);
+  }
+}
+
 class CompositionTest : public testing::Test {
  protected:
   static void SetUpTestSuite() { federation_ = new TinyFederation; }

@@ -39,6 +39,37 @@ TEST_F(PlanTest, GoodRecipe) {
                        "advertising: the gate will exclude it there"));
 }
 
+TEST(AlonePlanTest, RowsAndMixingMustFitHowExpertsWereTrained) {
+  TinyOptions options;
+  options.alone = 2;
+  const TinyFederation f(options);
+  const auto plan = [&](const std::string& router, std::vector<int> which) {
+    const std::vector<Part> parts = f.Experts(which);
+    return MakePlan(f.RecipeFor(parts, router), f.base(), parts);
+  };
+  const Plan pair = plan("anchored", {0, 1, 2, 3});
+  ASSERT_EQ(pair.problems.size(), 2u);  // both at once
+  EXPECT_THAT(pair.problems[0], HasSubstr("code.example/code@1.0.0"));
+  EXPECT_THAT(pair.problems[1], HasSubstr("set router.mixing = \"switch\""));
+  EXPECT_THAT(plan("topk", {0, 1, 2}).problems,
+              Contains(HasSubstr("want rows of one source")));
+  EXPECT_THAT(plan("dume", {0, 1, 2}).problems, IsEmpty());
+
+  const Plan both = plan("switch", {0, 1});
+  EXPECT_THAT(both.problems, IsEmpty());
+  EXPECT_EQ(both.lock.router().rows(), "domain_mean");
+  EXPECT_THAT(both.notes, Not(Contains(HasSubstr("trained beside it"))));
+  const Plan mixed = plan("switch", {0, 2});
+  EXPECT_THAT(mixed.problems, IsEmpty());
+  EXPECT_EQ(mixed.lock.router().rows(), "mixed");
+  EXPECT_THAT(mixed.notes,
+              Contains(HasSubstr("some of these were trained beside it")));
+  LoadOptions options_topk;
+  options_topk.router = "topk";
+  EXPECT_FALSE(
+      LoadComposition(mixed.lock, f.FolderOf(), options_topk).ok());
+}
+
 TEST_F(PlanTest, RouterOptionsGoIntoTheLock) {
   Recipe recipe = f().RecipeFor(f().experts(), "nulls");
   recipe.router.most_active = 4;

@@ -43,6 +43,7 @@ struct TinyOptions {
   model::QkNorm qk_norm = model::QkNorm::kNone;
   bool qkv_bias = false;
   bool means = true;    // dense: published, of the base's router inputs
+  int alone = 0;  // FFN experts, from the first, that were trained alone
 };
 
 class TinyFederation {
@@ -368,6 +369,9 @@ class TinyFederation {
     further(options_.smoothing, false, 0.9, 6.0f);
     further(0, true, 0.97, 9.0f);
     m.mutable_training()->set_method("flexolmo");
+    if (e < options_.alone) {
+      m.mutable_router_row()->set_source("domain_mean");
+    }
     std::normal_distribution<double> normal(0, 0.2);
     for (int64_t l = 0; l < config_.layers; ++l) {
       v1::LayerStatistics& s = *a.add_layers();

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "compose/learn/step.h"
+#include "compose/learn/statistics.h"
 #include "compose/learn/trainer.h"
 #include "proto/files.h"
 #include "tests/compose/learn/toy.h"
@@ -104,6 +105,62 @@ TEST_P(RunTest, OwnersRunLearnsAndLeavesTheBaseAlone) {
     }
     EXPECT_EQ(layer.row.f32(), layer.router.f32() + config_.width);
   }
+}
+
+// METHODS 11, "switch": the own FFN takes the base's place, and no router
+// row is trained; the row that leaves points where the own text lies.
+TEST_P(RunTest, AloneTheOwnFfnLearnsWithoutTheBases) {
+  OwnedModel model = InitialModel(config_, 3);
+  ASSERT_TRUE(TrainDense(model, public_, DenseOptions(), nullptr).ok());
+  const auto base = toy::Loaded(model);
+  const std::vector<float> before = toy::Bits(model);
+  OwnerOptions options = OwnersOptions();
+  options.steps = 60;
+  options.alone = true;
+  options.public_fraction = 0;
+  auto expert = TrainOwner(*base, own_, public_, options, nullptr, nullptr);
+  ASSERT_TRUE(expert.ok()) << expert.status();
+  EXPECT_EQ(toy::Bits(model), before);
+  auto run = AloneDecoder(*base, *expert);
+  auto dense = BaseDecoder(*base);
+  ASSERT_TRUE(run.ok() && dense.ok());
+  const std::vector<std::span<const int32_t>> probe = {own_.at(0), own_.at(5),
+                                                       own_.at(9)};
+  EXPECT_LT(Evaluate(*run, probe, {}).cross_entropy,
+            Evaluate(*dense, probe, {}).cross_entropy - 0.2);
+  auto mean = MeanRouterInputs(*dense, own_, 8192);
+  ASSERT_TRUE(mean.ok());
+  for (size_t l = 0; l < expert->layers.size(); ++l) {
+    const OwnerExpert::Layer& layer = expert->layers[l];
+    double square = 0, dot = 0, length = 0;
+    for (int64_t c = 0; c < config_.width; ++c) {
+      const double r = layer.row.f32()[c];
+      const double m = (*mean)[l][static_cast<size_t>(c)];
+      square += r * r, dot += r * m, length += m * m;
+    }
+    EXPECT_NEAR(square, 1, 1e-5);
+    EXPECT_NEAR(dot, std::sqrt(length), 1e-4 * std::sqrt(length));
+    EXPECT_EQ(layer.bias.f32()[0], 0);
+  }
+}
+
+TEST_P(RunTest, WithoutBiasItStaysZeroAndTheRowLearns) {
+  const OwnedModel model = toy::Model(config_, 4);
+  const auto base = toy::Loaded(model);
+  OwnerOptions options = OwnersOptions();
+  options.steps = 5;
+  auto with = TrainOwner(*base, own_, public_, options, nullptr, nullptr);
+  options.bias = false;
+  auto without = TrainOwner(*base, own_, public_, options, nullptr, nullptr);
+  ASSERT_TRUE(with.ok() && without.ok());
+  EXPECT_NE(with->layers[0].bias.f32()[0], 0);
+  EXPECT_EQ(without->layers[0].bias.f32()[0], 0);
+  double square = 0;
+  for (int64_t c = 0; c < config_.width; ++c) {
+    square += std::pow(without->layers[0].row.f32()[c], 2);
+  }
+  EXPECT_NE(static_cast<float>(std::sqrt(square)),
+            static_cast<float>(options.row_norm));
 }
 
 TEST_P(RunTest, OwnRowStartsFromTheDifferenceOfMeans) {
