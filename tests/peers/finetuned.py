@@ -33,7 +33,9 @@ PROMPTS = ("The capital of France is",
            "Once upon a time, in a small village,")
 RECIPES = {
     "merge": ('[merge]\nkind = "linear"\n', "LlamaForCausalLM"),
-    "btx": ('[router]\nkind = "topk"\nk = 2\n', "MixtralForCausalLM"),
+    # Imported checkpoints come without statistics, so their rows are drawn.
+    "btx": ('[router]\nkind = "topk"\nk = 2\n[btx]\nrows = "random"\n',
+            "MixtralForCausalLM"),
 }
 VLLM = r"""
 import json, sys

@@ -96,10 +96,10 @@ TEST(AloneTest, EverySubsetEqualsItsOwnComposition) {
     }
     const math::Tensor row =
         whole->decoder->weights().layers[1].router.RowSlice(0, 1);
-    const math::Tensor mean =
-        (*package::SafetensorsFile::Open(federation.base().folder +
-                                         "/anchor.safetensors"))
-            ->Find("layers.1.mean");
+    const auto anchor = package::SafetensorsFile::Open(
+        federation.base().folder + "/anchor.safetensors");
+    ASSERT_TRUE(anchor.ok()) << anchor.status();
+    const math::Tensor mean = (*anchor)->Find("layers.1.mean");
     double square = 0, dot = 0, length = 0;
     for (int64_t c = 0; c < row.size(); ++c) {
       square += double{row.f32()[c]} * row.f32()[c];
