@@ -45,11 +45,14 @@ struct Matrix {
   bool one_tokenizer = true;  // otherwise bits per byte alone compare
 };
 
+// The kinds of rows.
+inline const std::vector<std::string> kRowKinds = {
+    "base", "pair", "only", "composition", "without", "model"};
+
 // One model of a matrix: a mask on a loaded one.
 struct MatrixRow {
   std::string name;
-  std::string kind;  // "base", "pair", "only", "composition",
-                      // "without", "model"
+  std::string kind;  // of kRowKinds
   std::shared_ptr<const assemble::ServedModel> model;
   // Of `model`, or its views. Null: the weights that `model` makes for
   // `allowed`, when it is the row's turn.

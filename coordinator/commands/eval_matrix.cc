@@ -32,6 +32,7 @@ struct Options {
   int64_t max_tokens = 0;
   std::string router, unit;
   bool relative = false;
+  std::vector<std::string> rows;  // kinds; empty = all
   std::string svg, json, csv;
   math::Product product = math::Product::kExact;
 };
@@ -170,6 +171,21 @@ absl::StatusOr<Subjects> OpenSubjects(const Options& options,
   return subjects;
 }
 
+// Only the kinds that are asked for; all when none is.
+absl::Status KeepRows(const std::vector<std::string>& kinds,
+                      std::vector<measure::MatrixRow>& rows) {
+  if (kinds.empty()) return absl::OkStatus();
+  std::set<std::string> there;
+  for (const auto& row : rows) there.insert(row.kind);
+  std::erase_if(rows, [&](const measure::MatrixRow& row) {
+    return std::find(kinds.begin(), kinds.end(), row.kind) == kinds.end();
+  });
+  if (!rows.empty()) return absl::OkStatus();
+  return proto::Invalid("--rows", absl::StrJoin(kinds, ","),
+                        absl::StrCat("one of ", absl::StrJoin(there, ", "),
+                                     ", which these names have"));
+}
+
 // Perplexity where it compares, unless told otherwise.
 absl::StatusOr<measure::View> ViewOf(
     const Options& options, const std::vector<measure::MatrixRow>& rows) {
@@ -222,6 +238,7 @@ absl::Status WriteOutputs(const Options& options,
 absl::Status Run(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const auto domains, ReadDomains(options.domains));
   MOTET_ASSIGN_OR_RETURN(Subjects subjects, OpenSubjects(options, context));
+  MOTET_RETURN_IF_ERROR(KeepRows(options.rows, subjects.rows));
   MOTET_ASSIGN_OR_RETURN(const measure::View view,
                          ViewOf(options, subjects.rows));
   ProgressLine progress("matrix");
@@ -295,6 +312,11 @@ void AddEvalMatrix(CLI::App& noun, Context& context) {
                    "perplexity (where all have one tokenizer) or "
                    "bits-per-byte, for the table and the picture")
       ->check(CLI::IsMember({"perplexity", "bits-per-byte"}));
+  command
+      ->add_option("--rows", options->rows,
+                   "Only rows of these kinds, as base,composition,without")
+      ->delimiter(',')
+      ->check(CLI::IsMember(measure::kRowKinds));
   command->add_flag("--relative", options->relative,
                     "Divide each column by the first row, the base");
   command->add_option("--csv", options->csv,

@@ -31,59 +31,9 @@ if [ -n "$data" ]; then
     motet_die "[quickstart] got no $data/public/*.jsonl, want public text there: a line {\"text\": \"…\"} a document"
 fi
 
-# ------------------------------------------------------------ housekeeping
-pids=()      # every daemon that this script started
-foreground=  # the command that it waits for
-cleanup() {
-  local p
-  trap - EXIT INT TERM
-  [ -n "$foreground" ] && pids+=("$foreground")
-  for p in "${pids[@]:-}"; do [ -n "$p" ] && kill "$p" 2>/dev/null; done
-  for p in "${pids[@]:-}"; do
-    [ -n "$p" ] || continue
-    # A daemon that does not end on SIGTERM within 10 s is killed.
-    for _ in $(seq 100); do kill -0 "$p" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$p" 2>/dev/null
-    wait "$p" 2>/dev/null
-  done
-}
-trap cleanup EXIT
-trap 'printf "\nInterrupted; stopping everything.\n" >&2; exit 130' INT TERM
-
-bold= dim= plain=
-if [ -t 1 ]; then bold=$'\033[1m' dim=$'\033[2m' plain=$'\033[0m'; fi
-step() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; shift; for l in "$@"; do printf '%s\n' "$l"; done; }
-show() { printf '%s  $ %s%s\n' "$dim" "$*" "$plain"; }
-# Shows a command and runs it. In the background, with the script waiting:
-# so an interrupt is answered at once, whatever runs.
-run() {
-  show "$@"
-  "$@" &
-  foreground=$!
-  wait "$foreground" || fail "the command above failed"
-  foreground=
-}
-fail() {
-  printf '\nquickstart: %s\n' "$*" >&2
-  printf 'Logs are in %s/logs; the federation is in %s.\n' "$out" "$out" >&2
-  exit 1
-}
-# Waits until a file is there; its process must live.
-await() {
-  local file=$1 pid=$2 what=$3
-  while [ ! -s "$file" ]; do
-    kill -0 "$pid" 2>/dev/null || { cat "$out/logs/$what.log" >&2; fail "$what ended before it was ready"; }
-    sleep 0.05
-  done
-}
-free_port() {
-  local p
-  while :; do
-    p=$((20000 + RANDOM % 30000))
-    (exec 3<>"/dev/tcp/127.0.0.1/$p") 2>/dev/null || { echo "$p"; return; }
-  done
-}
-peak_mib() { awk '/VmHWM/ {printf "%.0f", $2 / 1024}' "/proc/$1/status" 2>/dev/null; }
+example=quickstart
+# shellcheck source=examples/common.sh disable=SC1091
+. "$MOTET_SOURCE/examples/common.sh"
 
 # ------------------------------------------------------------------- build
 motet_packages
@@ -105,8 +55,7 @@ out=$(cd "$out" && pwd)
 export MOTET_FEDERATION=$out/federation
 usage=$out/logs/usage.jsonl
 begin=$SECONDS
-start_ms=$(date +%s%N)
-elapsed() { awk -v a="$1" -v b="$(date +%s%N)" 'BEGIN {printf "%.1f", (b - a) / 1e9}'; }
+start=$(date +%s%N)
 
 # -------------------------------------------------------------------- text
 if [ -n "$data" ]; then
@@ -138,34 +87,15 @@ motet corpus import "$data"/public/*.jsonl --out "$out/data/public" || fail "pub
 step "1. A federation" \
   "Its own certificate authority; a registry and a coordinator's daemon on" \
   "loopback. Every connection is mutual TLS; there is no other kind."
-registry=127.0.0.1:$(free_port)
-coordinator=127.0.0.1:$(free_port)
-run motet init demo --registry-address "$registry" --coordinator-address "$coordinator"
-show motet-registry run --config "$MOTET_FEDERATION/registry/registry.toml" '&'
-motet-registry run --config "$MOTET_FEDERATION/registry/registry.toml" \
-  --port-file "$out/logs/registry.port" >"$out/logs/registry.log" 2>&1 &
-registry_pid=$!; pids+=("$registry_pid")
-show motet daemon run '&'
-motet daemon run --port-file "$out/logs/daemon.port" >"$out/logs/daemon.log" 2>&1 &
-daemon_pid=$!; pids+=("$daemon_pid")
-await "$out/logs/registry.port" "$registry_pid" registry
-await "$out/logs/daemon.port" "$daemon_pid" daemon
+federation_make demo
+federation_start
 
 step "   Three owners join" \
   "Each makes its own key and a request; the administrator approves it by the" \
   "key's fingerprint, told by another way. Private keys never move."
 for owner in "${owners[@]}"; do
   node=$out/nodes/$owner
-  show motet-node init --federation demo --owner "$owner.example" --node node1 --dir "$node"
-  fingerprint=$(motet-node init --federation demo --owner "$owner.example" --node node1 \
-    --dir "$node" --coordinator "$coordinator" --registry "$registry" |
-    sed -n 's/.*\(SHA256:[0-9a-f]*\).*/\1/p' | head -n 1)
-  [ -n "$fingerprint" ] || fail "motet-node init gave no fingerprint"
-  show motet member approve "$node/request.pem" --fingerprint "${fingerprint:0:20}…"
-  motet member approve "$node/request.pem" --fingerprint "$fingerprint" >"$out/logs/member-$owner.log" || fail "approval of $owner"
-  show motet-node join --dir "$node" --certificate "…/$owner.example/node1.pem" --authority …/ca.pem
-  motet-node join --dir "$node" --certificate "$MOTET_FEDERATION/members/$owner.example/node1.pem" \
-    --authority "$MOTET_FEDERATION/ca/ca.pem" >>"$out/logs/member-$owner.log" || fail "$owner could not join"
+  owner_join "$owner"
   # The owner's own word on what may run and what may leave.
   {
     printf '# What the owner %s consents to without being asked.\n' "$owner"
@@ -186,7 +116,7 @@ step "2. A public base, its tokenizer too" \
   "the anchor statistics that the router will need. Signed, and published."
 t=$(date +%s%N)
 run motet --usage-file "$usage" base train --data "$out/data/public/train.jsonl" --steps 320 --warmup-steps 32
-train_base=$(elapsed "$t")
+train_base=$(seconds "$t")
 run motet base publish
 
 # ----------------------------------------------------------------- experts
@@ -197,14 +127,12 @@ step "3. Training where the text lies" \
   "The text stays where it is; what leaves is listed in the plan."
 t=$(date +%s%N)
 for owner in "${owners[@]}"; do
-  show motet-node run --dir "$out/nodes/$owner" '&'
-  motet-node run --dir "$out/nodes/$owner" --threads 1 >"$out/logs/node-$owner.log" 2>&1 &
-  pids+=("$!")
+  owner_start "$owner" 1
 done
 cp "$MOTET_SOURCE/examples/quickstart/plan.toml" "$out/plan.toml"
 run motet train offer "$out/plan.toml"
 run motet train status first-light --watch
-train_experts=$(elapsed "$t")
+train_experts=$(seconds "$t")
 printf '\n'
 for owner in "${owners[@]:0:1}"; do
   printf '%s-- what the node of %s saw before it consented:%s\n' "$dim" "$owner" "$plain"
@@ -231,7 +159,7 @@ for router in anchored topk; do
     { cat "$out/logs/apply-$router.log" >&2; fail "compose apply"; }
   tail -n 1 "$out/logs/apply-$router.log"
 done
-compose=$(elapsed "$t")
+compose=$(seconds "$t")
 
 # ---------------------------------------------------------------- evaluate
 step "5. Does it help? Perplexity on text that nobody trained on" \
@@ -247,26 +175,11 @@ printf 'As a picture: %s\n' "$out/matrix.svg"
 step "6. Serving it, OpenAI-compatible" \
   "The same prompt three times: with all experts; without $silent; and for the" \
   "purpose advertising, which the licence of $restricted forbids."
-show motet serve demo --address 127.0.0.1:0 '&'
-motet serve demo --address 127.0.0.1:0 --port-file "$out/logs/serve.port" >"$out/logs/serve.log" 2>&1 &
-serve_pid=$!; pids+=("$serve_pid")
-await "$out/logs/serve.port" "$serve_pid" serve
-http=$(cat "$out/logs/serve.port")
-ask() {
-  local body=$1
-  show "curl http://$http/v1/completions -H 'Content-Type: application/json' -d '$body'"
-  curl -sS --fail-with-body "http://$http/v1/completions" -H 'Content-Type: application/json' -d "$body" >"$out/logs/answer.json" ||
-    { cat "$out/logs/answer.json"; fail "the server refused"; }
-  cp "$out/logs/answer.json" "$out/logs/answer-$2.json"
-  echo >>"$out/logs/answer.json"  # the server's line has no end
-  sed -n 's/.*"experts":\(\[[^]]*\]\).*/  answered by: \1/p' "$out/logs/answer.json"
-  sed -n 's/.*"text":"\(\([^"\\]\|\\.\)*\)".*/  text: \1/p' "$out/logs/answer.json" | cut -c 1-160
-  sed -n 's/.*"withheld":\[\({[^]]*\)\].*/  withheld: \1/p' "$out/logs/answer.json"
-}
+serve_start demo
 prompt='The terms of this'
-ask "{\"model\": \"demo\", \"prompt\": \"$prompt\", \"max_tokens\": 24, \"temperature\": 0}" all
-ask "{\"model\": \"demo\", \"prompt\": \"$prompt\", \"max_tokens\": 24, \"temperature\": 0, \"experts\": {\"exclude\": [\"$silent\"]}}" exclude
-ask "{\"model\": \"demo\", \"prompt\": \"$prompt\", \"max_tokens\": 24, \"temperature\": 0, \"purpose\": \"advertising\"}" purpose
+ask all "{\"model\": \"demo\", \"prompt\": \"$prompt\", \"max_tokens\": 24, \"temperature\": 0}"
+ask exclude "{\"model\": \"demo\", \"prompt\": \"$prompt\", \"max_tokens\": 24, \"temperature\": 0, \"experts\": {\"exclude\": [\"$silent\"]}}"
+ask purpose "{\"model\": \"demo\", \"prompt\": \"$prompt\", \"max_tokens\": 24, \"temperature\": 0, \"purpose\": \"advertising\"}"
 serve_mib=$(peak_mib "$serve_pid")
 grep -q "$silent.example" "$out/logs/answer-exclude.json" && fail "$silent answered although it was excluded"
 grep -q '"withheld":\[{' "$out/logs/answer-purpose.json" || fail "the licence of $restricted was not obeyed"
@@ -281,18 +194,13 @@ run motet eval exclusion demo "${tests[@]}"
 motet -o json eval exclusion demo "${tests[@]}" 2>/dev/null >"$out/logs/exclusion.json" || fail "an exclusion left a trace"
 
 # ----------------------------------------------------------------- summary
-peaks=
-add_peak() { [ -n "$2" ] && peaks="$peaks${peaks:+, }\"$1\": $2"; }
-while IFS= read -r line; do
-  command=$(sed 's/.*"command": "\([^"]*\)".*/\1/' <<<"$line")
-  add_peak "motet $command" "$(sed 's/.*"peak_rss_mib": \([0-9.]*\).*/\1/' <<<"$line")"
-done <"$usage"
+add_usage_peaks "$usage"
 add_peak "motet-registry" "$(peak_mib "$registry_pid")"
 add_peak "motet daemon" "$(peak_mib "$daemon_pid")"
 add_peak "motet serve" "$serve_mib"
 i=2
 for owner in "${owners[@]}"; do add_peak "motet-node $owner" "$(peak_mib "${pids[$i]}")"; i=$((i + 1)); done
-total=$(elapsed "$start_ms")
+total=$(seconds "$start")
 {
   printf '{"perplexity": '; cat "$out/matrix.json"
   printf ',\n"exclusion": '; cat "$out/logs/exclusion.json"

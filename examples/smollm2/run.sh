@@ -57,78 +57,9 @@ if [ -n "$model" ]; then
   [ -s "$model/config.json" ] || motet_die "[smollm2] got no $model/config.json, want a model in Hugging Face layout"
 fi
 
-# ------------------------------------------------------------ housekeeping
-pids=()      # every daemon that this script started
-foreground=  # the command that it waits for
-end() {      # end PID...: SIGTERM, and after 10 s SIGKILL
-  local p
-  for p in "$@"; do kill "$p" 2>/dev/null; done
-  for p in "$@"; do
-    for _ in $(seq 100); do kill -0 "$p" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$p" 2>/dev/null
-    wait "$p" 2>/dev/null
-  done
-}
-cleanup() {
-  trap - EXIT INT TERM
-  [ -n "$foreground" ] && pids+=("$foreground")
-  [ ${#pids[@]} -gt 0 ] && end "${pids[@]}"
-}
-trap cleanup EXIT
-trap 'printf "\nInterrupted; stopping everything.\n" >&2; exit 130' INT TERM
-
-bold='' dim='' plain=''
-if [ -t 1 ]; then bold=$'\033[1m' dim=$'\033[2m' plain=$'\033[0m'; fi
-step() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; shift; for l in "$@"; do printf '%s\n' "$l"; done; }
-show() { printf '%s  $ %s%s\n' "$dim" "$*" "$plain"; }
-fail() {
-  printf '\nsmollm2: %s\n' "$*" >&2
-  [ -d "$out/logs" ] && printf 'Logs are in %s/logs; the federation is in %s.\n' "$out" "$out" >&2
-  exit 1
-}
-# A command in the background, with the script waiting: so an interrupt is
-# answered at once, whatever runs.
-run() {
-  show "$@"
-  "$@" &
-  foreground=$!
-  wait "$foreground" || fail "the command above failed"
-  foreground=
-}
-quiet() {  # quiet LOG COMMAND...: the same, into a log
-  local log=$1
-  shift
-  show "$@"
-  "$@" >"$log" 2>&1 &
-  foreground=$!
-  wait "$foreground" || { tail -n 20 "$log" >&2; fail "the command above failed; its log is $log"; }
-  foreground=
-}
-table() {  # table FILE COMMAND...: its output, kept in a file too
-  local file=$1
-  shift
-  show "$@"
-  "$@" >"$file" &
-  foreground=$!
-  wait "$foreground" || fail "the command above failed"
-  foreground=
-  cat "$file"
-}
-await() {  # await FILE PID NAME: until the file is there; its process must live
-  while [ ! -s "$1" ]; do
-    kill -0 "$2" 2>/dev/null || { cat "$out/logs/$3.log" >&2; fail "$3 ended before it was ready"; }
-    sleep 0.05
-  done
-}
-free_port() {
-  local p
-  while :; do
-    p=$((20000 + RANDOM % 30000))
-    (exec 3<>"/dev/tcp/127.0.0.1/$p") 2>/dev/null || { echo "$p"; return; }
-  done
-}
-peak_mib() { awk '/VmHWM/ {printf "%.0f", $2 / 1024}' "/proc/$1/status" 2>/dev/null; }
-seconds() { awk -v a="$1" -v b="$(date +%s%N)" 'BEGIN {printf "%.1f", (b - a) / 1e9}'; }
+example=smollm2
+# shellcheck source=examples/common.sh disable=SC1091
+. "$MOTET_SOURCE/examples/common.sh"
 
 # ------------------------------------------------------------------- build
 motet_packages
@@ -208,26 +139,12 @@ run motet corpus import "${public_files[@]}" --out "$out/data/public"
 
 # -------------------------------------------------------------- federation
 step "1. A federation, its registry, ${#owners[@]} owners"
-registry=127.0.0.1:$(free_port)
-coordinator=127.0.0.1:$(free_port)
-run motet init smollm2 --registry-address "$registry" --coordinator-address "$coordinator"
-motet-registry run --config "$MOTET_FEDERATION/registry/registry.toml" \
-  --port-file "$out/logs/registry.port" >"$out/logs/registry.log" 2>&1 &
-registry_pid=$!; pids+=("$registry_pid")
-motet daemon run --port-file "$out/logs/daemon.port" >"$out/logs/daemon.log" 2>&1 &
-daemon_pid=$!; pids+=("$daemon_pid")
-await "$out/logs/registry.port" "$registry_pid" registry
-await "$out/logs/daemon.port" "$daemon_pid" daemon
+federation_make smollm2
+federation_start
 restricted=${owners[${#owners[@]} - 1]}
 for owner in "${owners[@]}"; do
   node=$out/nodes/$owner
-  fingerprint=$(motet-node init --federation smollm2 --owner "$owner.example" --node node1 \
-    --dir "$node" --coordinator "$coordinator" --registry "$registry" |
-    sed -n 's/.*\(SHA256:[0-9a-f]*\).*/\1/p' | head -n 1)
-  [ -n "$fingerprint" ] || fail "motet-node init gave no fingerprint"
-  motet member approve "$node/request.pem" --fingerprint "$fingerprint" >"$out/logs/member-$owner.log" || fail "approval of $owner"
-  motet-node join --dir "$node" --certificate "$MOTET_FEDERATION/members/$owner.example/node1.pem" \
-    --authority "$MOTET_FEDERATION/ca/ca.pem" >>"$out/logs/member-$owner.log" || fail "$owner could not join"
+  owner_join "$owner"
   {
     printf '[approve]\nmethods = ["flexolmo"]\n'
     printf 'publish = ["ffn weights", "router row and bias", "per-layer means and thresholds"]\n'
@@ -253,17 +170,13 @@ import_seconds=$(seconds "$t")
 step "3. Training where the text lies, one owner after another" \
   "Own FFNs beside the frozen public ones, $steps steps of 1,024 tokens each."
 t=$(date +%s%N)
-peaks=
-add_peak() { [ -n "$2" ] && peaks="$peaks${peaks:+, }\"$1\": $2"; }
 for owner in "${owners[@]}"; do
   {
     printf 'id = "smollm2-%s"\nowners = ["%s.example"]\nsteps = %s\nwarmup_steps = %s\nstatistics_tokens = %s\n' \
       "$owner" "$owner" "$steps" "$((steps / 10))" "$statistics_tokens"
     cat "$MOTET_SOURCE/examples/smollm2/plan.toml"
   } >"$out/plan-$owner.toml"
-  show motet-node run --dir "$out/nodes/$owner" '&'
-  motet-node run --dir "$out/nodes/$owner" --threads "$(nproc)" >"$out/logs/node-$owner.log" 2>&1 &
-  node_pid=$!; pids+=("$node_pid")
+  owner_start "$owner" "$(nproc)"
   quiet "$out/logs/offer-$owner.log" motet train offer "$out/plan-$owner.toml"
   run motet train status "smollm2-$owner" --watch
   add_peak "motet-node $owner" "$(peak_mib "$node_pid")"
@@ -315,19 +228,7 @@ silent=${owners[0]}
 step "6. Serving it, OpenAI-compatible" \
   "The same prompt with all experts; without $silent; and for the purpose" \
   "advertising, which the licence of $restricted forbids."
-motet serve anchored --address 127.0.0.1:0 --port-file "$out/logs/serve.port" >"$out/logs/serve.log" 2>&1 &
-serve_pid=$!; pids+=("$serve_pid")
-await "$out/logs/serve.port" "$serve_pid" serve
-http=$(cat "$out/logs/serve.port")
-ask() {  # ask NAME BODY
-  show "curl http://$http/v1/completions -H 'Content-Type: application/json' -d '$2'"
-  curl -sS --fail-with-body "http://$http/v1/completions" -H 'Content-Type: application/json' \
-    -d "$2" >"$out/logs/answer-$1.json" || { cat "$out/logs/answer-$1.json" >&2; fail "the server refused"; }
-  echo >>"$out/logs/answer-$1.json"  # the server's line has no end
-  sed -n 's/.*"experts":\(\[[^]]*\]\).*/  answered by: \1/p' "$out/logs/answer-$1.json"
-  sed -n 's/.*"text":"\(\([^"\\]\|\\.\)*\)".*/  text: \1/p' "$out/logs/answer-$1.json" | cut -c 1-160
-  sed -n 's/.*"withheld":\[\({[^]]*\)\].*/  withheld: \1/p' "$out/logs/answer-$1.json"
-}
+serve_start anchored
 body='"model": "anchored", "prompt": "The terms of this", "max_tokens": 24, "temperature": 0'
 ask all "{$body}"
 ask exclude "{$body, \"experts\": {\"exclude\": [\"$silent\"]}}"
@@ -349,12 +250,7 @@ for router in anchored topk; do
 done
 
 # ----------------------------------------------------------------- summary
-while IFS= read -r line; do
-  # shellcheck disable=SC2001
-  command=$(sed 's/.*"command": "\([^"]*\)".*/\1/' <<<"$line")
-  # shellcheck disable=SC2001
-  add_peak "motet $command" "$(sed 's/.*"peak_rss_mib": \([0-9.]*\).*/\1/' <<<"$line")"
-done <"$usage"
+add_usage_peaks "$usage"
 add_peak "motet-registry" "$(peak_mib "$registry_pid")"
 add_peak "motet daemon" "$(peak_mib "$daemon_pid")"
 {

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by run.sh: the rows of rows.txt as compositions, their perplexities
+# as ROOT/seed-N/rows/NAME.csv and then one line each in DOCS/reproduction/
+# seed-N.csv; tables and figures from the seeds that are there.
+# shellcheck shell=bash disable=SC2154
+
+trim() { sed 's/^ *//; s/ *$//'; }
+# The anchored rows: mixing x smoothing x gate, over the experts each suits.
+anchored_rows() {
+  local mixing smoothing gate experts recipe name
+  for mixing in pair switch; do
+    experts=ffn
+    [ $mixing = switch ] && experts=ffn-alone
+    for smoothing in 0 0.8 prefix; do
+      for gate in off 0.9 0.97 0.995; do
+        name=anchored-$mixing-$smoothing-$gate
+        recipe="[router]; kind = \"anchored\"; mixing = \"$mixing\"; smoothing = $([ $smoothing = prefix ] && echo '"prefix"' || echo $smoothing)"
+        if [ $gate = off ]; then recipe="$recipe; gate = false"; else recipe="$recipe; quantile = $gate"; fi
+        printf '%s | %s | yes | %s | anchored, %s, a = %s, gate %s\n' "$name" "$experts" "$recipe" "$mixing" "$smoothing" "$gate"
+      done
+    done
+  done
+  echo 'anchored-switch-of-pairs | ffn | no | [router]; kind = "anchored"; mixing = "switch"; smoothing = 0.8; gate = false | anchored, switch over experts trained as pairs, a = 0.8, gate off'
+}
+# Every row, EACH spelled out.
+all_rows() {
+  local owner line
+  grep -v '^#' "$here/rows.txt" | while IFS= read -r line; do
+    case $line in
+      *EACH*) for owner in "${owners[@]}"; do printf '%s\n' "${line//EACH/$owner}"; done ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done
+  anchored_rows
+}
+measure_steps() {
+  all_rows | while IFS='|' read -r name _ without _; do
+    name=$(trim <<<"$name")
+    case $without in *yes*) echo "6 row-$name measure_row $name" ;; *) echo "1 row-$name measure_row $name" ;; esac
+  done
+}
+
+# experts_of WHAT: the packages of a row.
+experts_of() {
+  local owner
+  for owner in "${owners[@]}"; do
+    case $1 in
+      *:*) [ "$owner" = "${owners[0]}" ] && echo "${1#*:}.example/${1%%:*}" ;;
+      hdee)
+        if grep -q " $owner\$" <(smaller | sed 's/^/ /'; larger | sed 's/^/ /'); then
+          echo "$owner.example/steps"
+        else
+          echo "$owner.example/branch"
+        fi ;;
+      *) echo "$owner.example/$1" ;;
+    esac
+  done
+}
+# A number of a package's manifest, by its id without version: the base's too.
+manifest_of() { grep -l "\"id\": *\"$1@" "$out"/federation/packages/*/manifest.json "$out"/federation/base/manifest.json 2>/dev/null | head -n 1; }
+tokens_of() { sed -n 's/.*"training": *{.*"tokens": *"\{0,1\}\([0-9]*\).*/\1/p' "$(manifest_of "$1")"; }
+domain_tokens_of() { wc -c <"$out/nodes/$1/corpus/train.jsonl"; }
+weights_by_text() {
+  local owner
+  for owner in "${owners[@]}"; do domain_tokens_of "$owner"; done |
+    awk '{b[NR] = $1; all += $1} END {rest = 1; for (i = 1; i < NR; ++i) {w = sprintf("%.4f", b[i] / all); rest -= w; printf "%s, ", w} printf "%.4f", rest}'
+}
+
+measured() {  # measured NAME...: what eval matrix is asked for every row
+  local d asked=()
+  for d in "${domains[@]}"; do
+    asked+=(--domain "$d=${held[$d]:-$out/nodes/$d/corpus/test.jsonl}")
+  done
+  run motet eval matrix "$@" "${asked[@]}" --window "$sequence_tokens" --max-tokens "$eval_tokens"
+}
+measure_row() {  # measure_row NAME
+  local name=$1 line experts without recipe ids kinds
+  line=$(all_rows | awk -F'|' -v name="$name" '{n = $1; gsub(/ /, "", n)} n == name')
+  experts=$(cut -d'|' -f2 <<<"$line" | trim)
+  without=$(cut -d'|' -f3 <<<"$line" | trim)
+  recipe=$(cut -d'|' -f4 <<<"$line" | trim)
+  daemons_start
+  if [ "$experts" = - ]; then
+    measured "${owners[0]}.example/ffn" --rows base --csv "$out/rows/$name.csv"
+    return
+  fi
+  mapfile -t ids < <(experts_of "$experts")
+  recipe=${recipe/WEIGHTS/[$(weights_by_text)]}
+  {
+    printf 'name = "%s"\nexperts = [%s]\n' "$name" "$(printf '"%s", ' "${ids[@]}")"
+    # Keys of the recipe come before its sections.
+    tr ';' '\n' <<<"$recipe" | trim
+  } >"$out/recipes/$name.toml"
+  motet -o json compose plan "$out/recipes/$name.toml" >"$out/rows/$name.plan.json" ||
+    fail "motet compose plan $out/recipes/$name.toml"
+  quiet "$out/logs/apply-$name.log" motet compose apply "$out/recipes/$name.toml"
+  kinds=composition
+  [ "$without" = yes ] && kinds=composition,without
+  measured "$name" --rows "$kinds" --csv "$out/rows/$name.csv"
+}
+# One line a row and expert left out, of what is measured so far.
+collect_seed() {
+  local name experts label file=$docs/reproduction/seed-$seed.csv id tokens numbers
+  base_tokens=$(tokens_of reproduction/base)
+  {
+    printf 'row,without'
+    printf ',%s' "${domains[@]}" owners all active_parameters parameters tokens bytes
+    printf '\n'
+    while IFS='|' read -r name experts _ _ label; do
+      name=$(trim <<<"$name") experts=$(trim <<<"$experts")
+      [ -s "$out/rows/$name.csv" ] && [ -e "$out/done/row-$name" ] || continue
+      tokens=$base_tokens
+      if [ "$experts" = - ]; then
+        numbers=$(plan_numbers pooled)
+        numbers="${numbers%,*},$(wc -c <"$out/federation/base/weights.safetensors")"
+      else
+        for id in $(experts_of "$experts"); do tokens=$((tokens + $(tokens_of "$id"))); done
+        numbers=$(plan_numbers "$name")
+      fi
+      awk -F, -v row="$name" -v tokens="$tokens" -v numbers="$numbers" '
+        NR == 1 {next}
+        $1 != model {flush(); model = $1; line = ""}
+        {line = line "," sprintf("%.4f", $4)}
+        function flush(  without) {
+          if (model == "") return
+          without = model
+          if (!sub(/.*without /, "", without)) without = ""
+          split(numbers, n, ",")
+          print row "," without line "," n[1] "," n[2] "," tokens "," n[3]
+        }
+        END {flush()}' "$out/rows/$name.csv"
+    done < <(all_rows)
+  } >"$file.part"
+  mv "$file.part" "$file"
+  printf 'Seed %s: %s lines in %s\n' "$seed" "$(($(wc -l <"$file") - 1))" "$file"
+}
+# active, all parameters, bytes of a row's plan.
+plan_numbers() {
+  awk '
+    function number(s) {gsub(/[^0-9]/, "", s); return s}
+    /^  "parameters":/ {p = number($0)}
+    /^  "active_parameters":/ {a = number($0)}
+    /^  "new_bytes":/ {n = number($0)}
+    /^  "referenced_bytes":/ {r = number($0)}
+    # A merge is served from its own file, a mixture from the packages.
+    END {print a "," p "," (n > 65536 ? n : n + r)}' "$out/rows/$1.plan.json"
+}
+
+# Tables and figures from every seed's file that is in DOCS/reproduction, of
+# this run or another; between the marks of DOCS/reproduction.md.
+collect_all() {
+  local files=("$docs"/reproduction/seed-*.csv) page=$docs/reproduction.md labels=$root/labels
+  [ -s "${files[0]}" ] || return 0
+  [ -e "$page" ] || cp "$MOTET_SOURCE/docs/reproduction.md" "$page"
+  all_rows | awk -F'|' '{n = $1; gsub(/ /, "", n); l = $5; sub(/^ */, "", l); print n "|" l}' >"$labels"
+  awk -v orderings="$here/orderings.txt" -f "$here/stats.awk" -f "$here/table.awk" - "${files[@]}" <"$labels" >"$root/table.md" ||
+    fail "the table could not be made"
+  awk -v figure=rows -f "$here/stats.awk" -f "$here/picture.awk" - "${files[@]}" <"$labels" >"$docs/reproduction/rows.svg"
+  awk -v figure=gate -f "$here/stats.awk" -f "$here/picture.awk" - "${files[@]}" <"$labels" >"$docs/reproduction/gate.svg"
+  awk -v table="$root/table.md" '
+    /^<!-- table/ {print; print ""; while ((getline line < table) > 0) print line; print ""; skip = 1}
+    /^<!-- end/ {skip = 0}
+    !skip' "$page" >"$page.part" && mv "$page.part" "$page"
+  step "Tables and figures of ${#files[@]} seeds" "$page" "$docs/reproduction/rows.svg, gate.svg"
+}
