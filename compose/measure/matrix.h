@@ -79,6 +79,10 @@ std::vector<MatrixRow> DirectoryRows(
     std::shared_ptr<const assemble::ServedModel> model,
     const std::string& weights_key, const std::string& tokenizer_key);
 
+// Leaves rows of these kinds alone; an error when there is none.
+absl::Status KeepKinds(const std::vector<std::string>& kinds,
+                       std::vector<MatrixRow>& rows);
+
 // Measures the rows in their order; of rows with one name and one arithmetic
 // (a base that two compositions share) the first stays, and of rows with one
 // name and two arithmetics the later ones get a number. owners: the names of

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "compose/measure/matrix.h"
 #include "proto/error.h"
 
@@ -136,6 +138,20 @@ std::vector<MatrixRow> DirectoryRows(
   row.arithmetic = weights_key;
   row.tokenizer = tokenizer_key;
   return {row};
+}
+
+absl::Status KeepKinds(const std::vector<std::string>& kinds,
+                       std::vector<MatrixRow>& rows) {
+  std::set<std::string> there;
+  for (const MatrixRow& row : rows) there.insert(row.kind);
+  std::erase_if(rows, [&](const MatrixRow& row) {
+    return std::find(kinds.begin(), kinds.end(), row.kind) == kinds.end();
+  });
+  if (!rows.empty()) return absl::OkStatus();
+  return proto::Invalid("rows",
+                        absl::StrCat("kinds ", absl::StrJoin(kinds, ", ")),
+                        absl::StrCat("one of ", absl::StrJoin(there, ", "),
+                                     ", which these models have"));
 }
 
 }  // namespace motet::measure

@@ -171,21 +171,6 @@ absl::StatusOr<Subjects> OpenSubjects(const Options& options,
   return subjects;
 }
 
-// Only the kinds that are asked for; all when none is.
-absl::Status KeepRows(const std::vector<std::string>& kinds,
-                      std::vector<measure::MatrixRow>& rows) {
-  if (kinds.empty()) return absl::OkStatus();
-  std::set<std::string> there;
-  for (const auto& row : rows) there.insert(row.kind);
-  std::erase_if(rows, [&](const measure::MatrixRow& row) {
-    return std::find(kinds.begin(), kinds.end(), row.kind) == kinds.end();
-  });
-  if (!rows.empty()) return absl::OkStatus();
-  return proto::Invalid("--rows", absl::StrJoin(kinds, ","),
-                        absl::StrCat("one of ", absl::StrJoin(there, ", "),
-                                     ", which these names have"));
-}
-
 // Perplexity where it compares, unless told otherwise.
 absl::StatusOr<measure::View> ViewOf(
     const Options& options, const std::vector<measure::MatrixRow>& rows) {
@@ -238,7 +223,9 @@ absl::Status WriteOutputs(const Options& options,
 absl::Status Run(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const auto domains, ReadDomains(options.domains));
   MOTET_ASSIGN_OR_RETURN(Subjects subjects, OpenSubjects(options, context));
-  MOTET_RETURN_IF_ERROR(KeepRows(options.rows, subjects.rows));
+  if (!options.rows.empty()) {
+    MOTET_RETURN_IF_ERROR(measure::KeepKinds(options.rows, subjects.rows));
+  }
   MOTET_ASSIGN_OR_RETURN(const measure::View view,
                          ViewOf(options, subjects.rows));
   ProgressLine progress("matrix");

@@ -36,7 +36,7 @@ all_rows() {
 measure_steps() {
   all_rows | while IFS='|' read -r name _ without _; do
     name=$(trim <<<"$name")
-    case $without in *yes*) echo "6 row-$name measure_row $name" ;; *) echo "1 row-$name measure_row $name" ;; esac
+    case $without in *told*) ;; *yes*) echo "6 row-$name measure_row $name" ;; *) echo "1 row-$name measure_row $name" ;; esac
   done
 }
 
@@ -56,9 +56,12 @@ experts_of() {
     esac
   done
 }
-# A number of a package's manifest, by its id without version: the base's too.
+# The manifest of a package, by its id without version; the base's too.
 manifest_of() { grep -l "\"id\": *\"$1@" "$out"/federation/packages/*/manifest.json "$out"/federation/base/manifest.json 2>/dev/null | head -n 1; }
-tokens_of() { sed -n 's/.*"training": *{.*"tokens": *"\{0,1\}\([0-9]*\).*/\1/p' "$(manifest_of "$1")"; }
+tokens_of() {
+  awk '/"training": \{/ {on = 1} on && /"tokens":/ {gsub(/[^0-9]/, ""); print; exit}' "$(manifest_of "$1")"
+}
+weights_bytes_of() { wc -c <"$(dirname "$(manifest_of "$1")")/weights.safetensors"; }
 domain_tokens_of() { wc -c <"$out/nodes/$1/corpus/train.jsonl"; }
 weights_by_text() {
   local owner
@@ -91,59 +94,91 @@ measure_row() {  # measure_row NAME
     # Keys of the recipe come before its sections.
     tr ';' '\n' <<<"$recipe" | trim
   } >"$out/recipes/$name.toml"
-  motet -o json compose plan "$out/recipes/$name.toml" >"$out/rows/$name.plan.json" ||
-    fail "motet compose plan $out/recipes/$name.toml"
-  quiet "$out/logs/apply-$name.log" motet compose apply "$out/recipes/$name.toml"
+  patiently motet -o json compose plan "$out/recipes/$name.toml" >"$out/logs/plan.json"
+  sed '/^  \$/d' "$out/logs/plan.json" >"$out/rows/$name.plan.json"
+  patiently motet compose apply "$out/recipes/$name.toml" >"$out/logs/apply-$name.log"
   kinds=composition
   [ "$without" = yes ] && kinds=composition,without
   measured "$name" --rows "$kinds" --csv "$out/rows/$name.csv"
 }
 # One line a row and expert left out, of what is measured so far.
 collect_seed() {
-  local name experts label file=$docs/reproduction/seed-$seed.csv id tokens numbers
-  base_tokens=$(tokens_of reproduction/base)
+  local name experts id tokens bytes file=$docs/reproduction/seed-$seed.csv
   {
     printf 'row,without'
     printf ',%s' "${domains[@]}" owners all active_parameters parameters tokens bytes
     printf '\n'
-    while IFS='|' read -r name experts _ _ label; do
+    while IFS='|' read -r name experts _; do
       name=$(trim <<<"$name") experts=$(trim <<<"$experts")
-      [ -s "$out/rows/$name.csv" ] && [ -e "$out/done/row-$name" ] || continue
-      tokens=$base_tokens
-      if [ "$experts" = - ]; then
-        numbers=$(plan_numbers pooled)
-        numbers="${numbers%,*},$(wc -c <"$out/federation/base/weights.safetensors")"
-      else
-        for id in $(experts_of "$experts"); do tokens=$((tokens + $(tokens_of "$id"))); done
-        numbers=$(plan_numbers "$name")
+      [ -e "$out/done/row-$name" ] || continue
+      tokens=$(tokens_of reproduction/base) bytes=$(weights_bytes_of reproduction/base)
+      if [ "$experts" != - ]; then
+        for id in $(experts_of "$experts"); do
+          tokens=$((tokens + $(tokens_of "$id"))) bytes=$((bytes + $(weights_bytes_of "$id")))
+        done
+        # A merge is served from its own file.
+        [ -e "$out/federation/compositions/$name/weights.safetensors" ] &&
+          bytes=$(wc -c <"$out/federation/compositions/$name/weights.safetensors")
       fi
-      awk -F, -v row="$name" -v tokens="$tokens" -v numbers="$numbers" '
+      awk -F, -v row="$name" -v numbers="$(plan_numbers "$name"),$tokens,$bytes" '
         NR == 1 {next}
-        $1 != model {flush(); model = $1; line = ""}
+        $1 != model {put(); model = $1; line = ""}
         {line = line "," sprintf("%.4f", $4)}
-        function flush(  without) {
+        END {put()}
+        function put(  without) {
           if (model == "") return
           without = model
           if (!sub(/.*without /, "", without)) without = ""
-          split(numbers, n, ",")
-          print row "," without line "," n[1] "," n[2] "," tokens "," n[3]
-        }
-        END {flush()}' "$out/rows/$name.csv"
+          print row "," without line "," numbers
+        }' "$out/rows/$name.csv"
     done < <(all_rows)
   } >"$file.part"
+  told expert "$file.part" >"$file.told"
+  told branch "$file.part" >>"$file.told"
+  cat "$file.told" >>"$file.part"
+  rm "$file.told"
   mv "$file.part" "$file"
   printf 'Seed %s: %s lines in %s\n' "$seed" "$(($(wc -l <"$file") - 1))" "$file"
 }
-# active, all parameters, bytes of a row's plan.
+# told PREFIX FILE: the row "told-PREFIX", as if someone said of every text
+# whose it is: each owner's domain by the row PREFIX-OWNER, the others by the
+# base.
+told() {
+  awk -F, -v prefix="$1" -v owner_count="${#owners[@]}" '
+    NR == 1 {for (i = 3; i <= NF; ++i) head[i] = $i; next}
+    $2 != "" {next}
+    $1 == "base" {for (i = 3; i <= NF; ++i) base[i] = $i}
+    index($1, prefix "-") == 1 {
+      owner = substr($1, length(prefix) + 2)
+      for (i = 3; i <= NF; ++i) if (head[i] == owner) {cell[i] = $i; ++found}
+      for (i = NF - 3; i <= NF; ++i) cost[i] = (i < NF - 2 ? $i : cost[i] + $i)
+      fields = NF
+    }
+    END {
+      if (found < owner_count || base[3] == "") exit
+      line = "told-" prefix ","
+      for (i = 3; i <= fields - 6; ++i) {
+        v = i in cell ? cell[i] : base[i]
+        line = line "," v
+        all += log(v); ++n
+        if (i in cell) {own += log(v); ++m}
+      }
+      # The base is counted once; branches are whole models.
+      for (i = fields - 2; i <= fields; ++i) {
+        if (i == fields - 1 || prefix == "expert") cost[i] -= (found - 1) * base[i]
+      }
+      printf "%s,%.4f,%.4f,%d,%d,%d,%d\n", line, exp(own / m), exp(all / n), cost[fields - 3], cost[fields - 2], cost[fields - 1], cost[fields]
+    }' "$2"
+}
+# active and all parameters of a row's plan; the base is as a merge is.
 plan_numbers() {
+  local plan=$out/rows/$1.plan.json
+  [ -e "$plan" ] || plan=$out/rows/pooled.plan.json
   awk '
-    function number(s) {gsub(/[^0-9]/, "", s); return s}
-    /^  "parameters":/ {p = number($0)}
-    /^  "active_parameters":/ {a = number($0)}
-    /^  "new_bytes":/ {n = number($0)}
-    /^  "referenced_bytes":/ {r = number($0)}
-    # A merge is served from its own file, a mixture from the packages.
-    END {print a "," p "," (n > 65536 ? n : n + r)}' "$out/rows/$1.plan.json"
+    {n = $0; gsub(/[^0-9]/, "", n)}
+    /^  "parameters":/ {p = n}
+    /^  "active_parameters":/ {a = n}
+    END {print a "," p}' "$plan"
 }
 
 # Tables and figures from every seed's file that is in DOCS/reproduction, of

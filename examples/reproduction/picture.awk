@@ -19,6 +19,8 @@ function begin_svg(w, h, title) {
   printf "<title>%s</title>\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n", text(title)
   printf "<text x=\"12\" y=\"20\" font-weight=\"bold\">%s</text>\n", text(title)
 }
+# The line of the base is darker.
+function grid(t, light) {return t > 0.999 && t < 1.001 ? "#888" : light}
 END {if (figure == "gate") gate(); else all_rows_figure()}
 
 function all_rows_figure(   r, s, name, shown, y, x, low, high, v, left, w, t, sum, n) {
@@ -36,7 +38,7 @@ function all_rows_figure(   r, s, name, shown, y, x, low, high, v, left, w, t, s
   begin_svg(left + w + 40, 60 + shown * 18, "Perplexity on the owners' texts over the base's (lower is better; a dot a seed, a line the mean)")
   for (t = int(low * 20 + 1) / 20; t < high; t += 0.05) {
     x = left + w * (t - low) / (high - low)
-    printf "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"34\" y2=\"%d\" stroke=\"%s\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" fill=\"#555\">%.2f</text>\n", x, x, 40 + shown * 18, t > 0.999 && t < 1.001 ? "#888" : "#e4e4e4", x, 54 + shown * 18, t
+    printf "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"34\" y2=\"%d\" stroke=\"%s\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" fill=\"#555\">%.2f</text>\n", x, x, 40 + shown * 18, grid(t, "#e4e4e4"), x, 54 + shown * 18, t
   }
   y = 46
   for (r = 1; r <= rows; ++r) {
@@ -82,7 +84,7 @@ function gate(   r, s, name, part, n, x, y, a, b, kx, ky, lowx, highx, lowy, hig
   }
   for (t = int(lowy * 20 + 1) / 20; t < highy; t += 0.05) {
     py = 420 - 380 * (t - lowy) / (highy - lowy)
-    printf "<line x1=\"70\" x2=\"550\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"%s\"/><text x=\"62\" y=\"%.1f\" text-anchor=\"end\" fill=\"#555\">%.2f</text>\n", py, py, t > 0.999 && t < 1.001 ? "#888" : "#eee", py + 4, t
+    printf "<line x1=\"70\" x2=\"550\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"%s\"/><text x=\"62\" y=\"%.1f\" text-anchor=\"end\" fill=\"#555\">%.2f</text>\n", py, py, grid(t, "#eee"), py + 4, t
   }
   printf "<text x=\"310\" y=\"458\" text-anchor=\"middle\">owners' mean, all experts, over the base's</text>\n"
   printf "<text transform=\"translate(18 230) rotate(-90)\" text-anchor=\"middle\">own text, own expert excluded, over the base's</text>\n"

@@ -107,10 +107,10 @@ seed_steps() {
     '6 pooled train_pooled' \
     '6 ffn-alone train_plan ffn-alone' \
     '7 ffn-own train_plan ffn-own' \
-    '7 ffn-no-bias train_plan ffn-no-bias' \
     '1 probe probe_difficulty' \
     '7 width train_width' \
-    '5 steps train_steps'
+    '5 steps train_steps' \
+    '7 ffn-no-bias train_plan ffn-no-bias'
   measure_steps
 }
 # Runs what is not done yet of a seed, in order, and says how far it is.

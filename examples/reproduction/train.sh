@@ -45,7 +45,7 @@ base_train() {
       --learning-rate "$base_rate" --anchor-tokens "$anchor_tokens" --seed "$seed"
   fi
   daemons_start
-  run motet base publish
+  patiently motet base publish
 }
 
 # offer ID TEMPLATE RATE STEPS [LINE…]: writes the plan from its template,
@@ -62,8 +62,24 @@ offer() {
     cat "$here/plans/$template.toml"
   } >"$out/plans/$id.toml"
   daemons_start
-  quiet "$out/logs/offer-$id.log" motet train offer "$out/plans/$id.toml"
-  run motet train status "$id" --watch
+  patiently motet train offer "$out/plans/$id.toml"
+  # Nodes that have not dialled yet have no job: their packages tell.
+  while :; do
+    patiently motet train status "$id" --watch
+    [ "$(motet -o json train status "$id" | grep -o '"state": *"published"' | wc -l)" -ge "$(grep -o '\.example"' <<<"$*" | wc -l)" ] && break
+    sleep 1
+  done
+}
+# A busy or suspended machine answers late: a command of the network is tried
+# again, and each may be.
+patiently() {
+  local try
+  show "$@"
+  for try in 1 2 3 4 5; do
+    wait_for "$@" && return
+    [ "$try" = 5 ] || sleep 2
+  done
+  fail "the command above failed"
 }
 quoted() { printf '"%s.example", ' "$@"; }
 all_owners() { printf 'owners = [%s]' "$(quoted "${owners[@]}")"; }

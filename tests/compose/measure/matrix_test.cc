@@ -128,6 +128,22 @@ TEST(MatrixErrorsTest, SayWhatIsWrong) {
               HasSubstr("domain manual"));
 }
 
+// Tables that need some kinds of rows do not pay for the others.
+TEST(MatrixRowsTest, KindsThatAreAskedFor) {
+  const TinyFederation federation;
+  const std::vector<MatrixRow> all =
+      *CompositionRows(federation.Load(federation.Lock("topk")), false);
+  std::vector<MatrixRow> rows = all;
+  ASSERT_TRUE(KeepKinds({"without", "base"}, rows).ok());
+  std::vector<std::string> names;
+  for (const MatrixRow& row : rows) names.push_back(row.name);
+  EXPECT_THAT(names, ElementsAre("base", "without code", "without legal",
+                                 "without manual", "without health"));
+  rows = all;
+  EXPECT_THAT(std::string(KeepKinds({"only"}, rows).message()),
+              HasSubstr("one of base, composition, pair, without"));
+}
+
 // Two compositions over one base and its experts, and a third model: what is
 // the same is measured once, what is not has its name.
 TEST(MatrixRowsTest, SeveralCompositionsShareWhatTheyShare) {
