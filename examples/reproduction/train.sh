@@ -117,7 +117,7 @@ train_width() {
     "ffn_widths = [$narrow, $ffn_width, $wide]" "probe_thresholds = [$(thresholds)]"
 }
 train_steps() {
-  local set of
+  local set
   mapfile -t set < <(smaller)
   offer steps-few steps "$branch_rate" "$few_steps" 'expert_name = "steps"' "owners = [$(quoted "${set[@]}")]"
   mapfile -t set < <(larger)
