@@ -14,6 +14,7 @@
 #include "compose/assemble/method.h"
 #include "compose/assemble/set_decoders.h"
 #include "compose/assemble/trunk.h"
+#include "compose/assemble/tuning.h"
 #include "compose/learn/trainer.h"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -101,6 +102,10 @@ class BamComposition : public Composition {
     layers_.resize(config.layers);
     for (size_t m = 0; m < experts.size(); ++m) AddMember(m);
     MOTET_RETURN_IF_ERROR(AddRows());
+    if (lock.has_tuning()) {
+      MOTET_ASSIGN_OR_RETURN(tuned_,
+                             ReadTunedRows(lock, options.folder, config));
+    }
     MOTET_ASSIGN_OR_RETURN(whole_, Make(All()));
     decoder = std::make_unique<model::Decoder>(*whole_->decoder);
     return absl::OkStatus();
@@ -141,7 +146,7 @@ class BamComposition : public Composition {
     // Nobody publishes what an attention reads: without random rows all begin
     // as equals.
     MemberRows attention(ffn.size());
-    if (lock.router().rows() == "random") {
+    if (RowsBeforeTuning(lock) == "random") {
       attention = RandomRows(base->config, lock, ~lock.bam().seed());
     }
     for (size_t l = 0; l < layers_.size(); ++l) {
@@ -165,9 +170,11 @@ class BamComposition : public Composition {
     model::ModelWeights weights = made->trunk.weights;
     for (size_t l = 0; l < layers_.size(); ++l) {
       weights.layers[l].experts = layers_[l].experts;
-      weights.layers[l].router = layers_[l].router;
+      const bool tuned = TunedServe(lock, set, All());
+      weights.layers[l].router = tuned ? tuned_.ffn[l] : layers_[l].router;
       weights.layers[l].attention_experts = layers_[l].attention_experts;
-      weights.layers[l].attention_router = layers_[l].attention_router;
+      weights.layers[l].attention_router =
+          tuned ? tuned_.attention[l] : layers_[l].attention_router;
     }
     MOTET_ASSIGN_OR_RETURN(
         model::Decoder on,
@@ -181,6 +188,7 @@ class BamComposition : public Composition {
   math::Arena arena_;  // rows, and vectors that are widened
   std::vector<model::LayerWeights> layers_;  // experts and routers alone
   model::Router router_;
+  learn::RouterRows tuned_;  // none where nothing was tuned
   std::shared_ptr<const OnTrunk> whole_;
   mutable SetDecoders sets_;
 };

@@ -13,6 +13,7 @@
 #include "compose/assemble/method.h"
 #include "compose/assemble/set_decoders.h"
 #include "compose/assemble/trunk.h"
+#include "compose/assemble/tuning.h"
 #include "compose/learn/trainer.h"
 #include "compose/model/mixture.h"
 #include "proto/digest.h"
@@ -92,6 +93,11 @@ class BtxComposition : public Composition {
       MOTET_RETURN_IF_ERROR(AddFfns(m, chunks));
     }
     MOTET_RETURN_IF_ERROR(AddRows(chunks));
+    if (lock.has_tuning()) {
+      MOTET_ASSIGN_OR_RETURN(tuned_,
+                             ReadTunedRows(lock, options.folder, config));
+      for (Tensor& rows : tuned_.ffn) Scale(rows);
+    }
     MOTET_ASSIGN_OR_RETURN(whole_, Make(All()));
     decoder = std::make_unique<model::Decoder>(*whole_->decoder);
     return absl::OkStatus();
@@ -150,20 +156,26 @@ class BtxComposition : public Composition {
         const auto rows,
         RowsOfMembers(base->config, parts_, lock, lock.btx().seed()));
     const int64_t width = config.width;
-    // A sampling router is trained on logits over its temperature.
-    const double scale =
-        lock.router().kind() == "sample" ? 1 / lock.router().temperature() : 1;
     for (size_t l = 0; l < layers_.size(); ++l) {
       Tensor matrix = arena_.New({config.experts, width});
       for (int64_t r = 0; r < config.experts; ++r) {
         for (int64_t c = 0; c < width; ++c) {
-          matrix.f32()[r * width + c] =
-              static_cast<float>(scale * rows[l][r / chunks * width + c]);
+          matrix.f32()[r * width + c] = rows[l][r / chunks * width + c];
         }
       }
+      Scale(matrix);
       layers_[l].router = matrix;
     }
     return absl::OkStatus();
+  }
+
+  // A sampling router is trained on logits over its temperature.
+  void Scale(Tensor rows) const {
+    if (lock.router().kind() != "sample") return;
+    const double scale = 1 / lock.router().temperature();
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      rows.f32()[i] = static_cast<float>(scale * rows.f32()[i]);
+    }
   }
 
   absl::StatusOr<std::shared_ptr<OnTrunk>> Make(ExpertMask set) const {
@@ -174,7 +186,8 @@ class BtxComposition : public Composition {
     model::ModelWeights weights = made->trunk.weights;
     for (size_t l = 0; l < layers_.size(); ++l) {
       weights.layers[l].experts = layers_[l].experts;
-      weights.layers[l].router = layers_[l].router;
+      weights.layers[l].router =
+          TunedServe(lock, set, All()) ? tuned_.ffn[l] : layers_[l].router;
     }
     MOTET_ASSIGN_OR_RETURN(
         model::Decoder on,
@@ -187,6 +200,7 @@ class BtxComposition : public Composition {
   math::Arena arena_;                        // rows and chunks
   std::vector<model::LayerWeights> layers_;  // experts and router alone
   model::Router router_;
+  learn::RouterRows tuned_;  // none where nothing was tuned
   std::shared_ptr<const OnTrunk> whole_;
   mutable SetDecoders sets_;
 };

@@ -77,6 +77,10 @@ std::vector<std::string> Lost(const v1::CompositionLock& lock) {
                      "may go to a foreign one");
     }
   }
+  if (lock.has_tuning()) {
+    lost.push_back("the rows before tuning: the export has those that were "
+                   "tuned in the presence of all experts");
+  }
   if (lock.btx().chunks() > 1) {
     lost.push_back("which chunks make up an expert: the export has them side "
                    "by side");

@@ -17,6 +17,7 @@
 #include "compose/assemble/dume.h"
 #include "compose/assemble/gate.h"
 #include "compose/assemble/method.h"
+#include "compose/assemble/tuning.h"
 #include "compose/assemble/verify.h"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -81,6 +82,10 @@ absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
   v1::CompositionLock selected = lock;
   if (!options.router.empty()) {
     const bool anchored = options.router == "anchored";
+    if (anchored && lock.has_tuning()) {
+      return proto::Invalid("composition", "router \"anchored\"", "\"topk\"",
+                            "its rows were tuned for that");
+    }
     if ((!anchored && (options.router != "topk" ||
                        lock.router().rows() == kMixedRows)) ||
         (anchored && lock.method() != "flexolmo")) {
@@ -119,7 +124,7 @@ absl::Status AddExperts(const Opened& opened, const SafetensorsFile* anchor,
   for (int64_t l = 0; l < config.layers; ++l) {
     model::LayerWeights& layer = weights.layers[l];
     layer.router = NewTensor(composition, {config.experts, width});
-    if (composition.lock.router().rows() == kMeanRows) {
+    if (RowsBeforeTuning(composition.lock) == kMeanRows) {
       MOTET_ASSIGN_OR_RETURN(
           const Tensor mean,
           Find(*anchor, absl::StrCat("layers.", l, ".mean"), {width}));
@@ -261,7 +266,7 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   model::ModelWeights weights = composition->base->weights;
   std::shared_ptr<const SafetensorsFile> anchor;
   if (dume || chosen.router().kind() == "anchored" ||
-      chosen.router().rows() == kMeanRows) {
+      RowsBeforeTuning(chosen) == kMeanRows) {
     MOTET_ASSIGN_OR_RETURN(
         anchor, SafetensorsFile::Open(base_folder + "/anchor.safetensors"));
   }
@@ -287,6 +292,21 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     for (int64_t l = 0; l < config.layers; ++l) {
       model::LayerWeights& layer = weights.layers[l];
       std::copy_n((*all)[l].f32(), (*all)[l].size(), layer.router.f32());
+    }
+  }
+  if (chosen.has_tuning()) {
+    MOTET_ASSIGN_OR_RETURN(
+        learn::RouterRows tuned,
+        ReadTunedRows(chosen, options.folder, config));
+    std::vector<math::Tensor> untuned;
+    for (int64_t l = 0; l < config.layers; ++l) {
+      untuned.push_back(std::exchange(weights.layers[l].router, tuned.ffn[l]));
+    }
+    router.rows = MakeTunedRows(
+        tuned.ffn, std::move(untuned), math::FirstExperts(config.experts),
+        chosen.tuning().narrowed() == "tuned");
+    for (auto& numbers : tuned.storage) {
+      composition->storage.push_back(std::move(numbers));
     }
   }
   if (chosen.router().kind() == "anchored") {

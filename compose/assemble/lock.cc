@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "compose/assemble/composition.h"
 #include "compose/assemble/method.h"
+#include "compose/assemble/tuning.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "google/protobuf/util/json_util.h"
@@ -144,6 +145,7 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
                                            lock.method(), ")"));
   } else {
     CheckRouter(lock.router(), problems);
+    CheckTuningLock(lock, problems);
     const std::string& kind = lock.router().kind();
     check(lock.method() == "btx" ||
               (kind != "switch" && kind != "soft" && kind != "sample"),

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "compose/assemble/tuning.h"
 #include "compose/learn/hash.h"
 #include "proto/error.h"
 
@@ -58,7 +59,7 @@ absl::StatusOr<MemberRows> RowsOfMembers(const model::ModelConfig& config,
                                          const DenseParts& parts,
                                          const v1::CompositionLock& lock,
                                          uint64_t seed) {
-  if (lock.router().rows() == "random") return RandomRows(config, lock, seed);
+  if (RowsBeforeTuning(lock) == "random") return RandomRows(config, lock, seed);
   const int64_t width = config.width;
   const size_t members = parts.branches.size() + 1;
   MemberRows rows(config.layers, std::vector<float>(members * width));

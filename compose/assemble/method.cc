@@ -5,21 +5,22 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "compose/assemble/tuning.h"
 #include "proto/error.h"
 
 namespace motet::assemble {
 
 const std::vector<Method>& Methods() {
   static const auto* const methods = new std::vector<Method>{
-      {"flexolmo", {"router"}, true, PlanFlexOlmo, LoadFlexOlmo, nullptr,
+      {"flexolmo", {"router", "tuning"}, true, PlanFlexOlmo, LoadFlexOlmo, nullptr,
        CheckFlexOlmoLock},
       {"dume", {"router"}, true, PlanFlexOlmo, LoadFlexOlmo, nullptr,
        CheckDumeLock},
       {"merge", {"merge"}, false, PlanMerge, LoadMerge, BuildMerge,
        CheckMergeLock},
-      {"btx", {"router", "btx"}, true, PlanBtx, LoadBtx, nullptr,
+      {"btx", {"router", "btx", "tuning"}, true, PlanBtx, LoadBtx, nullptr,
        CheckBtxLock},
-      {"bam", {"router", "bam"}, true, PlanBam, LoadBam, nullptr,
+      {"bam", {"router", "bam", "tuning"}, true, PlanBam, LoadBam, nullptr,
        CheckBamLock},
   };
   return *methods;
@@ -98,6 +99,10 @@ absl::StatusOr<v1::CompositionLock> SelectExperts(
     }
   }
   if (!lock.has_merge()) selected.clear_merge();
+  // Tuned in the presence of all, they are nobody else's.
+  if (selected.experts_size() != lock.experts_size()) {
+    return BeforeTuning(std::move(selected));
+  }
   return selected;
 }
 

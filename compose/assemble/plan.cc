@@ -11,6 +11,7 @@
 #include "compose/assemble/gate.h"
 #include "compose/assemble/method.h"
 #include "compose/assemble/plan_parts.h"
+#include "compose/assemble/tuning.h"
 #include "compose/assemble/verify.h"
 #include "compose/package/package_folder.h"
 
@@ -208,13 +209,14 @@ v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
   return lock;
 }
 
-void CheckRows(const v1::RouterLock& router,
+void CheckRows(const v1::CompositionLock& lock,
                const std::vector<std::string>& want,
                std::vector<std::string>& problems) {
+  const std::string got = RowsBeforeTuning(lock);
   for (const std::string& rows : want) {
-    if (router.rows() == rows) return;
+    if (got == rows) return;
   }
-  problems.push_back(absl::StrCat("router.rows = \"", router.rows(),
+  problems.push_back(absl::StrCat("router.rows = \"", got,
                                   "\" (want ", absl::StrJoin(want, " or "),
                                   ")"));
 }
@@ -273,18 +275,23 @@ Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
     }
   }
   plan.new_bytes = static_cast<int64_t>(WriteLock(plan.lock).size());
+  const v1::ModelShape& shape = base.manifest.model();
+  AddTuning(recipe, base,
+            (static_cast<int64_t>(experts.size()) + 1) * shape.layers() *
+                shape.width(),
+            plan);
   return plan;
 }
 
 void CheckFlexOlmoLock(const v1::CompositionLock& lock,
                        std::vector<std::string>& problems) {
-  CheckRows(lock.router(), {"trained", kMeanRows, kMixedRows}, problems);
+  CheckRows(lock, {"trained", kMeanRows, kMixedRows}, problems);
 }
 
 void CheckDumeLock(const v1::CompositionLock& lock,
                    std::vector<std::string>& problems) {
   const v1::RouterLock& router = lock.router();
-  CheckRows(router, {"solved"}, problems);
+  CheckRows(lock, {"solved"}, problems);
   if (router.kind() == "anchored" || !(router.ridge() > 0)) {
     problems.push_back(absl::StrCat(
         "router.kind = \"", router.kind(), "\", router.ridge = ",

@@ -12,6 +12,7 @@
 #include "compose/assemble/member_rows.h"
 #include "compose/assemble/method.h"
 #include "compose/assemble/plan_parts.h"
+#include "compose/assemble/tuning.h"
 #include "compose/package/manifest_dense.h"
 
 namespace motet::assemble {
@@ -53,12 +54,13 @@ std::vector<std::string> Notes(const Recipe& recipe, const Part& base,
           "there is room (--merge-memory)"),
       shared ? "KV cache: one, whatever the expert set"
              : absl::StrCat("KV cache: one for each expert of the query's "
-                            "set, ", experts.size() + 1, " for all"),
+                            "set, ", experts.size() + 1, " for all")};
+  if (!recipe.tuning.has_value()) notes.push_back(
       recipe.bam.rows == "random"
           ? "the routers' rows are random: they must be tuned before their "
             "choices mean anything"
           : "the FFN router's rows are the domains' means, untuned; attention "
-            "experts have equal shares until their router is tuned"};
+            "experts have equal shares until their router is tuned");
   if (!recipe.router.renormalise.value_or(false) && recipe.router.k == 1) {
     notes.push_back(absl::StrCat(
         "router.renormalise false scales the FFN that a token takes by its "
@@ -158,6 +160,11 @@ Plan PlanBam(const Recipe& recipe, const Part& base,
     plan.referenced_bytes += FileBytes(part.manifest, "weights.safetensors");
   }
   plan.new_bytes = static_cast<int64_t>(WriteLock(plan.lock).size());
+  const v1::ModelShape& shape = base.manifest.model();
+  AddTuning(recipe, base,
+            int64_t{2} * (static_cast<int64_t>(experts.size()) + 1) *
+                shape.layers() * shape.width(),
+            plan);
   return plan;
 }
 
@@ -173,8 +180,9 @@ void CheckBamLock(const v1::CompositionLock& lock,
   check(router.kind() == "topk" || router.kind() == "topp",
         absl::StrCat("router.kind = \"", router.kind(),
                      "\" (want topk or topp for bam)"));
-  check(router.rows() == "means" || router.rows() == "random",
-        absl::StrCat("router.rows = \"", router.rows(),
+  const std::string rows = RowsBeforeTuning(lock);
+  check(rows == "means" || rows == "random",
+        absl::StrCat("router.rows = \"", rows,
                      "\" (want means or random)"));
 }
 

@@ -11,6 +11,7 @@
 #include "compose/assemble/member_rows.h"
 #include "compose/assemble/method.h"
 #include "compose/assemble/plan_parts.h"
+#include "compose/assemble/tuning.h"
 #include "compose/package/manifest_dense.h"
 
 namespace motet::assemble {
@@ -82,7 +83,7 @@ std::vector<std::string> Notes(const Recipe& recipe, const Part& base,
       "averaged again from the other packages, as if it had never been there; "
       "it is made when first asked for and kept in memory while there is room "
       "(--merge-memory)"};
-  notes.push_back(
+  if (!recipe.tuning.has_value()) notes.push_back(
       recipe.btx.rows == "random"
           ? "the router's rows are random: it must be tuned before its "
             "choices mean anything"
@@ -176,6 +177,7 @@ Plan PlanBtx(const Recipe& recipe, const Part& base,
     plan.active_parameters += ffns[i / chunks] / chunks;
   }
   plan.new_bytes = static_cast<int64_t>(WriteLock(plan.lock).size());
+  AddTuning(recipe, base, rows, plan);
   return plan;
 }
 
@@ -196,8 +198,9 @@ void CheckBtxLock(const v1::CompositionLock& lock,
   check(router.kind() != "anchored",
         "router.kind = \"anchored\" (want none "
         "for btx)");
-  check(router.rows() == "means" || router.rows() == "random",
-        absl::StrCat("router.rows = \"", router.rows(),
+  const std::string rows = RowsBeforeTuning(lock);
+  check(rows == "means" || rows == "random",
+        absl::StrCat("router.rows = \"", rows,
                      "\" (want means or random)"));
   check(router.kind() != "sample" ||
             (router.temperature() > 0 && router.temperature() <= 100),

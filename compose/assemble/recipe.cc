@@ -319,6 +319,78 @@ std::vector<Key> BtxKeys(Recipe::Btx& btx) {
           {"seed", Seed(btx.seed)}};
 }
 
+Take Files(std::vector<std::string>& to) {
+  return [&to](const toml::node& node) -> std::string {
+    const std::string want = "a list of .jsonl files";
+    const toml::array* list = node.as_array();
+    if (list == nullptr || list->empty()) return want;
+    for (const toml::node& item : *list) {
+      const auto path = item.value_exact<std::string>();
+      if (!path || path->empty()) return want;
+      to.push_back(*path);
+    }
+    return "";
+  };
+}
+
+template <typename To>
+Take AtLeastZero(To& to, double most) {
+  return [&to, most](const toml::node& node) -> std::string {
+    const auto x = node.value<double>();
+    if (!x || !(*x >= 0 && *x <= most)) {
+      return absl::StrCat("a number from 0 to ", most);
+    }
+    to = *x;
+    return "";
+  };
+}
+
+Take WholeIf(std::optional<int>& to, int least, int most) {
+  return [&to, least, most](const toml::node& node) {
+    int n = 0;
+    std::string want = Whole(n, least, most)(node);
+    if (want.empty()) to = n;
+    return want;
+  };
+}
+
+std::vector<Key> TuningKeys(Recipe::Tuning& t) {
+  constexpr int kMost = 1000000000;
+  return {{"data", Files(t.data)},
+          {"steps", Whole(t.steps, 1, kMost)},
+          {"learning_rate", Positive(t.learning_rate, 1)},
+          {"warmup_steps", WholeIf(t.warmup_steps, 0, kMost)},
+          {"batch_sequences", Whole(t.batch_sequences, 1, 65536)},
+          {"sequence_tokens", Whole(t.sequence_tokens, 2, 65536)},
+          {"k", WholeIf(t.k, 1, 64)},
+          {"router_z_weight", AtLeastZero(t.router_z_weight, 1)},
+          {"load_balance_weight", AtLeastZero(t.load_balance_weight, 10)},
+          {"weight_decay", AtLeastZero(t.weight_decay, 1)},
+          {"seed", Seed(t.seed)},
+          {"narrowed", OneOf(t.narrowed, {"untuned", "tuned"})}};
+}
+
+// What [tuning] asks of the rest.
+void CheckTuning(const toml::table& table, const Recipe& recipe,
+                 Reader& reader) {
+  const toml::table* section = table["tuning"].as_table();
+  if (section == nullptr) return;
+  const std::string& kind = recipe.router.kind;
+  if (!section->contains("data")) {
+    reader.Missing("tuning.data", "data = [\"proxy.jsonl\"], the text to tune "
+                                  "the routers on");
+  }
+  if (kind == "anchored") {
+    reader.Problem(*section, "a section [tuning] with router.kind \"anchored\"",
+                   "router.kind \"topk\" or \"topp\", whose rows it tunes",
+                   "set router.kind or remove the section");
+  } else if (kind != "topk" && section->contains("k")) {
+    reader.Problem(*section->get("k"),
+                   absl::StrCat("\"tuning.k\" with router.kind \"", kind, "\""),
+                   "it with router.kind \"topk\" only", "remove it");
+  }
+}
+
 std::vector<Key> MergeKeys(Recipe::Merge& merge) {
   std::vector<std::string> kinds;
   for (const MergeKindRow& row : MergeKinds()) kinds.emplace_back(row.name);
@@ -376,6 +448,8 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
   const std::vector<Key> merge = MergeKeys(recipe.merge);
   const std::vector<Key> btx = BtxKeys(recipe.btx);
   const std::vector<Key> bam = BamKeys(recipe.bam);
+  Recipe::Tuning tuning_given;
+  const std::vector<Key> tuning = TuningKeys(tuning_given);
   std::vector<std::string> methods;
   for (const Method& method : Methods()) methods.emplace_back(method.name);
   const std::vector<Key> top = {
@@ -415,6 +489,14 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          reader.Section(*section, "btx.", btx);
          return "";
        }},
+      {"tuning",
+       [&](const toml::node& node) -> std::string {
+         const toml::table* section = node.as_table();
+         if (section == nullptr) return "a section [tuning]";
+         reader.Section(*section, "tuning.", tuning);
+         recipe.tuning = tuning_given;
+         return "";
+       }},
       {"merge",
        [&](const toml::node& node) -> std::string {
          const toml::table* section = node.as_table();
@@ -426,6 +508,7 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
   reader.Section(table, "", top);
   CheckSections(table, recipe, reader);
   CheckFits(table, recipe, reader);
+  CheckTuning(table, recipe, reader);
   if (!table.contains("name")) {
     reader.Missing("name", "name = \"demo\", the composition's name");
   }

@@ -34,6 +34,21 @@
 //   weights = [0.5, 0.5]          # ties, dare, pcb, fisher
 //   lambda = 1.0
 //   density = 0.2                 # docs/methods/merge.md has them all
+// flexolmo (with "topk" or "topp"), btx and bam can have their router rows
+// tuned when the recipe is applied (docs/methods/flexolmo.md):
+//   [tuning]
+//   data = ["proxy.jsonl"]        # beside the recipe
+//   steps = 200
+//   learning_rate = 2e-3
+//   warmup_steps = 20             # default: a tenth of the steps, at most 20
+//   batch_sequences = 8
+//   sequence_tokens = 128
+//   k = 4                         # topk, while tuning
+//   router_z_weight = 1e-3
+//   load_balance_weight = 0.0
+//   weight_decay = 0.0
+//   seed = 1
+//   narrowed = "untuned"          # or "tuned"
 // An option that does not belong to the kind or method is an error, too.
 #pragma once
 
@@ -75,6 +90,24 @@ struct Recipe {
     std::string rows = "means";
     uint64_t seed = 0;
   } bam;
+  // Null: not asked for.
+  struct Tuning {
+    std::vector<std::string> data;
+    int steps = 200;
+    double learning_rate = 2e-3;
+    std::optional<int> warmup_steps;
+    int batch_sequences = 8;
+    int sequence_tokens = 128;
+    // The method's own where nobody says.
+    std::optional<int> k;
+    std::optional<double> router_z_weight, load_balance_weight, weight_decay;
+    uint64_t seed = 1;
+    std::string narrowed = "untuned";
+    // Of the text in `data`; whoever reads it says.
+    std::string data_sha256;
+    uint64_t documents = 0;
+  };
+  std::optional<Tuning> tuning;
   // Options that are set although their kind has no use for them are for the
   // plan to refuse.
   struct Merge {
@@ -90,8 +123,10 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
 // The recipe's text with these experts in place of its own; for each the
 // position that it had there, or -1. Lists with one entry an expert follow
 // (a new one's is left out: the plan says what it wants). Comments are lost.
-absl::StatusOr<std::string> RecipeWith(const std::string& toml,
-                                       const std::vector<std::string>& experts,
-                                       const std::vector<int>& positions);
+// data: tuning.data from now on; none: as it is.
+absl::StatusOr<std::string> RecipeWith(
+    const std::string& toml, const std::vector<std::string>& experts,
+    const std::vector<int>& positions,
+    const std::vector<std::string>& data = {});
 
 }  // namespace motet::assemble

@@ -9,7 +9,8 @@ namespace motet::assemble {
 
 absl::StatusOr<std::string> RecipeWith(const std::string& toml,
                                        const std::vector<std::string>& experts,
-                                       const std::vector<int>& positions) {
+                                       const std::vector<int>& positions,
+                                       const std::vector<std::string>& data) {
   toml::table table;
   try {
     table = toml::parse(toml);
@@ -30,6 +31,12 @@ absl::StatusOr<std::string> RecipeWith(const std::string& toml,
           [&](const auto& value) { kept.push_back(value); });
     }
     *list = std::move(kept);
+  }
+  if (toml::table* tuning = table["tuning"].as_table();
+      tuning != nullptr && !data.empty()) {
+    toml::array files;
+    for (const std::string& file : data) files.push_back(file);
+    tuning->insert_or_assign("data", std::move(files));
   }
   std::ostringstream text;
   text << table << "\n";

@@ -39,8 +39,9 @@ absl::StatusOr<OwnedModel> ComputeFisher(OwnedModel& model,
     const std::span<const int32_t> ids = windows.at(i);
     const Sequences one(&ids, 1);
     tape.Reset();
+    BalanceTotals totals;
     RunPiece(decoder, math::Cpu(), one, CountsOf(one), StepOptions{}, results,
-             gradients, tape);
+             gradients, tape, totals);
     for (size_t p = 0; p < from.size(); ++p) {
       const math::Tensor gradient = tape.Gradient(from[p].watched);
       const float* g = gradient.f32();

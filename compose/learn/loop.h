@@ -3,6 +3,7 @@
 // progress, checkpoints, resume. Inside compose/learn only.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,8 @@ struct Run {
   const TokenWindows* public_text = nullptr;  // may be null
   const TokenWindows* held_out = nullptr;     // may be null
   Description description;            // beyond options and data
+  // Before each piece of a step's batch, steps from 0. May be null.
+  std::function<void(int64_t step, int64_t piece)> before_piece;
 };
 
 // The options with every default that depends on others filled in.

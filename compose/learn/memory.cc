@@ -84,9 +84,10 @@ StepMemory PlanStep(const model::Decoder& decoder,
   math::Arena results(kStepArenaBlock), gradients(kStepArenaBlock);
   Tape tape(gradients, Tape::Mode::kCounts);
   for (const Parameter& p : parameters) tape.Watch(p.watched);
+  BalanceTotals totals;
   for (Sequences piece : Pieces(batch, options.accumulation)) {
     RunPiece(decoder, math::Counting(), piece, CountsOf(batch), options,
-             results, gradients, tape);
+             results, gradients, tape, totals);
   }
   memory.activations = results.peak_bytes() + gradients.peak_bytes();
   if (options.product == math::Product::kLibrary) {

@@ -94,6 +94,9 @@ Description Describe(const Run& run, const TrainOptions& options) {
        WindowsLine("held_out", run.held_out, options.document_boundaries),
        ", of them ", options.evaluate_windows, ", patience ",
        options.patience);
+  line(options.load_balance_weight != 0, "load_balance_weight = ",
+       exact(options.load_balance_weight),
+       options.load_balance_counts ? " by counts" : " by gates");
   line(options.product == math::Product::kBf16, "arithmetic = bf16");
   line(!options.freeze.empty(), "freeze = ",
        absl::StrJoin(options.freeze, " "));
@@ -155,6 +158,11 @@ absl::Status CheckRun(const std::string& name, const TrainOptions& asked,
   want(fraction(options.final_lr_fraction), "final_lr_fraction ",
        options.final_lr_fraction, " (want 0 to 1)");
   want(options.weight_decay >= 0, "weight decay ", options.weight_decay);
+  want(options.load_balance_weight >= 0, "load_balance_weight ",
+       options.load_balance_weight, " (want 0 or more)");
+  want(options.load_balance_weight == 0 ||
+           (options.recompute_layers == 0 && options.memory_bytes == 0),
+       "load_balance_weight with layers that run again (want one of the two)");
   want(fraction(options.public_fraction), "public_fraction ",
        options.public_fraction, " (want 0 to 1)");
   want(options.checkpoint_every <= 0 || !options.checkpoint_path.empty(),

@@ -44,10 +44,12 @@ int64_t Rows(Sequences sequences) {
 void Forward(const model::Decoder& decoder, math::Exec& exec,
              const model::Batch& batch, std::span<const int32_t> targets,
              const Counts& counts, const StepOptions& options,
-             StepResult& result) {
+             BalanceTotals& totals, StepResult& result) {
   model::Trace trace;
+  const int64_t experts = decoder.config().experts;
+  const bool balanced = experts > 0 && options.load_balance_weight != 0;
   const bool routed =
-      decoder.config().experts > 0 && options.router_z_weight != 0;
+      balanced || (experts > 0 && options.router_z_weight != 0);
   const math::Tensor hidden =
       decoder.Forward(exec, batch, routed ? &trace : nullptr);
   double parts[2] = {};
@@ -64,6 +66,18 @@ void Forward(const model::Decoder& decoder, math::Exec& exec,
     const double mean = exec.RouterZ(router_logits, weight);
     result.router_z += share * mean;
     result.loss += weight * mean;
+  }
+  if (!balanced) return;
+  MOTET_CHECK(options.recompute_layers == 0);
+  const double balance = options.load_balance_weight * share;
+  totals.resize(trace.routing.size());
+  for (size_t l = 0; l < totals.size(); ++l) {
+    totals[l].resize(static_cast<size_t>(experts) + 1);
+    const double value =
+        exec.LoadBalance(trace.router_logits[l], trace.routing[l],
+                         options.load_balance_counts, totals[l], balance);
+    result.load_balance += share * value;
+    result.loss += balance * value;
   }
 }
 
@@ -107,8 +121,8 @@ Stepper::Stepper(const model::Decoder& decoder,
 StepResult RunPiece(const model::Decoder& decoder,
                     const math::Kernels& kernels, Sequences piece,
                     const Counts& counts, const StepOptions& options,
-                    math::Arena& results, math::Arena& gradients,
-                    Tape& tape) {
+                    math::Arena& results, math::Arena& gradients, Tape& tape,
+                    BalanceTotals& totals) {
   tape.Forget();
   results.Reset();
   gradients.Reset();
@@ -119,7 +133,7 @@ StepResult RunPiece(const model::Decoder& decoder,
   const std::vector<int32_t> targets = NextTokens(piece);
   math::Exec exec(kernels, results, options.product, &tape);
   StepResult result;
-  Forward(decoder, exec, batch, targets, counts, options, result);
+  Forward(decoder, exec, batch, targets, counts, options, totals, result);
   tape.Backward();
   return result;
 }
@@ -128,12 +142,17 @@ StepResult Stepper::Gradients(Sequences sequences) {
   tape_.Reset();
   const Counts counts = CountsOf(sequences);
   StepResult sum;
+  BalanceTotals totals;
+  int64_t index = 0;
   for (Sequences piece : Pieces(sequences, options_.accumulation)) {
-    const StepResult part = RunPiece(decoder_, kernels_, piece, counts,
-                                     options_, arena_, gradients_, tape_);
+    if (options_.before_piece) options_.before_piece(index++);
+    const StepResult part =
+        RunPiece(decoder_, kernels_, piece, counts, options_, arena_,
+                 gradients_, tape_, totals);
     sum.loss += part.loss;
     sum.cross_entropy += part.cross_entropy;
     sum.router_z += part.router_z;
+    sum.load_balance += part.load_balance;
     sum.lm_z += part.lm_z;
   }
   sum.gradient_norm = optimizer_.GradientNorm();
@@ -157,13 +176,14 @@ void Stepper::Apply(StepResult& result, double learning_rate) {
 StepResult Stepper::Evaluate(Sequences sequences) {
   const Counts counts = CountsOf(sequences);
   StepResult result;
+  BalanceTotals totals;
   for (Sequences piece : Pieces(sequences, options_.accumulation)) {
     arena_.Reset();
     const std::vector<model::SequenceInput> inputs = Inputs(piece);
     const model::Batch batch(inputs);
     math::Exec exec(kernels_, arena_, options_.product);
     Forward(decoder_, exec, batch, NextTokens(piece), counts, options_,
-            result);
+            totals, result);
   }
   return result;
 }

@@ -61,6 +61,8 @@ StepOptions StepOptionsOf(const Run& run, const TrainOptions& options) {
   StepOptions step;
   step.router_z_weight = options.router_z_weight;
   step.lm_z_weight = options.lm_z_weight;
+  step.load_balance_weight = options.load_balance_weight;
+  step.load_balance_counts = options.load_balance_counts;
   step.clip_norm = options.clip_norm;
   step.weight_decay = options.weight_decay;
   step.accumulation = options.accumulation;
@@ -90,7 +92,7 @@ class Loop {
         plan_(run.own->count(),
               run.public_text ? run.public_text->count() : 0,
               options.batch_sequences, options.public_fraction, options.seed),
-        step_options_(StepOptionsOf(run, options)),
+        step_options_(WithPieces(StepOptionsOf(run, options))),
         stepper_(*run.decoder, run.parameters, step_options_),
         spikes_(options.spike_sigma, options.spike_window),
         end_(options.stop_step > 0 ? options.stop_step : options.steps),
@@ -137,6 +139,15 @@ class Loop {
   }
 
  private:
+  StepOptions WithPieces(StepOptions options) const {
+    if (run_.before_piece) {
+      options.before_piece = [this](int64_t piece) {
+        run_.before_piece(state_.step, piece);
+      };
+    }
+    return options;
+  }
+
   absl::Status Load() {
     if (options_.checkpoint_path.empty()) return absl::OkStatus();
     MOTET_ASSIGN_OR_RETURN(

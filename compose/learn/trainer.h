@@ -59,6 +59,8 @@ struct TrainOptions {
   double weight_decay = 0.0;     // on tensors of two or more dimensions
   double router_z_weight = 0.0;
   double lm_z_weight = 0.0;
+  double load_balance_weight = 0.0;
+  bool load_balance_counts = false;  // shares by choices, not by gates
   double public_fraction = 0.0;
   uint64_t seed = 1;
   int64_t checkpoint_every = 0;  // steps; 0 = never

@@ -67,12 +67,14 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
     const assemble::PackageFolder& folder_of, const std::vector<int>& experts,
     std::span<const int32_t> ids,
     const std::function<void(double, const std::string&)>& progress,
-    math::Product product) {
+    math::Product product, const std::string& folder) {
   if (ids.empty()) {
     return proto::Invalid("exclusion", "an empty prompt", "some text");
   }
+  assemble::LoadOptions load;
+  load.folder = folder;
   MOTET_ASSIGN_OR_RETURN(const auto whole,
-                         assemble::LoadComposition(lock, folder_of));
+                         assemble::LoadComposition(lock, folder_of, load));
   if (static_cast<int64_t>(ids.size()) > whole->config.max_positions) {
     return proto::Invalid("exclusion", absl::StrCat(ids.size(), " tokens"),
                           absl::StrCat("at most the model's context of ",

@@ -42,6 +42,7 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
     const assemble::PackageFolder& folder_of, const std::vector<int>& experts,
     std::span<const int32_t> ids,
     const std::function<void(double, const std::string&)>& progress = {},
-    math::Product product = math::Product::kExact);
+    math::Product product = math::Product::kExact,
+    const std::string& folder = "");  // of the composition (LoadOptions)
 
 }  // namespace motet::measure

@@ -29,12 +29,14 @@ std::string ArithmeticOf(const v1::CompositionLock& lock,
   if (!lock.has_router()) {
     absl::StrAppend(&key, " ", lock.merge().SerializeAsString());
   } else if (router.kind == model::Router::Kind::kTopK &&
-             router.null_experts == 0 && router.rows == nullptr) {
+             router.null_experts == 0 && router.rows == nullptr &&
+             !lock.has_tuning()) {
     absl::StrAppend(&key, " topk ",
                     std::min<int64_t>(router.k, Count(allowed)), " ",
                     router.renormalise, " ", lock.router().rows());
   } else {  // all that its lock says of it
-    absl::StrAppend(&key, " ", lock.router().SerializeAsString());
+    absl::StrAppend(&key, " ", lock.router().SerializeAsString(), " ",
+                    lock.tuning().rows_sha256());
   }
   absl::StrAppend(&key, " ", lock.method());
   for (int e = 0; e < lock.experts_size(); ++e) {
@@ -72,7 +74,8 @@ MatrixRow RowOf(std::shared_ptr<const assemble::Composition> composition,
 // What runs the composition: null where the weights depend on the set.
 std::shared_ptr<const model::Decoder> WholeOf(
     const std::shared_ptr<const assemble::Composition>& composition) {
-  if (!composition->lock.has_router()) return nullptr;
+  const v1::CompositionLock& lock = composition->lock;
+  if (!lock.has_router() || lock.has_btx() || lock.has_bam()) return nullptr;
   return {composition, composition->decoder.get()};
 }
 
@@ -84,11 +87,12 @@ absl::StatusOr<std::vector<MatrixRow>> PairRows(
   const bool routed = lock.has_router();
   std::shared_ptr<const model::Decoder> decoder = WholeOf(composition);
   // Rows solved for a set have no trained pair to show: the pair's own set.
-  if (routed && decoder->router().rows == nullptr) {
+  if (decoder != nullptr && lock.router().rows() != "solved") {
     // A view only: it shares the composition's weights.
     model::Router pair;
     pair.k = 2;
     pair.renormalise = lock.router().renormalise();
+    pair.rows = decoder->router().rows;  // of tuned ones: those before
     MOTET_ASSIGN_OR_RETURN(
         model::Decoder view,
         model::Decoder::Create(decoder->config(), decoder->weights(), pair));

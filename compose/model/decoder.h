@@ -17,6 +17,8 @@
 
 namespace motet::model {
 
+struct BtxRouter;
+
 // Router rows made for one expert set. For() may be called from several
 // threads; what it gives stays as it is while it is held.
 class RowSource {
@@ -48,6 +50,10 @@ struct Router {
   // In place of the weights' rows where these depend on the expert set; for
   // inference alone.
   std::shared_ptr<RowSource> rows;
+  // In place of the kind, for training alone: choices that draw or that drop
+  // rows (mixture.h), of all experts whatever the set. Its owner may change
+  // it between batches; each layer draws by a seed of its own.
+  std::shared_ptr<const BtxRouter> training;
   std::vector<math::AnchoredLayer> anchored;  // one a layer
 };
 // Whether a sequence may say how many experts a token are active.

@@ -126,6 +126,11 @@ Routing Decoder::Route(Exec& exec, const Batch& batch, int64_t layer,
   const LayerWeights& w = weights_.layers[layer];
   *logits = RouterLogits(exec, batch, layer, x);
   if (!w.owner_bias.empty()) *logits = exec.OwnerBias(*logits, w.owner_bias);
+  if (router_.training != nullptr) {
+    BtxRouter how = *router_.training;
+    how.seed += 0x9e3779b97f4a7c15u * static_cast<uint64_t>(layer + 1);
+    return RouteBtx(exec, how, *logits);
+  }
   int64_t most = 0;
   const math::RowLimits limits = Limits(exec, batch, &most);
   if (router_.kind == Router::Kind::kTopP) {

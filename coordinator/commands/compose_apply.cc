@@ -2,8 +2,13 @@
 // motet compose apply RECIPE.toml: writes compositions/NAME/motet.lock. That
 // is all that most compositions are: packages stay where they lie. Where the
 // method makes weights they are written beside the lock, in a folder of their
-// own that takes the old one's place when all of it is there.
+// own that takes the old one's place when all of it is there. So are router
+// rows that the recipe wants tuned: that run can be stopped and goes on from
+// its checkpoint when the recipe is applied again.
+#include <signal.h>
+
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -11,9 +16,11 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "compose/assemble/tuning.h"
 #include "coordinator/commands/compose_parts.h"
 #include "nlohmann/json.hpp"
 #include "proto/digest.h"
@@ -29,12 +36,21 @@ struct Options {
   bool dry_run = false;
 };
 
+std::atomic<bool> g_interrupted{false};
+
+// Writes what a composition has beside its lock into a folder, and may fill
+// the lock in.
+using Make = std::function<absl::Status(const std::string& partial,
+                                        ProgressLine& progress,
+                                        v1::CompositionLock& lock)>;
+
 // Lock and weights into a folder beside `folder`, which then change places.
 // Whatever ends it before, what was there is there, untouched.
 absl::Status WriteWhole(const ComposeSession& session,
-                        const v1::CompositionLock& lock,
+                        v1::CompositionLock& lock,
                         const assemble::PackageFolder& folder_of,
-                        const std::string& recipe, const std::string& folder) {
+                        const std::string& recipe, const std::string& folder,
+                        const Make& make) {
   const Federation& federation = session.federation;
   MOTET_RETURN_IF_ERROR(proto::MakeDirectories(federation.Path("work")));
   MOTET_ASSIGN_OR_RETURN(
@@ -51,11 +67,8 @@ absl::Status WriteWhole(const ComposeSession& session,
   };
   MOTET_RETURN_IF_ERROR(proto::MakeDirectories(partial));
   const absl::Time start = absl::Now();
-  ProgressLine progress("compose");
-  MOTET_RETURN_IF_ERROR(assemble::BuildComposition(
-      lock, folder_of, partial, [&](double fraction) {
-        progress.Update(fraction, TimeLeft(fraction, absl::Now() - start));
-      }));
+  ProgressLine progress(lock.has_tuning() ? "tuning" : "compose");
+  MOTET_RETURN_IF_ERROR(make(partial, progress, lock));
   assemble::LoadOptions load;
   load.folder = partial;
   MOTET_RETURN_IF_ERROR(  // what cannot be loaded is not applied
@@ -68,6 +81,74 @@ absl::Status WriteWhole(const ComposeSession& session,
   progress.Finish(absl::StrFormat(
       "in place after %.1f s", absl::ToDoubleSeconds(absl::Now() - start)));
   return absl::OkStatus();
+}
+
+Make Build(const assemble::PackageFolder& folder_of) {
+  return [&folder_of, start = absl::Now()](const std::string& partial,
+                                           ProgressLine& progress,
+                                           v1::CompositionLock& lock) {
+    return assemble::BuildComposition(
+        lock, folder_of, partial, [&](double fraction) {
+          progress.Update(fraction, TimeLeft(fraction, absl::Now() - start));
+        });
+  };
+}
+
+// Checkpoints of a composition's tunings: one for each lock that was asked
+// for, so that another recipe begins anew.
+constexpr int kDigits = 12;
+std::string CheckpointName(const v1::CompositionLock& pending) {
+  const std::string sha256 =
+      proto::Hex(proto::Sha256(assemble::WriteLock(pending)));
+  return absl::StrCat("tune-", pending.name(), "-", sha256.substr(0, kDigits),
+                      ".checkpoint");
+}
+void RemoveCheckpoints(const Federation& federation, const std::string& name,
+                       const std::string& but) {
+  const auto files = proto::ListDirectory(federation.Path("work"));
+  if (!files.ok()) return;
+  const std::string prefix = absl::StrCat("tune-", name, "-");
+  const std::string suffix = ".checkpoint";
+  std::error_code ignored;
+  for (const std::string& file : *files) {
+    if (file.size() == prefix.size() + kDigits + suffix.size() &&
+        absl::StartsWith(file, prefix) && absl::EndsWith(file, suffix) &&
+        file != but) {
+      std::filesystem::remove(federation.Path("work/" + file), ignored);
+    }
+  }
+}
+
+Make Tune(const Federation& federation,
+          const assemble::PackageFolder& folder_of,
+          const std::vector<std::string>& documents) {
+  return [&](const std::string& partial, ProgressLine& progress,
+             v1::CompositionLock& lock) -> absl::Status {
+    const std::string checkpoint = CheckpointName(lock);
+    RemoveCheckpoints(federation, lock.name(), checkpoint);
+    signal(SIGINT, [](int) { g_interrupted = true; });
+    signal(SIGTERM, [](int) { g_interrupted = true; });
+    assemble::TuneOptions options;
+    options.checkpoint_path = federation.Path("work/" + checkpoint);
+    options.progress = [&](const learn::TrainProgress& p) {
+      progress.Update(static_cast<double>(p.step) /
+                          static_cast<double>(p.steps),
+                      absl::StrFormat("step %d of %d, loss %.3f, %.0f "
+                                      "tokens/s, %.0f s left",
+                                      p.step, p.steps, p.loss,
+                                      p.tokens_per_second, p.eta_seconds));
+      return !g_interrupted.load();
+    };
+    auto tuned = assemble::TuneComposition(lock, folder_of, documents,
+                                           partial, options);
+    if (absl::IsCancelled(tuned.status())) {
+      return absl::CancelledError(absl::StrCat(
+          tuned.status().message(), "; the same command goes on from there"));
+    }
+    MOTET_RETURN_IF_ERROR(tuned.status());
+    lock = *std::move(tuned);
+    return absl::OkStatus();
+  };
 }
 
 absl::Status Apply(const Options& options, const Context& context) {
@@ -87,7 +168,9 @@ absl::StatusOr<std::string> PinnedRecipe(const RecipeParts& parts) {
     positions.push_back(static_cast<int>(ids.size()));
     ids.push_back(part.manifest.id());
   }
-  return assemble::RecipeWith(parts.text, ids, positions);
+  std::vector<std::string> data;
+  if (parts.recipe.tuning.has_value()) data = parts.recipe.tuning->data;
+  return assemble::RecipeWith(parts.text, ids, positions, data);
 }
 
 }  // namespace
@@ -108,52 +191,69 @@ absl::Status ApplyParts(const ComposeSession& session,
   }
   if (diff.has_value() && !context.json) PrintDiff(*diff, plan.lock.name());
 
-  const bool weights = assemble::HoldsWeights(plan.lock);
+  v1::CompositionLock lock = plan.lock;
+  const bool tuned = lock.has_tuning();
+  const bool weights = assemble::HoldsWeights(lock) || tuned;
   const assemble::PackageFolder folder_of = FolderOf(session, parts);
   if (!weights) {  // what cannot be loaded is not applied
     assemble::LoadOptions load;
     load.verify = assemble::Verify::kFresh;
     MOTET_RETURN_IF_ERROR(
-        assemble::LoadComposition(plan.lock, folder_of, load).status());
+        assemble::LoadComposition(lock, folder_of, load).status());
   }
   MOTET_ASSIGN_OR_RETURN(const std::string recipe, PinnedRecipe(parts));
-  const std::string text = assemble::WriteLock(plan.lock);
   const std::string folder = session.federation.Path(
       absl::StrCat("compositions/", plan.lock.name()));
   const std::string path = folder + "/motet.lock";
   const auto before = proto::ReadFile(path, proto::kMaxManifestBytes);
-  const bool same = before.ok() && *before == text &&
-                    (!weights || LoadNamed(session, plan.lock).ok());
+  if (tuned && before.ok()) {  // rows that are there serve, if all else is so
+    const auto old = assemble::ParseLock(*before, path);
+    if (old.ok() && assemble::TunedAlike(*old, lock)) lock = *old;
+  }
+  const bool same = before.ok() && *before == assemble::WriteLock(lock) &&
+                    (!weights || LoadNamed(session, lock).ok());
+  if (tuned && !same) lock = plan.lock;
   const std::string action = same           ? "unchanged"
                              : dry_run      ? "dry run, not written"
                              : before.ok()  ? "replaced"
                                             : "written";
   const std::string stored = absl::StrCat(folder, "/", kStoredRecipe);
   if (!dry_run && !same) {
-    if (weights || proto::Exists(folder + "/weights.safetensors")) {
-      MOTET_RETURN_IF_ERROR(
-          WriteWhole(session, plan.lock, folder_of, recipe, folder));
+    if (weights || proto::Exists(folder + "/weights.safetensors") ||
+        proto::Exists(absl::StrCat(folder, "/", assemble::kRowsFile))) {
+      MOTET_RETURN_IF_ERROR(WriteWhole(
+          session, lock, folder_of, recipe, folder,
+          tuned ? Tune(session.federation, folder_of, parts.documents)
+                : Build(folder_of)));
+      if (tuned) RemoveCheckpoints(session.federation, lock.name(), "");
     } else {
       MOTET_RETURN_IF_ERROR(proto::MakeDirectories(folder));
-      MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(path, text));
+      MOTET_RETURN_IF_ERROR(
+          proto::WriteFileAtomic(path, assemble::WriteLock(lock)));
       MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(stored, recipe));
     }
   } else if (!dry_run && !proto::Exists(stored)) {  // of an earlier version
     MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(stored, recipe));
   }
-  const std::string sha256 = proto::Hex(proto::Sha256(text));
+  // Of rows that were not tuned yet there is no lock.
+  const bool pending = tuned && lock.tuning().rows_sha256().empty();
+  const std::string sha256 =
+      pending ? std::string("to be tuned")
+              : proto::Hex(proto::Sha256(assemble::WriteLock(lock)));
   if (context.json) {
     nlohmann::ordered_json json = {{"name", plan.lock.name()},
                                    {"lock", path},
-                                   {"lock_sha256", sha256},
+                                   {"lock_sha256",
+                                    pending ? nlohmann::ordered_json()
+                                            : nlohmann::ordered_json(sha256)},
                                    {"action", action}};
     if (diff.has_value()) json["changes"] = DiffJson(*diff);
     absl::PrintF("%s\n", json.dump());
   } else {
     absl::PrintF("%s: the base and %d experts, %s, exclusion %s\n"
                  "%s  %s (%s), %s; %s of weights stay where they are\n",
-                 plan.lock.name(), plan.lock.experts_size(),
-                 MethodText(plan.lock), plan.lock.exclusion(), path,
+                 lock.name(), lock.experts_size(), MethodText(lock),
+                 lock.exclusion(), path,
                  action, sha256.substr(0, 12), BytesText(plan.new_bytes),
                  BytesText(plan.referenced_bytes));
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -13,7 +14,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "compose/assemble/tuning.h"
 #include "compose/assemble/verify.h"
+#include "compose/learn/corpus.h"
 #include "compose/package/package_folder.h"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -96,6 +99,24 @@ absl::Status Verify(const std::string& authority_pem, assemble::Part& part) {
   return absl::OkStatus();
 }
 
+// Files beside the recipe; from now on by their whole paths.
+absl::StatusOr<std::vector<std::string>> ReadTuningText(
+    const std::string& recipe, assemble::Recipe::Tuning& tuning) {
+  std::vector<std::string> documents;
+  for (std::string& file : tuning.data) {
+    file = std::filesystem::absolute(
+               std::filesystem::path(recipe).parent_path() / file)
+               .lexically_normal()
+               .string();
+    MOTET_ASSIGN_OR_RETURN(std::vector<std::string> more,
+                           learn::ReadJsonl(file));
+    for (std::string& text : more) documents.push_back(std::move(text));
+  }
+  tuning.documents = documents.size();
+  tuning.data_sha256 = assemble::DocumentsSha256(documents);
+  return documents;
+}
+
 }  // namespace
 
 absl::StatusOr<ComposeSession> OpenComposeSession(const Context& context) {
@@ -145,9 +166,15 @@ absl::StatusOr<RecipeParts> GatherRecipe(const ComposeSession& session,
                                          const std::string& where) {
   MOTET_ASSIGN_OR_RETURN(assemble::Recipe recipe,
                          assemble::ParseRecipe(text, where));
+  // The tuning's text first: it costs no connection to see that it is there.
+  std::vector<std::string> documents;
+  if (recipe.tuning.has_value()) {
+    MOTET_ASSIGN_OR_RETURN(documents, ReadTuningText(where, *recipe.tuning));
+  }
   MOTET_ASSIGN_OR_RETURN(RecipeParts parts,
                          GatherParts(session, std::move(recipe)));
   parts.text = text;
+  parts.documents = std::move(documents);
   return parts;
 }
 
@@ -195,7 +222,7 @@ absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
 absl::StatusOr<std::unique_ptr<assemble::Composition>> LoadNamed(
     const ComposeSession& session, const v1::CompositionLock& lock,
     assemble::LoadOptions options) {
-  if (assemble::HoldsWeights(lock)) {
+  if (assemble::HoldsWeights(lock) || lock.has_tuning()) {
     options.folder =
         session.federation.Path(absl::StrCat("compositions/", lock.name()));
   }

@@ -37,6 +37,7 @@ struct RecipeParts {
   assemble::Part base;
   std::vector<assemble::Part> experts;
   std::string text;  // of the recipe, where it was one
+  std::vector<std::string> documents;  // that routers are tuned on
 };
 // Reads a recipe and gathers its packages: "owner/name" becomes the newest
 // version in force. Every package that cannot be had is named in one error.

@@ -37,6 +37,13 @@ absl::Status Show(const std::string& name, const Context& context) {
   } else {
     absl::PrintF("how          %s\n", MethodText(lock));
   }
+  if (lock.has_tuning()) {
+    const v1::TuningLock& t = lock.tuning();
+    absl::PrintF("tuning       %d steps on %d documents (%s), in the presence "
+                 "of all below; a narrower set: the %s rows\n",
+                 t.steps(), t.documents(), t.data_sha256().substr(0, 12),
+                 t.narrowed() == "tuned" ? "tuned" : t.untuned_rows());
+  }
   absl::PrintF("exclusion    %s\n\n", lock.exclusion());
   std::vector<std::vector<Cell>> rows = {
       {{"0"}, {lock.base().id()}, {"(base)"}, {"-"}, {"-"},

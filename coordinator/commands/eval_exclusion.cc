@@ -35,8 +35,11 @@ absl::Status Run(const Options& options, const Context& context) {
     lock.mutable_router()->set_kind(options.router);
   }
   const assemble::PackageFolder folder_of = FolderOf(session);
-  MOTET_ASSIGN_OR_RETURN(const auto composition,
-                         assemble::LoadComposition(lock, folder_of));
+  const std::string folder =
+      lock.has_tuning() ? session.federation.Path(
+                              absl::StrCat("compositions/", lock.name()))
+                        : "";
+  MOTET_ASSIGN_OR_RETURN(const auto composition, LoadNamed(session, lock));
   MOTET_ASSIGN_OR_RETURN(const std::string base,
                          folder_of(lock.base().manifest_sha256()));
   MOTET_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
@@ -56,7 +59,7 @@ absl::Status Run(const Options& options, const Context& context) {
                               [&](double fraction, const std::string& detail) {
                                 progress.Update(fraction, detail);
                               },
-                              options.product));
+                              options.product, folder));
   progress.Finish(absl::StrCat(proofs.size(), " experts, a prompt of ",
                                ids.size(), " tokens"));
 

@@ -81,15 +81,20 @@ class ComposeFault : public ::testing::Test {
   void KillWithin(const std::vector<std::string>& arguments,
                   const std::string& partial,
                   const std::function<void(bool killed)>& after) {
+    KillWithin(arguments, [&] { return fs::exists(partial); }, after);
+  }
+  void KillWithin(const std::vector<std::string>& arguments,
+                  const std::function<bool()>& there,
+                  const std::function<void(bool killed)>& after) {
     std::vector<std::string> all = {Program("motet")};
     all.insert(all.end(), arguments.begin(), arguments.end());
     for (int run = 0; run < 50; ++run) {
       Process process(all, federation_.Path("killed.log"),
                       federation_.environment());
-      while (!fs::exists(partial) && process.Alive()) {
+      while (!there() && process.Alive()) {
       }
       process.Signal(SIGSTOP);
-      const bool within = process.Alive() && fs::exists(partial);
+      const bool within = process.Alive() && there();
       process.Kill();
       after(within);
       if (within || ::testing::Test::HasFailure()) return;
@@ -180,6 +185,82 @@ TEST_F(ComposeFault, OneCommandAddsAndRemovesAndSaysWhatChanges) {
   EXPECT_EQ(unknown.code, 1);
   EXPECT_THAT(unknown.err, HasSubstr("nobody.example/none"));
   EXPECT_EQ(Files(Soup()), before);
+}
+
+TEST_F(ComposeFault, KilledTuningGoesOnAndEndsAsIfItHadNot) {
+  WriteText(federation_.Path("proxy.jsonl"), Sentences("code", 40, 5));
+  const std::string recipe = federation_.Path("tuned.toml");
+  const std::string head =
+      "name = \"soup\"\nmethod = \"btx\"\n"
+      "experts = [\"code.example/tuned\", \"law.example/tuned\"]\n"
+      "[btx]\nrows = \"random\"\n";
+  WriteText(recipe, head +
+                        "[tuning]\ndata = [\"proxy.jsonl\"]\nsteps = 60\n"
+                        "batch_sequences = 2\nsequence_tokens = 32\n");
+  EXPECT_THAT(federation_.MustMotet({"compose", "plan", recipe}).out,
+              AllOf(HasSubstr("in the presence of demo/base@1.0.0, "
+                              "code.example/tuned@1.0.0"),
+                    HasSubstr("exclusion    exact")));
+  federation_.MustMotet({"compose", "apply", recipe});
+  const auto whole = Files(Soup());
+  ASSERT_TRUE(whole.contains("rows.safetensors"));
+  const std::string work = federation_.home() + "/work";
+  const auto checkpoint = [&] {
+    for (const auto& entry : fs::directory_iterator(work)) {
+      const std::string name = entry.path().filename();
+      if (name.starts_with("tune-soup-") && name.ends_with(".checkpoint")) {
+        return true;
+      }
+    }
+    return false;
+  };
+  EXPECT_FALSE(checkpoint()) << "of a run that is done";
+  EXPECT_THAT(federation_.MustMotet({"compose", "apply", recipe}).out,
+              HasSubstr("unchanged"));
+
+  // Killed after a checkpoint, it ends with the bits of one that was not.
+  fs::remove_all(Soup());
+  KillWithin({"compose", "apply", recipe}, checkpoint, [&](bool killed) {
+    EXPECT_EQ(fs::exists(Soup()), !killed);
+    fs::remove_all(Soup());
+  });
+  federation_.MustMotet({"compose", "apply", recipe});
+  EXPECT_TRUE(Files(Soup()) == whole);
+  EXPECT_FALSE(checkpoint());
+
+  // Rows that are not the lock's: refused by what reads, made again by apply.
+  WriteText(Soup() + "/rows.safetensors", "rubbish");
+  const Result refused = federation_.Motet(
+      {"generate", "soup", "--prompt", "a", "--max-tokens", "4"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("rows.safetensors"));
+  federation_.MustMotet({"compose", "apply", recipe});
+  EXPECT_TRUE(Files(Soup()) == whole);
+  for (const json& proof : federation_.Json({"eval", "exclusion", "soup"})) {
+    EXPECT_EQ(proof["equal"], true) << proof;
+    EXPECT_NE(proof["included_sha256"], proof["excluded_sha256"]);
+  }
+
+  // Another expert: tuned again, from the text beside the first recipe.
+  const json added =
+      federation_.Json({"compose", "add", "soup", "maths.example/tuned"});
+  EXPECT_THAT(added["changes"]["notes"].dump(),
+              HasSubstr("tune them again for the new set"));
+  EXPECT_TRUE(Files(Soup()).at("rows.safetensors") !=
+              whole.at("rows.safetensors"));
+  federation_.MustMotet({"compose", "rm", "soup", "maths.example/tuned"});
+  EXPECT_TRUE(Files(Soup()).at("motet.lock") == whole.at("motet.lock"));
+
+  // Without the section the rows go.
+  WriteText(recipe, head);
+  federation_.MustMotet({"compose", "apply", recipe});
+  EXPECT_FALSE(fs::exists(Soup() + "/rows.safetensors"));
+
+  WriteText(recipe, head + "[tuning]\ndata = [\"none.jsonl\"]\n");
+  const Result missing = federation_.Motet({"compose", "apply", recipe});
+  EXPECT_EQ(missing.code, 1);
+  EXPECT_THAT(missing.err, HasSubstr("none.jsonl"));
+  EXPECT_FALSE(fs::exists(Soup() + "/rows.safetensors"));
 }
 
 TEST_F(ComposeFault, ALostPackageIsFetchedOrNamed) {

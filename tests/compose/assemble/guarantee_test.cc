@@ -3,7 +3,8 @@
 // of four experts: under "exact", a query for the subset gives, bit for bit,
 // the logits of the subset composed alone by its own recipe, whose lock is
 // the one that the composition names. A method without a row in Variants()
-// fails.
+// fails. Tuned rows answer for all experts alone: every narrower set is the
+// subset composed by a recipe without tuning.
 #include <map>
 #include <memory>
 #include <set>
@@ -12,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "compose/assemble/method.h"
+#include "compose/assemble/tuning.h"
 #include "compose/measure/exclusion.h"
 #include "gmock/gmock.h"
 #include "tests/compose/assemble/tiny.h"
@@ -27,6 +29,21 @@ struct Variant {
   std::string kind;  // of the experts' packages
   std::function<void(Recipe&)> set;
 };
+
+// The same, with rows tuned on a little text.
+std::function<void(Recipe&)> Tuned(std::function<void(Recipe&)> set) {
+  return [set = std::move(set)](Recipe& r) {
+    set(r);
+    Recipe::Tuning& t = r.tuning.emplace();
+    t.data = {"text.jsonl"};
+    t.data_sha256 = DocumentsSha256(TinyFederation::Documents());
+    t.documents = TinyFederation::Documents().size();
+    t.steps = 3;
+    t.learning_rate = 0.05;
+    t.batch_sequences = 2;
+    t.sequence_tokens = 16;
+  };
+}
 
 const std::multimap<std::string, Variant>& Variants() {
   const auto router = [](const char* kind) {
@@ -73,6 +90,27 @@ const std::multimap<std::string, Variant>& Variants() {
           r.bam.kv = "shared";
           r.bam.rows = "random";
         }}},
+      {"flexolmo", {"tuned topk", "ffn", Tuned(router("topk"))}},
+      {"flexolmo", {"tuned topp", "ffn", Tuned(router("topp"))}},
+      {"btx", {"tuned topk", "dense", Tuned(router("topk"))}},
+      {"btx", {"tuned sample", "dense", Tuned(router("sample"))}},
+      {"btx",
+       {"tuned chunks", "dense", Tuned([](Recipe& r) {
+          r.router.kind = "topk";
+          r.router.k = 4;
+          r.btx.chunks = 2;
+          r.btx.rows = "random";
+        })}},
+      {"bam",
+       {"tuned, own KV", "attention_ffn", Tuned([](Recipe& r) {
+          r.router.kind = "topk";
+          r.router.k = 1;
+        })}},
+      {"bam",
+       {"tuned, shared KV", "attention_ffn", Tuned([](Recipe& r) {
+          r.router.kind = "topk";
+          r.bam.kv = "shared";
+        })}},
   };
   return *variants;
 }
@@ -107,7 +145,10 @@ class GuaranteeTest : public testing::Test {
         MakePlan(RecipeOf(method, variant, f.experts()), f.base(), f.experts());
     ASSERT_THAT(plan.problems, IsEmpty());
     ASSERT_EQ(plan.lock.exclusion(), "exact");
-    const auto whole = f.Load(plan.lock);
+    v1::CompositionLock lock = plan.lock;
+    LoadOptions load;
+    if (lock.has_tuning()) Tune(f, lock, load);
+    const auto whole = f.Load(lock, load);
     ASSERT_NE(whole, nullptr);
     const auto logits = [&](const model::Decoder& decoder, math::ExpertMask set,
                             int64_t chunk) {
@@ -116,7 +157,7 @@ class GuaranteeTest : public testing::Test {
     std::set<std::string> different;
     for (math::ExpertMask set = 1; set < 32; set += 2) {
       SCOPED_TRACE(absl::StrCat("set ", static_cast<int>(set)));
-      LoadOptions only;
+      LoadOptions only = load;
       only.all = false;
       std::vector<int> which;
       for (int e = 1; e <= 4; ++e) {
@@ -124,13 +165,16 @@ class GuaranteeTest : public testing::Test {
         only.only.push_back(e);
         which.push_back(e - 1);
       }
-      const auto alone = f.Load(plan.lock, only);
+      const auto alone = f.Load(lock, only);
       ASSERT_NE(alone, nullptr);
-      if (!which.empty()) {
+      if (which.size() == 4) {
+        EXPECT_EQ(WriteLock(alone->lock), WriteLock(lock));
+      } else if (!which.empty()) {
         // The very lock that the subset's own recipe makes.
         const auto parts = f.Experts(which);
-        const Plan own =
-            MakePlan(RecipeOf(method, variant, parts), f.base(), parts);
+        Recipe recipe = RecipeOf(method, variant, parts);
+        recipe.tuning.reset();
+        const Plan own = MakePlan(recipe, f.base(), parts);
         EXPECT_THAT(own.problems, IsEmpty());
         EXPECT_EQ(WriteLock(alone->lock), WriteLock(own.lock));
       }
@@ -143,6 +187,22 @@ class GuaranteeTest : public testing::Test {
     }
     // Else the comparisons would be empty.
     EXPECT_GT(different.size(), 8u);
+    if (!lock.has_tuning()) return;
+    const auto before = f.Load(BeforeTuning(lock));
+    ASSERT_NE(before, nullptr);
+    EXPECT_FALSE(different.contains(logits(*before->decoder, 31, 0)));
+  }
+
+  static void Tune(const TinyFederation& f, v1::CompositionLock& lock,
+                   LoadOptions& load) {
+    static int count = 0;
+    load.folder = f.Path(absl::StrCat("tuned", count++));
+    ASSERT_TRUE(proto::MakeDirectories(load.folder).ok());
+    const auto tuned =
+        TuneComposition(lock, f.FolderOf(), TinyFederation::Documents(),
+                        load.folder, {});
+    ASSERT_TRUE(tuned.ok()) << tuned.status();
+    lock = *tuned;
   }
 
   static std::map<std::string, std::unique_ptr<TinyFederation>>* federations_;
