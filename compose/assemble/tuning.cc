@@ -64,7 +64,7 @@ absl::StatusOr<model::Decoder> Start(const Composition& composition,
   rows = learn::CopyRows(served);
   if (composition.lock.router().kind() == "sample") {
     const double t = composition.lock.router().temperature();
-    for (const Tensor& layer : rows.ffn) {
+    for (Tensor& layer : rows.ffn) {
       for (int64_t i = 0; i < layer.size(); ++i) {
         layer.f32()[i] = static_cast<float>(t * layer.f32()[i]);
       }

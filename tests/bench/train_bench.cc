@@ -9,6 +9,8 @@
 //   products   nothing but that step's matrix products, by oneDNN, in the
 //              arithmetic that ours uses
 //   owner      an owner's run beside SmolLM2-135M: own FFNs, B2 T512
+//   tune       the routers of four dense models' mixture, top-2, B8 T256: the
+//              dense task's tokens that its matrix products are worth
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -17,6 +19,7 @@
 #include <vector>
 
 #include "compose/learn/hash.h"
+#include "compose/learn/router_run.h"
 #include "compose/learn/step.h"
 #include "compose/learn/trainer.h"
 #include "proto/error.h"
@@ -161,6 +164,70 @@ class Owner {
   std::unique_ptr<learn::Stepper> stepper_;
 };
 
+// Multiplications and additions of a step's matrix products, a token.
+//   dense   forward, to inputs and to weights: 6 a weight
+//   tune    forward and to inputs: 4 a weight that a token uses, 2 where no
+//           row lies below (the first layer's attention and FFN need no
+//           gradient); 6 a row of the routers, 4 in the first layer
+double DenseFlops(const model::ModelConfig& c) {
+  const double attention = 4.0 * c.width * c.width;
+  const double ffn = 3.0 * c.width * c.ffn_width;
+  const double head = static_cast<double>(c.width) * c.vocabulary;
+  return 6 * (c.layers * (attention + ffn) + head);
+}
+double TuneFlops(const model::ModelConfig& c, double experts, double k) {
+  const double attention = 4.0 * c.width * c.width;
+  const double ffn = 3.0 * c.width * c.ffn_width;
+  const double head = static_cast<double>(c.width) * c.vocabulary;
+  const double router = experts * c.width;
+  const double layer = attention + k * ffn;
+  return 4 * (c.layers * layer + head) - 2 * layer +
+         6 * c.layers * router - 2 * router;
+}
+
+class Tune {
+ public:
+  explicit Tune(math::Product product) {
+    options_.product = product;
+    options_.router_z_weight = 1e-3;
+    options_.load_balance_weight = 0.01;
+  }
+  absl::StatusOr<double> Step() {
+    if (stepper_ == nullptr) MOTET_RETURN_IF_ERROR(Make());
+    MOTET_ASSIGN_OR_RETURN(const double rate, StepRate(*stepper_, text_));
+    return rate * TuneFlops(DenseConfig(), kExperts, kChoices) /
+           DenseFlops(DenseConfig());
+  }
+
+ private:
+  static constexpr int64_t kExperts = 4, kChoices = 2;
+  absl::Status Make() {
+    model::ModelConfig config = DenseConfig();
+    config.experts = kExperts;
+    config.experts_per_token = kChoices;
+    mixture_ = learn::InitialModel(config, 1);
+    model::Router router;
+    router.k = kChoices;
+    router.renormalise = true;
+    MOTET_ASSIGN_OR_RETURN(
+        const model::Decoder served,
+        model::Decoder::Create(config, mixture_.weights, router));
+    rows_ = learn::CopyRows(served);
+    MOTET_ASSIGN_OR_RETURN(model::Decoder decoder,
+                           learn::TuningDecoder(served, rows_, {}, nullptr));
+    decoder_ = std::make_unique<model::Decoder>(std::move(decoder));
+    stepper_ = std::make_unique<learn::Stepper>(
+        *decoder_, learn::RouterParameters(rows_), options_);
+    return absl::OkStatus();
+  }
+  Text text_{8, 256, DenseConfig().vocabulary};
+  learn::StepOptions options_;
+  learn::OwnedModel mixture_;
+  learn::RouterRows rows_;
+  std::unique_ptr<model::Decoder> decoder_;
+  std::unique_ptr<learn::Stepper> stepper_;
+};
+
 int Main(int argc, char** argv) {
   const Arithmetic* arithmetic =
       FindArithmetic(Option(argc, argv, "arithmetic", "f32"));
@@ -168,10 +235,12 @@ int Main(int argc, char** argv) {
   Dense dense(arithmetic->training);
   Products products(arithmetic->bf16);
   Owner owner(Option(argc, argv, "smollm2", ""), arithmetic->training);
+  Tune tune(arithmetic->training);
   Player player;
   player.Add("dense", [&] { return dense.Step(); });
   player.Add("products", [&] { return products.Run(); });
   player.Add("owner", [&] { return owner.Step(); });
+  player.Add("tune", [&] { return tune.Step(); });
   return player.Run();
 }
 
