@@ -11,6 +11,7 @@
 #include "compose/assemble/plan_diff.h"
 #include "compose/measure/exclusion.h"
 #include "gmock/gmock.h"
+#include "proto/digest.h"
 #include "tests/compose/assemble/tiny.h"
 
 namespace motet::assemble {
