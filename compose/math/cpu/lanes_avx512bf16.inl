@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Some rows by a panel of bf16 weights where they lie, for more rows than it
+// is worth turning weights for: the rows are the lanes, and a word of a
+// column meets all of them. Nothing is turned but the sums at the end, and
+// the sums are the tile's. Included inside the namespaces of
+// kernels_avx512bf16.cc.
+
+// As many lanes as there are rows, no more.
+struct Lanes4 {
+  using Sum = __m128;
+  static Sum Zero() { return _mm_setzero_ps(); }
+  static Sum Load(const float* p) { return _mm_loadu_ps(p); }
+  static Sum Multiply(Sum sum, Sum rows, int word) {
+    return _mm_dpbf16_ps(sum, reinterpret_cast<__m128bh>(rows),
+                         reinterpret_cast<__m128bh>(_mm_set1_epi32(word)));
+  }
+};
+struct Lanes8 {
+  using Sum = __m256;
+  static Sum Zero() { return _mm256_setzero_ps(); }
+  static Sum Load(const float* p) { return _mm256_loadu_ps(p); }
+  static Sum Multiply(Sum sum, Sum rows, int word) {
+    return _mm256_dpbf16_ps(
+        sum, reinterpret_cast<__m256bh>(rows),
+        reinterpret_cast<__m256bh>(_mm256_set1_epi32(word)));
+  }
+};
+struct Lanes16 {
+  using Sum = __m512;
+  static Sum Zero() { return _mm512_setzero_ps(); }
+  static Sum Load(const float* p) { return _mm512_loadu_ps(p); }
+  static Sum Multiply(Sum sum, Sum rows, int word) {
+    return _mm512_dpbf16_ps(
+        sum, reinterpret_cast<__m512bh>(rows),
+        reinterpret_cast<__m512bh>(_mm512_set1_epi32(word)));
+  }
+};
+
+// Lanes behind the last row hold whatever follows in a (which is packed with
+// room for sixteen rows): they are never stored.
+template <typename L>
+void LanesOf(const float* a, int64_t a_stride, int64_t rows, const Bf16* w,
+             int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+  typename L::Sum sum[kPanel];
+  for (int n = 0; n < kPanel; ++n) sum[n] = L::Zero();
+  // Few registers hold all addresses.
+  const Bf16* quarter[4] = {w, w + 4 * stride, w + 8 * stride,
+                            w + 12 * stride};
+  const int64_t triple = 3 * stride;
+  const auto at = [&](int n) {
+    const int i = n % 4;
+    return quarter[n / 4] + (i == 3 ? triple : i * stride);
+  };
+  constexpr int64_t kLine = 32;  // terms of a line of memory
+  int64_t k = 0;
+  for (; k + kLine <= terms; k += kLine) {
+    Expect(reinterpret_cast<const char*>(w + k), 2 * stride);
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kLine / 2; ++i) {
+      const typename L::Sum in = L::Load(a + i * a_stride);
+#pragma GCC unroll 16
+      for (int n = 0; n < kPanel; ++n) {
+        int word;
+        __builtin_memcpy(&word, at(n) + 2 * i, sizeof(word));
+        sum[n] = L::Multiply(sum[n], in, word);
+      }
+    }
+    a += kLine / 2 * a_stride;
+    for (const Bf16*& q : quarter) q += kLine;
+  }
+  for (; k < terms; k += 2, a += a_stride) {
+    const typename L::Sum in = L::Load(a);
+    for (int n = 0; n < kPanel; ++n) {
+      int word = at(n)->bits;
+      if (k + 1 < terms) __builtin_memcpy(&word, at(n), sizeof(word));
+      sum[n] = L::Multiply(sum[n], in, word);
+    }
+    for (const Bf16*& q : quarter) q += 2;
+  }
+  alignas(64) float out[kPanel][kPanel];
+  for (int n = 0; n < kPanel; ++n) {
+    __builtin_memcpy(out[n], &sum[n], sizeof(sum[n]));
+  }
+  for (int64_t r = 0; r < rows; r += 4) {
+    Vec turned[4];
+    TurnAt(reinterpret_cast<const char*>(&out[0][r]), sizeof(out[0]), turned);
+    for (int64_t i = 0; i < 4 && r + i < rows; ++i) {
+      Store(c + (r + i) * c_stride, turned[i]);
+    }
+  }
+}
+
+template <typename L>
+void LanesPair(const float* a, int64_t a_stride, int64_t rows, const Bf16* w,
+               int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+  for (int64_t n = 0; n < kDirectPanels * kPanel; n += kPanel) {
+    LanesOf<L>(a, a_stride, rows, w + n * stride, stride, terms, c + n,
+               c_stride);
+  }
+}
