@@ -267,7 +267,8 @@ struct Bf16Tile {
   }
 };
 
-// A few rows by panels of weights that are read once (product.inl).
+// A few rows by panels of f32 or f16 weights, which have to be rounded: read
+// once (product.inl).
 template <int R, int P, typename S>
 void DirectOf(const float* a, int64_t a_stride, const S* w, int64_t stride,
               int64_t terms, float* c, int64_t c_stride) {
@@ -319,24 +320,13 @@ struct DirectForm {
 
 #include "compose/math/cpu/lanes_avx512bf16.inl"
 
-// Up to this many rows, turning weights is cheaper than lanes left empty.
-constexpr int64_t kTurnedRows = 3;
-
 void Direct(const float* a, int64_t a_stride, int64_t rows, const void* w,
             DType dtype, int64_t stride, int64_t terms, float* c,
             int64_t c_stride) {
   switch (dtype) {
     case DType::kBF16:
-      if (rows > kTurnedRows) {
-        const auto form = rows <= 4   ? LanesPair<Lanes4>
-                          : rows <= 8 ? LanesPair<Lanes8>
-                                      : LanesPair<Lanes16>;
-        return form(a, a_stride, rows, static_cast<const Bf16*>(w), stride,
-                    terms, c, c_stride);
-      }
-      return DirectRows<DirectForm<Bf16>>(
-          a, a_stride, rows, static_cast<const Bf16*>(w), stride, terms, c,
-          c_stride);
+      return LanesRows(a, a_stride, rows, static_cast<const Bf16*>(w), stride,
+                       terms, c, c_stride);
     case DType::kF16:
       return DirectRows<DirectForm<Half>>(
           a, a_stride, rows, static_cast<const Half*>(w), stride, terms, c,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Some rows by a panel of bf16 weights where they lie, for more rows than it
-// is worth turning weights for: the rows are the lanes, and a word of a
-// column meets all of them. Nothing is turned but the sums at the end, and
-// the sums are the tile's. Included inside the namespaces of
+// Up to sixteen rows by panels of bf16 weights where they lie: the rows are
+// the lanes, and a word of a column meets all of them. Nothing is turned but
+// the sums at the end. One row leaves three lanes of four empty and is still
+// faster than with weights turned, sixteen columns a register: decoding waits
+// for memory. Same sums as the tile. Included inside the namespaces of
 // kernels_avx512bf16.cc.
 
 // As many lanes as there are rows, no more.
@@ -97,4 +98,12 @@ void LanesPair(const float* a, int64_t a_stride, int64_t rows, const Bf16* w,
     LanesOf<L>(a, a_stride, rows, w + n * stride, stride, terms, c + n,
                c_stride);
   }
+}
+
+void LanesRows(const float* a, int64_t a_stride, int64_t rows, const Bf16* w,
+               int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+  const auto form = rows <= 4   ? LanesPair<Lanes4>
+                    : rows <= 8 ? LanesPair<Lanes8>
+                                : LanesPair<Lanes16>;
+  form(a, a_stride, rows, w, stride, terms, c, c_stride);
 }
