@@ -395,7 +395,8 @@ const PanelOps kPanels = {2,
                           TileOf<Bf16Tile>,
                           PackClose,
                           Direct,
-                          Straight};
+                          Straight,
+                          Wide};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx512bf16

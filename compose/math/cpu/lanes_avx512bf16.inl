@@ -107,3 +107,78 @@ void LanesRows(const float* a, int64_t a_stride, int64_t rows, const Bf16* w,
                                 : LanesPair<Lanes16>;
   form(a, a_stride, rows, w, stride, terms, c, c_stride);
 }
+
+// More rows by sixteen columns, rows as lanes as well: weights that each
+// serve few rows are not worth packing. P panels of rows by eight columns are
+// the tile's shape with its sides changed.
+template <int P>
+void WideHalf(const float* a, int64_t panel, const Bf16* w, int64_t stride,
+              int64_t terms, float* out) {
+  constexpr int kColumns = kPanel / 2;
+  __m512 sum[kColumns][P];
+  for (int n = 0; n < kColumns; ++n) {
+    for (int p = 0; p < P; ++p) sum[n][p] = _mm512_setzero_ps();
+  }
+  const Bf16* half[2] = {w, w + 4 * stride};
+  const int64_t triple = 3 * stride;
+  for (int64_t k = 0; k < terms; k += 2, a += kPanel) {
+    if (k % 32 == 0) {
+      for (int n = 0; n < kColumns; ++n) {
+        _mm_prefetch(reinterpret_cast<const char*>(w + k + (kPanel + n) *
+                                                               stride),
+                     _MM_HINT_T1);
+      }
+    }
+    __m512bh in[P];
+    for (int p = 0; p < P; ++p) {
+      in[p] = reinterpret_cast<__m512bh>(_mm512_load_ps(a + p * panel));
+    }
+    for (int n = 0; n < kColumns; ++n) {
+      const int i = n % 4;
+      int word;
+      __builtin_memcpy(&word, half[n / 4] + (i == 3 ? triple : i * stride),
+                       sizeof(word));
+      const __m512bh column =
+          reinterpret_cast<__m512bh>(_mm512_set1_epi32(word));
+      for (int p = 0; p < P; ++p) {
+        sum[n][p] = _mm512_dpbf16_ps(sum[n][p], in[p], column);
+      }
+    }
+    half[0] += 2;
+    half[1] += 2;
+  }
+  for (int n = 0; n < kColumns; ++n) {
+    for (int p = 0; p < P; ++p) {
+      _mm512_store_ps(out + (p * kPanel + n) * kPanel, sum[n][p]);
+    }
+  }
+}
+
+template <int P>
+void WideOf(const float* a, int64_t panel, int64_t rows, const Bf16* w,
+            int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+  alignas(64) float out[P * kPanel][kPanel];  // [panel][column][row]
+  constexpr int64_t kHalf = kPanel / 2;
+  WideHalf<P>(a, panel, w, stride, terms, out[0]);
+  WideHalf<P>(a, panel, w + kHalf * stride, stride, terms, out[kHalf]);
+  for (int64_t r = 0; r < rows; r += 4) {
+    Vec turned[4];
+    TurnAt(reinterpret_cast<const char*>(&out[r / kPanel * kPanel][r % kPanel]),
+           sizeof(out[0]), turned);
+    for (int64_t i = 0; i < 4 && r + i < rows; ++i) {
+      Store(c + (r + i) * c_stride, turned[i]);
+    }
+  }
+}
+
+void Wide(const float* a, int64_t panel, int64_t rows, const void* weights,
+          int64_t stride, int64_t terms, float* c, int64_t c_stride) {
+  const Bf16* w = static_cast<const Bf16*>(weights);
+  if (rows > 2 * kPanel) {
+    return WideOf<3>(a, panel, rows, w, stride, terms, c, c_stride);
+  }
+  if (rows > kPanel) {
+    return WideOf<2>(a, panel, rows, w, stride, terms, c, c_stride);
+  }
+  WideOf<1>(a, panel, rows, w, stride, terms, c, c_stride);
+}
