@@ -16,8 +16,8 @@ using math::Exec;
 using math::Tensor;
 
 // Rows of a batch in Encode: a layer's widest result should stay in the
-// second-level caches, and products want some hundred rows.
-constexpr int64_t kBatchRows = 1024;
+// second-level cache, and products want some hundred rows.
+constexpr int64_t kBatchRows = 512;
 
 // y + scale B (A x) with an adapter, else y = W x as it is.
 Tensor Adapted(Exec& exec, const LoraPair* lora, float scale, const Tensor& x,
@@ -168,20 +168,34 @@ absl::Status Encoder::Encode(const math::Kernels& kernels,
                              const Lora* lora, float* out) const {
   for (const EncoderInput& s : sequences) MOTET_RETURN_IF_ERROR(CheckInput(s));
   if (lora != nullptr) MOTET_RETURN_IF_ERROR(CheckLora(config_, *lora));
-  math::Arena arena;
-  for (size_t first = 0; first < sequences.size();) {
-    size_t last = first;
-    for (int64_t rows = 0; last < sequences.size(); ++last) {
-      rows += static_cast<int64_t>(sequences[last].ids.size());
-      if (last > first && rows > kBatchRows) break;
+  // Batches [starts[b], starts[b + 1]).
+  std::vector<size_t> starts = {0};
+  int64_t rows = 0;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const auto own = static_cast<int64_t>(sequences[s].ids.size());
+    if (s > starts.back() && rows + own > kBatchRows) {
+      starts.push_back(s);
+      rows = 0;
     }
-    const EncoderBatch batch(sequences.subspan(first, last - first));
-    Exec exec(kernels, arena, product);
-    const Tensor y = Pool(exec, batch, Forward(exec, batch, lora));
-    std::memcpy(out + static_cast<int64_t>(first) * config_.width, y.data,
-                y.bytes());
-    arena.Reset();
-    first = last;
+    rows += own;
+  }
+  starts.push_back(sequences.size());
+  const auto batches = static_cast<int64_t>(starts.size()) - 1;
+  // Enough batches: a thread each, which then waits for nobody.
+#pragma omp parallel if (batches >= 2 * math::Threads())
+  {
+    math::Arena arena;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t b = 0; b < batches; ++b) {
+      const auto at = static_cast<size_t>(b);
+      const EncoderBatch batch(
+          sequences.subspan(starts[at], starts[at + 1] - starts[at]));
+      Exec exec(kernels, arena, product);
+      const Tensor y = Pool(exec, batch, Forward(exec, batch, lora));
+      std::memcpy(out + static_cast<int64_t>(starts[at]) * config_.width,
+                  y.data, y.bytes());
+      arena.Reset();
+    }
   }
   return absl::OkStatus();
 }

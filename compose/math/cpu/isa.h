@@ -24,6 +24,7 @@ struct AdamWStep {
 inline constexpr int64_t kPanel = 16;
 inline constexpr int64_t kDirectPanels = 2;
 inline constexpr int64_t kStraightRows = 4;
+inline constexpr int64_t kWidePanels = 3;
 struct PanelOps {
   int64_t terms_a_word;
   int64_t block_words;            // of a panel in the first-level cache
@@ -59,6 +60,13 @@ struct PanelOps {
   void (*straight)(const float* a, int64_t rows, const void* v, DType dtype,
                    int64_t stride, int64_t terms, int64_t cols, float* c,
                    int64_t c_stride);
+  // c[r*c_stride + n] = sum_k a[k][r] w[n*stride + k]: up to kWidePanels
+  // panels of rows, panel_words apart, by sixteen columns of bf16 weights
+  // where they lie; an even number of terms. The tile's sums. nullptr where
+  // packing weights is as good.
+  void (*wide)(const float* a, int64_t panel_words, int64_t rows,
+               const void* w, int64_t stride, int64_t terms, float* c,
+               int64_t c_stride);
 
   int64_t Words(int64_t terms) const {
     return (terms + terms_a_word - 1) / terms_a_word;

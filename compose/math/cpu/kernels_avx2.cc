@@ -66,7 +66,8 @@ const PanelOps kF32Panels = {
     TileF32,
     PackCloseF32,
     DirectF32,
-    StraightF32};
+    StraightF32,
+    nullptr};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx2

@@ -32,7 +32,8 @@ const PanelOps kF32Panels = {1,
                              TileOf<F32Tile>,
                              PackCloseF32,
                              DirectF32,
-                             StraightF32};
+                             StraightF32,
+                             nullptr};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx512

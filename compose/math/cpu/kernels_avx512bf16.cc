@@ -267,7 +267,8 @@ struct Bf16Tile {
   }
 };
 
-// A few rows by panels of weights that are read once (product.inl).
+// A few rows by panels of f32 or f16 weights, which have to be rounded: read
+// once (product.inl).
 template <int R, int P, typename S>
 void DirectOf(const float* a, int64_t a_stride, const S* w, int64_t stride,
               int64_t terms, float* c, int64_t c_stride) {
@@ -317,14 +318,15 @@ struct DirectForm {
   }
 };
 
+#include "compose/math/cpu/lanes_avx512bf16.inl"
+
 void Direct(const float* a, int64_t a_stride, int64_t rows, const void* w,
             DType dtype, int64_t stride, int64_t terms, float* c,
             int64_t c_stride) {
   switch (dtype) {
     case DType::kBF16:
-      return DirectRows<DirectForm<Bf16>>(
-          a, a_stride, rows, static_cast<const Bf16*>(w), stride, terms, c,
-          c_stride);
+      return LanesRows(a, a_stride, rows, static_cast<const Bf16*>(w), stride,
+                       terms, c, c_stride);
     case DType::kF16:
       return DirectRows<DirectForm<Half>>(
           a, a_stride, rows, static_cast<const Half*>(w), stride, terms, c,
@@ -393,7 +395,8 @@ const PanelOps kPanels = {2,
                           TileOf<Bf16Tile>,
                           PackClose,
                           Direct,
-                          Straight};
+                          Straight,
+                          Wide};
 
 }  // namespace
 }  // namespace motet::math::cpu::avx512bf16

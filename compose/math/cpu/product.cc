@@ -24,6 +24,11 @@ constexpr int64_t kGroupBytes = 512 << 10;  // of packed b, in L2
 constexpr int64_t kBlockTiles = 64;         // 1024 rows of a
 constexpr int64_t kPackTiles = 4;           // of a, packed together
 constexpr int64_t kTasksAThread = 6;
+// Weights for at most so many rows are not packed where there is a form that
+// reads them where they lie; with more terms its panels of a would not stay
+// in L2.
+constexpr int64_t kWideRows = 256;
+constexpr int64_t kWideTerms = 3072;
 constexpr int64_t kAlone = int64_t{1} << 15;  // numbers one thread packs
 
 int64_t Panels(int64_t rows) { return (rows + kPanel - 1) / kPanel; }
@@ -38,6 +43,7 @@ struct Plan {
   int64_t groups, blocks;
   int64_t first_task;
   bool direct;          // few rows: b is read where it lies
+  bool wide;            // some more rows, the same
   int64_t a_stride;     // between words of packed_a: kPanel, or the rows
 };
 
@@ -110,6 +116,31 @@ void RunTiles(const PanelOps& ops, const Plan& plan, int64_t first,
   }
 }
 
+// All rows by kDirectPanels panels of columns from `col`. The last rows, when
+// they are few, as the direct form takes them.
+void RunWide(const PanelOps& ops, const Plan& plan, int64_t col) {
+  const Job& job = *plan.job;
+  const auto weights = [&](int64_t n) {
+    return static_cast<const char*>(job.b.data) +
+           n * job.b.stride * ByteSize(job.b.dtype);
+  };
+  const int64_t rest = job.rows % kPanel;
+  const int64_t wide = rest <= kPanel / 2 ? job.rows - rest : job.rows;
+  constexpr int64_t kRows = kWidePanels * kPanel;
+  for (int64_t n = col; n < col + kDirectPanels * kPanel; n += kPanel) {
+    for (int64_t r = 0; r < wide; r += kRows) {
+      ops.wide(plan.packed_a + r / kPanel * plan.tile_words, plan.tile_words,
+               std::min(kRows, wide - r), weights(n), job.b.stride, job.terms,
+               job.c + r * job.c_stride + n, job.c_stride);
+    }
+  }
+  if (wide < job.rows) {
+    ops.direct(plan.packed_a + wide / kPanel * plan.tile_words, kPanel, rest,
+               weights(col), job.b.dtype, job.b.stride, job.terms,
+               job.c + wide * job.c_stride + col, job.c_stride);
+  }
+}
+
 void RunTask(const PanelOps& ops, const Plan& plan, int64_t task,
              float* packed_b) {
   const Job& job = *plan.job;
@@ -127,6 +158,10 @@ void RunTask(const PanelOps& ops, const Plan& plan, int64_t task,
       ops.direct(plan.packed_a, plan.a_stride, job.rows, w, job.b.dtype,
                  job.b.stride, job.terms, job.c + done, job.c_stride);
     }
+    if (done == last) return;
+  }
+  if (plan.wide) {
+    for (; done + step <= last; done += step) RunWide(ops, plan, done);
     if (done == last) return;
   }
   for (int64_t k = 0; k < job.terms; k += plan.block) {
@@ -204,6 +239,10 @@ void Multiply(std::span<const Job> jobs, Arithmetic arithmetic) {
     plan.tiles = Panels(job.rows);
     plan.direct =
         job.rows <= ops.direct_rows && !job.b.turned && !job.add;
+    plan.wide = ops.wide != nullptr && !plan.direct &&
+                job.rows <= kWideRows && job.b.dtype == DType::kBF16 &&
+                !job.b.turned && !job.add && job.terms % 2 == 0 &&
+                job.terms <= kWideTerms;
     // Columns that do not fill the direct form's panels take the tile.
     const bool close = plan.direct && job.cols % (kDirectPanels * kPanel) == 0 &&
                        job.a.dtype == DType::kF32 && !job.a.turned;
