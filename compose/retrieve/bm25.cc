@@ -45,6 +45,7 @@ absl::StatusOr<Ranking> SearchBm25(absl::string_view query, int64_t k,
     const double weight =
         count * std::log(1 + (documents - n + 0.5) / (n + 0.5));
     for (const Posting& posting : *found) {
+      if (collection.allowed && !collection.allowed(posting.row)) continue;
       const double f = posting.count;
       const double length =
           collection.lengths[static_cast<size_t>(posting.row)];
@@ -74,7 +75,7 @@ void Bm25::Add(absl::string_view text) {
 
 Ranking Bm25::Search(absl::string_view query, int64_t k) const {
   const Bm25Collection collection = {static_cast<int64_t>(lengths_.size()),
-                                     terms_, lengths_};
+                                     terms_, lengths_, nullptr};
   // Nothing here can fail.
   return *SearchBm25(
       query, k, collection,

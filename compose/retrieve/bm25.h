@@ -28,6 +28,7 @@ struct Bm25Collection {
   int64_t documents = 0;             // N
   int64_t terms = 0;                 // of all documents together
   std::span<const int32_t> lengths;  // by row, in terms; dead rows may be there
+  std::function<bool(int64_t)> allowed;  // of what may be ranked; null: all
 };
 // Of the documents that count, rows ascending.
 using PostingsOf = std::function<absl::StatusOr<std::vector<Posting>>(

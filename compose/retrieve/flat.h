@@ -19,5 +19,9 @@ std::vector<Ranking> SearchFlat(const float* vectors, int64_t first,
                                 int64_t rows, int64_t width,
                                 std::span<const float> queries, int64_t k,
                                 const std::function<bool(int64_t)>& allowed);
+// The same among these rows, ascending.
+std::vector<Ranking> SearchRows(const float* vectors,
+                                std::span<const int64_t> rows, int64_t width,
+                                std::span<const float> queries, int64_t k);
 
 }  // namespace motet::retrieve

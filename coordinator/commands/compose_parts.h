@@ -82,7 +82,6 @@ void AddEvalLogits(CLI::App& noun, Context& context);
 void AddEvalPerplexity(CLI::App& noun, Context& context);
 void AddEvalChoice(CLI::App& noun, Context& context);
 void AddEvalRouting(CLI::App& noun, Context& context);
-void AddEvalRetrieval(CLI::App& noun, Context& context);
 
 // "router topk, ..." or "merge ties, density 0.2, ...", for a line.
 std::string MethodText(const v1::CompositionLock& lock);

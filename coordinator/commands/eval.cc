@@ -7,6 +7,7 @@
 
 #include "coordinator/cli.h"
 #include "coordinator/commands/compose_parts.h"
+#include "coordinator/commands/retrieval_parts.h"
 
 namespace motet::coordinator {
 

@@ -14,7 +14,7 @@
 #include "compose/retrieve/flat.h"
 #include "compose/retrieve/text_encoder.h"
 #include "coordinator/arithmetic.h"
-#include "coordinator/commands/compose_parts.h"
+#include "coordinator/commands/retrieval_parts.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
