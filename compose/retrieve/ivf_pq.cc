@@ -20,7 +20,7 @@ namespace {
 constexpr int64_t kStepRows = 65536;
 // Below this k-means has too few points for 256 centroids a piece of code.
 constexpr int64_t kBytePoints = 256 * 39;
-constexpr int64_t kCandidates = 4;  // for each row asked for
+constexpr int64_t kCandidates = 8;  // for each row asked for
 
 // The coarse centroids, searched by our own products: FAISS hands k-means to
 // the system's BLAS, which may be the slow reference.

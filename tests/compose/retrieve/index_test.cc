@@ -78,12 +78,13 @@ class IndexTest : public ::testing::Test {
                                         0.8f, -1, 0, 0.8f, 0.6f};
     ASSERT_TRUE(writer->Add(documents, vectors).ok());
   }
-  // Random directions, some of them close together, as documents "0" on.
+  // Random directions about 50 centres, the same for every seed.
   static std::vector<float> Directions(int64_t rows, int64_t width, int seed) {
-    std::mt19937 random(static_cast<unsigned>(seed));
+    std::mt19937 random(7);
     std::normal_distribution<float> normal;
     std::vector<float> centres(static_cast<size_t>(50 * width));
     for (float& v : centres) v = normal(random);
+    random.seed(static_cast<unsigned>(seed));
     std::vector<float> vectors;
     for (int64_t row = 0; row < rows; ++row) {
       float length = 0;
@@ -303,7 +304,7 @@ class StructureTest : public IndexTest,
 TEST_P(StructureTest, FindsAlmostAllWithExactScores) {
   constexpr int64_t kRows = 6000, kWidth = 32;
   const std::vector<float> vectors = Directions(kRows, kWidth, 1);
-  const std::vector<float> queries = Directions(40, kWidth, 1);
+  const std::vector<float> queries = Directions(40, kWidth, 9);
   {
     auto writer = Create(GetParam(), kWidth);
     AddDirections(*writer, vectors, 0, 4500);
