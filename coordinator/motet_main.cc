@@ -18,6 +18,7 @@
 #include "compose/math/operators.h"
 #include "compose/math/threads.h"
 #include "coordinator/cli.h"
+#include "coordinator/commands/retrieval_parts.h"
 #include "coordinator/usage_message.h"
 
 namespace {
@@ -32,6 +33,7 @@ constexpr AddCommand kCommands[] = {
     motet::coordinator::AddExpert,  motet::coordinator::AddCompose,
     motet::coordinator::AddEval,    motet::coordinator::AddServe,
     motet::coordinator::AddGenerate, motet::coordinator::AddModel,
+    motet::coordinator::AddIndex,   motet::coordinator::AddSearch,
 };
 
 std::string CommandName(const CLI::App& app) {
@@ -90,7 +92,8 @@ int main(int argc, char** argv) {
       "  compose plan, apply       one model out of signed packages\n"
       "  eval matrix, serve        measure it, answer with it\n\n"
       "One model, no federation: serve, generate and eval perplexity, matrix, "
-      "choice\nand routing take any Hugging Face model directory.\n",
+      "choice\nand routing take any Hugging Face model directory. Documents: index "
+      "build, search\nand eval retrieval take any BERT encoder's.\n",
       "motet"};
   app.set_version_flag("--version", "motet " MOTET_VERSION);
   app.failure_message(WrongUsage);

@@ -13,6 +13,7 @@
 #   MOTET_BENCH_PYTHON         Python with torch, transformers, gguf
 #   MOTET_BENCH_LLAMA_PYTHON   Python with llama-cpp-python
 #   MOTET_BENCH_MERGEKIT_PYTHON  Python with mergekit
+#   MOTET_BENCH_VECTORS        vectors of the row index (default: 1000000)
 # A peer or a model that is not there leaves its rows without a ratio, and
 # the row says what is missing.
 set -euo pipefail
@@ -31,7 +32,7 @@ while (($#)); do
     --threads) threads=${2:-}; shift ;;
     --arithmetic) arithmetic=${2:-}; shift ;;
     --list) list=1 ;;
-    -h|--help) sed -n '3,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '3,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "[bench] got $1, want an option of --help" >&2; exit 2 ;;
     *) names+=("$1") ;;
   esac
@@ -129,6 +130,8 @@ player bam "$smollm2" -- "$build/tests/bam_bench" --model "$smollm2" \
 player merge "$smollm2" "$branches/model2" -- "$build/tests/merge_bench" \
   --base "$smollm2" --models "$branches" --out "$cache/merge"
 player compose -- "$build/tests/compose_bench" --out "$cache/compose"
+player index -- "$build/tests/index_bench" --out "$cache/index" \
+  --vectors "${MOTET_BENCH_VECTORS:-1000000}"
 python_player mergekit "$mergekit_python" MOTET_BENCH_MERGEKIT_PYTHON \
   mergekit "$smollm2" "$branches/model2" \
   -- $peers/merge_mergekit.py "$smollm2" "$branches" "$cache/mergekit"
@@ -186,6 +189,10 @@ row memory_export MiB lower 1.0 "compose export_memory" \
 row compose s lower 1.0 "compose compose" "compose compose_allowed allowed"
 row memory_compose MiB lower 1.0 "compose compose_memory" \
   "compose compose_memory_allowed allowed"
+row index vectors/s higher 0.9 "index build" \
+  "index faiss FAISS, HNSW in memory"
+row memory_index MiB lower 0.83 "index build_memory" \
+  "index faiss_memory FAISS, HNSW in memory"
 
 if [ -n "$list" ]; then
   printf '%s\n' "${known[@]}"

@@ -26,17 +26,20 @@ const std::map<std::string, Names>& Arrows() {
       {"compose/assemble",
        {"compose/math", "compose/model", "compose/package", "compose/learn",
         "proto", "proto/plain"}},
+      {"compose/retrieve",
+       {"compose/math", "compose/model", "compose/package", "proto",
+        "proto/plain"}},
       {"compose/measure",
        {"compose/math", "compose/model", "compose/package", "compose/learn",
-        "compose/assemble", "proto", "proto/plain"}},
+        "compose/assemble", "compose/retrieve", "proto", "proto/plain"}},
       {"registry", {"proto", "proto/plain"}},
       {"node",
        {"compose/math", "compose/model", "compose/package", "compose/learn",
         "compose/measure", "registry/client", "proto", "proto/plain"}},
       {"coordinator",
        {"compose/math", "compose/model", "compose/package", "compose/learn",
-        "compose/assemble", "compose/measure", "registry/client", "proto",
-        "proto/plain"}},
+        "compose/assemble", "compose/measure", "compose/retrieve",
+        "registry/client", "proto", "proto/plain"}},
   };
   return *arrows;
 }
@@ -54,7 +57,8 @@ struct Outside {
   const char* allowed;   // of the including path
 };
 constexpr Outside kOutside[] = {
-    {R"(^rocksdb/)", R"(^registry/rocks_store)"},
+    {R"(^rocksdb/)", R"(^(registry/rocks_store|compose/retrieve/text_store))"},
+    {R"(^faiss/)", R"(^compose/retrieve/)"},
     {R"(^(grpc|grpcpp)/|\.grpc\.pb\.h$)", R"(^(proto|registry|node|coordinator)/)"},
     {R"(^google/protobuf|\.pb\.h$)",
      R"(^(proto|registry|node|coordinator|compose/(assemble|measure|package))/)"},

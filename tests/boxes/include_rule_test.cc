@@ -64,6 +64,11 @@ TEST(IncludeRule, RefusesForbiddenArrows) {
   EXPECT_THAT(refused("node/publish.cc", "registry/store.h"), SizeIs(1));
   EXPECT_THAT(refused("proto/digest.cc", "registry/client.h"), SizeIs(1));
   EXPECT_THAT(refused("registry/service.cc", "rocksdb/db.h"), SizeIs(1));
+  EXPECT_THAT(refused("compose/retrieve/index.cc", "rocksdb/db.h"), SizeIs(1));
+  EXPECT_THAT(refused("compose/measure/retrieval.cc", "faiss/Index.h"),
+              SizeIs(1));
+  EXPECT_THAT(refused("compose/retrieve/beir.cc", "compose/learn/corpus.h"),
+              SizeIs(1));
 }
 
 TEST(IncludeRule, AllowsTheArrowsOfTheDesign) {

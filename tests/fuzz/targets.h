@@ -34,4 +34,13 @@ Corpus PatternCorpus();
 bool Manifest(const std::string& json);
 Corpus ManifestCorpus();
 
+// A line of a corpus, of queries or of judgements; a document that is taken is
+// written and read back the same (not in the engine-only build).
+bool BeirLine(const std::string& line);
+Corpus BeirLineCorpus();
+
+// The header of a document index, or the record of its structure: likewise.
+bool IndexHeader(const std::string& json);
+Corpus IndexHeaderCorpus();
+
 }  // namespace motet::fuzz

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/retrieve/search.h"
+
+#include <algorithm>
+#include <array>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "compose/math/tensor.h"
+#include "proto/error.h"
+#include "proto/limits.h"
+
+namespace motet::retrieve {
+namespace {
+
+using proto::Invalid;
+
+constexpr std::array<absl::string_view, 3> kModes = {"dense", "bm25", "fusion"};
+// Rankings that are fused are at least so long.
+constexpr int64_t kFused = 100;
+
+absl::Status Check(const SearchRequest& request) {
+  if (request.k < 1 || request.k > proto::kMaxListPage) {
+    return Invalid("search", absl::StrCat("k ", request.k),
+                   absl::StrCat("1 to ", proto::kMaxListPage));
+  }
+  if (request.queries.empty()) return Invalid("search", "no query", "one");
+  for (const std::string& query : request.queries) {
+    if (absl::StripAsciiWhitespace(query).empty()) {
+      return Invalid("search", "a query without text", "text");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<SearchMode> ParseSearchMode(absl::string_view name) {
+  for (size_t i = 0; i < kModes.size(); ++i) {
+    if (name == kModes[i]) return static_cast<SearchMode>(i);
+  }
+  return Invalid("search mode", absl::StrCat("\"", name, "\""),
+                 absl::StrCat("one of ", absl::StrJoin(kModes, ", ")));
+}
+
+absl::StatusOr<SearchResult> Search(const Index& index,
+                                    const QueryEncoder* encoder,
+                                    const SearchRequest& request) {
+  MOTET_RETURN_IF_ERROR(Check(request));
+  std::vector<int64_t> rows;
+  const std::vector<int64_t>* only = nullptr;
+  if (!request.filters.empty()) {
+    MOTET_ASSIGN_OR_RETURN(rows, index.RowsWhere(request.filters));
+    only = &rows;
+  }
+  SearchResult result;
+  const bool fused = request.mode == SearchMode::kFusion;
+  const int64_t depth = fused ? std::max(request.k, kFused) : request.k;
+  if (request.mode != SearchMode::kBm25) {
+    MOTET_CHECK(encoder != nullptr);
+    MOTET_RETURN_IF_ERROR(index.CheckBase(encoder->base()));
+    MOTET_ASSIGN_OR_RETURN(QueryEncoder::Queries queries,
+                           encoder->Encode(request.queries));
+    MOTET_ASSIGN_OR_RETURN(
+        result.rankings,
+        index.SearchVectors(queries.vectors.values, depth, only));
+    result.experts = std::move(queries.experts);
+    result.cut = queries.vectors.cut;
+    if (!fused) return result;
+  }
+  result.rankings.resize(request.queries.size());
+  for (size_t q = 0; q < request.queries.size(); ++q) {
+    MOTET_ASSIGN_OR_RETURN(Ranking ranking,
+                           index.SearchText(request.queries[q], depth, only));
+    result.rankings[q] =
+        fused
+            ? Fuse(std::vector<Ranking>{result.rankings[q], ranking}, request.k)
+            : std::move(ranking);
+  }
+  return result;
+}
+
+}  // namespace motet::retrieve
