@@ -15,8 +15,6 @@ namespace {
 
 using model::Sample;
 
-constexpr size_t kLogitFloats = size_t{2} << 20;  // held at once
-
 void FillLogprobs(const model::Tokenizer& tokenizer,
                   std::span<const float> logits, int32_t id, int alternatives,
                   v1::TokenResult* token) {
@@ -118,17 +116,13 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
                          const std::vector<int32_t>& prompt,
                          const Admission& admission, const EventSink& sink) {
   MOTET_ASSIGN_OR_RETURN(
-      const std::shared_ptr<const model::Decoder> answering,
-      model_.DecoderFor(admission.mask()));
-  const model::Decoder& decoder = *answering;
+      const std::shared_ptr<const model::Scorer> scorer,
+      model_.ScorerFor(admission.mask(), admission.active()));
   const model::Tokenizer& tokenizer = model_.tokenizer();
   const int64_t total =
       static_cast<int64_t>(prompt.size()) + request.max_tokens();
-  // Experts' states, the base's included (docs/exclusion.md: the cache
-  // belongs to this one expert set).
-  model::SequenceCache cache(model_.config, total,
-                             std::max<int64_t>(1, model_.config.experts),
-                             admission.mask() | model_.Always());
+  // Belongs to this one expert set (docs/exclusion.md).
+  const std::unique_ptr<model::ScorerState> state = scorer->NewState(total);
   math::Arena arena;
   math::Exec exec(math::Cpu(), arena, options_.product);
   std::vector<float> logits;  // of the last position
@@ -136,17 +130,17 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
   const bool want_logprobs = request.logprobs() >= 0;
   uint64_t shown_tokens = 0;
 
-  const auto forward = [&](std::span<const int32_t> ids) {
+  // wanted: rows of `ids` whose logits the sink gets.
+  const auto run = [&](std::span<const int32_t> ids, model::RowRange wanted,
+                       const model::LogitsSink& use) {
     arena.Reset();
-    const model::SequenceInput input{ids, &cache, admission.mask(),
-                                     admission.active()};
-    const model::Batch batch(std::span(&input, 1));
-    return decoder.Forward(exec, batch);
+    const model::ScorerInput input{ids, state.get()};
+    scorer->Run(exec, std::span(&input, 1), std::span(&wanted, 1), use);
   };
-  const auto keep = [&](const math::Tensor& hidden) {
-    const math::Tensor row =
-        decoder.Logits(exec, hidden.RowSlice(hidden.rows() - 1, 1));
-    logits.assign(row.f32(), row.f32() + row.cols());
+  const auto keep = [&](int64_t, const math::Tensor& rows) {
+    const float* last = rows.f32() + (rows.rows() - 1) * rows.cols();
+    logits.assign(last, last + rows.cols());
+    return true;
   };
   const auto send = [&](v1::TokenResult token) {
     v1::GenerationEvent event;
@@ -169,37 +163,39 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
   };
   const absl::Status gone = absl::CancelledError("[generate] client gone");
 
-  // The prompt, in pieces; token i is scored by the logits at i - 1. Those of
-  // a whole piece would take more memory than the model: a few rows at once.
+  // The prompt, in pieces; token i is scored by the logits at i - 1.
   if (want_prompt && want_logprobs && !send_prompt(0, {})) return gone;
-  for (size_t at = 0; at < prompt.size();) {
+  bool here = true;
+  for (size_t at = 0; here && at < prompt.size();) {
     const size_t n =
         std::min<size_t>(options_.prefill_rows, prompt.size() - at);
-    const math::Tensor hidden = forward(std::span(prompt).subspan(at, n));
+    const bool ends = at + n == prompt.size();
+    const bool continues = ends && request.max_tokens() > 0;
+    const auto rows = static_cast<int64_t>(n);
+    model::RowRange wanted{rows - 1, continues ? 1 : 0};
     if (want_prompt && want_logprobs) {
-      const size_t vocabulary = model_.config.vocabulary;
-      const size_t step = std::max<size_t>(1, kLogitFloats / vocabulary);
-      for (size_t row = 0; row < n; row += step) {
-        const math::Arena::Mark mark = arena.mark();
-        const size_t rows = std::min(step, n - row);
-        const math::Tensor all =
-            decoder.Logits(exec, hidden.RowSlice(row, rows));
-        for (size_t r = 0; r < rows; ++r) {
-          const size_t next = at + row + r + 1;
-          if (next == prompt.size()) break;
-          const std::span scores(all.f32() + r * vocabulary, vocabulary);
-          if (!send_prompt(next, scores)) return gone;
-        }
-        arena.Release(mark);
-      }
-    } else if (want_prompt) {
-      for (size_t i = at; i < at + n; ++i) {
-        if (!send_prompt(i, {})) return gone;
-      }
+      wanted = {0, ends && !continues ? rows - 1 : rows};
+    }
+    run(std::span(prompt).subspan(at, n), wanted,
+        [&](int64_t row, const math::Tensor& scores) {
+          const auto width = static_cast<size_t>(scores.cols());
+          for (int64_t r = 0; r < scores.rows(); ++r) {
+            const size_t next = at + static_cast<size_t>(row + r) + 1;
+            if (next == prompt.size()) return keep(row, scores);
+            if (!send_prompt(next,
+                             std::span(scores.f32() + r * width, width))) {
+              return here = false;
+            }
+          }
+          return true;
+        });
+    for (size_t i = at; here && want_prompt && !want_logprobs && i < at + n;
+         ++i) {
+      here = send_prompt(i, {});
     }
     at += n;
-    if (at == prompt.size() && request.max_tokens() > 0) keep(hidden);
   }
+  if (!here) return gone;
 
   model::SamplerOptions sampling;
   sampling.temperature = request.temperature();
@@ -239,7 +235,7 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
       break;
     }
     if (i + 1 == request.max_tokens()) break;
-    keep(forward(std::span(&id, 1)));
+    run(std::span(&id, 1), {0, 1}, keep);
   }
   if (const std::string rest = text.Flush(); !rest.empty()) {
     v1::TokenResult token;

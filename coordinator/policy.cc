@@ -81,13 +81,14 @@ absl::Status CheckActive(const assemble::ServedModel& model, uint32_t active) {
                       model.decoder->config().experts == 0;
   if (model.experts.empty() || model.decoder == nullptr || merged ||
       !model::TakesActive(model.decoder->router())) {
-    return proto::Invalid("experts.active", got,
-                          model.experts.empty()
-                              ? "none: this model has no experts"
-                          : merged ? "none: this model's experts are merged"
+    return proto::Invalid(
+        "experts.active", got,
+        model.experts.empty()      ? "none: this model has no experts"
+        : model.decoder == nullptr ? "none: whole models answer together"
+        : merged                   ? "none: this model's experts are merged"
                                    : "none: this model's router takes the "
                                      "base and at most one expert",
-                          "leave it out");
+        "leave it out");
   }
   const model::Router& router = model.decoder->router();
   int64_t most = static_cast<int64_t>(model.experts.size());

@@ -96,6 +96,13 @@ absl::Status BuildComposition(const v1::CompositionLock& lock,
                               const std::string& folder,
                               const BuildProgress& progress = {});
 
+// What a method learns from text that the recipe names, into the plan's lock.
+// Any number of times: the same text gives the same lock. Does nothing where
+// the recipe names none.
+absl::Status LearnLock(const Recipe& recipe, const PackageFolder& folder_of,
+                       const BuildProgress& progress,
+                       v1::CompositionLock& lock);
+
 // What methods share. The lock of options.only alone, in the lock's order;
 // InvalidArgument for positions that are not.
 absl::StatusOr<v1::CompositionLock> SelectExperts(

@@ -27,14 +27,14 @@ std::vector<double> Softmax(std::vector<double> x) {
   return x;
 }
 
+}  // namespace
+
 double LogSumExp(std::span<const float> x) {
   const double top = *std::max_element(x.begin(), x.end());
   double sum = 0;
   for (const float value : x) sum += std::exp(double{value} - top);
   return top + std::log(sum);
 }
-
-}  // namespace
 
 Posterior::Posterior(std::span<const double> prior)
     : log_likelihood_(prior.size(), 0) {
@@ -97,20 +97,41 @@ std::vector<double> CentroidWeights(std::span<const float> h,
                                     double temperature) {
   MOTET_CHECK(!h.empty() && !centres.empty());
   MOTET_CHECK(centres.size() % h.size() == 0 && temperature > 0);
-  std::vector<double> x;
+  std::vector<double> distances;
   for (size_t at = 0; at < centres.size(); at += h.size()) {
-    double distance = 0;
-    for (size_t c = 0; c < h.size(); ++c) {
-      const double d = double{h[c]} - double{centres[at + c]};
-      distance += d * d;
-    }
-    x.push_back(-distance / temperature);
+    distances.push_back(SquaredDistance(h, centres.subspan(at, h.size())));
   }
+  return DistanceWeights(distances, temperature);
+}
+
+std::vector<double> DistanceWeights(std::span<const double> distances,
+                                    double temperature) {
+  std::vector<double> x;
+  for (const double d : distances) x.push_back(-d / temperature);
   return Softmax(std::move(x));
+}
+
+double SquaredDistance(std::span<const float> a, std::span<const float> b) {
+  double sum = 0;
+  for (size_t c = 0; c < a.size(); ++c) {
+    const double d = double{a[c]} - double{b[c]};
+    sum += d * d;
+  }
+  return sum;
 }
 
 void MixLogits(std::span<const std::span<const float>> logits,
                std::span<const double> weights, std::span<float> out) {
+  std::vector<double> sums(logits.size());
+  for (size_t j = 0; j < weights.size(); ++j) {
+    if (weights[j] != 0) sums[j] = LogSumExp(logits[j]);
+  }
+  MixLogits(logits, sums, weights, out);
+}
+
+void MixLogits(std::span<const std::span<const float>> logits,
+               std::span<const double> sums, std::span<const double> weights,
+               std::span<float> out) {
   MOTET_CHECK(logits.size() == weights.size());
   std::vector<size_t> used;
   std::vector<double> shift;  // ln w_j - logsumexp(logits_j)
@@ -128,7 +149,7 @@ void MixLogits(std::span<const std::span<const float>> logits,
     return;
   }
   for (const size_t j : used) {
-    shift.push_back(std::log(weights[j]) - LogSumExp(logits[j]));
+    shift.push_back(std::log(weights[j]) - sums[j]);
   }
   for (size_t v = 0; v < out.size(); ++v) {
     double top = kNever;

@@ -51,6 +51,12 @@ std::vector<double> CentroidWeights(std::span<const float> h,
                                     std::span<const float> centres,
                                     double temperature = 0.1);
 
+// The same where the squared distances [J] are known.
+std::vector<double> DistanceWeights(std::span<const double> distances,
+                                    double temperature);
+//   sum_c (a_c - b_c)^2
+double SquaredDistance(std::span<const float> a, std::span<const float> b);
+
 // The mixture as logits that a sampler takes:
 //   out_v = ln sum_j w_j softmax(logits_j)_v
 // Where one model has all the weight, its logits as they are: an ensemble of
@@ -60,5 +66,11 @@ std::vector<double> CentroidWeights(std::span<const float> h,
 // weights: [J], sum to 1.   out: [V] f32, may alias any of the logits.
 void MixLogits(std::span<const std::span<const float>> logits,
                std::span<const double> weights, std::span<float> out);
+// The same where each model's LogSumExp(logits) is known.
+void MixLogits(std::span<const std::span<const float>> logits,
+               std::span<const double> sums, std::span<const double> weights,
+               std::span<float> out);
+//   ln sum_v exp(x_v)
+double LogSumExp(std::span<const float> x);
 
 }  // namespace motet::assemble

@@ -40,7 +40,7 @@ std::vector<std::string> Obstacles(const Composition& composition) {
   const v1::CompositionLock& lock = composition.lock;
   if (composition.decoder == nullptr) {
     return {absl::StrCat("method = \"", lock.method(), "\" (",
-                         composition.experts.size(),
+                         lock.experts_size() + (lock.ensemble().base() ? 1 : 0),
                          " whole models; want one)")};
   }
   std::vector<std::string> reasons;

@@ -55,18 +55,16 @@ MemberRows RandomRows(const model::ModelConfig& config,
   return rows;
 }
 
-absl::StatusOr<MemberRows> RowsOfMembers(const model::ModelConfig& config,
-                                         const DenseParts& parts,
-                                         const v1::CompositionLock& lock,
-                                         uint64_t seed) {
-  if (RowsBeforeTuning(lock) == "random") return RandomRows(config, lock, seed);
+absl::StatusOr<MemberRows> MeanRows(
+    const model::ModelConfig& config, const std::string& base_folder,
+    const std::vector<const v1::ExpertManifest*>& experts,
+    const std::string& hint) {
   const int64_t width = config.width;
-  const size_t members = parts.branches.size() + 1;
+  const size_t members = experts.size() + 1;
   MemberRows rows(config.layers, std::vector<float>(members * width));
   MOTET_ASSIGN_OR_RETURN(
       const auto anchor,
-      package::SafetensorsFile::Open(parts.base_folder +
-                                     "/anchor.safetensors"));
+      package::SafetensorsFile::Open(base_folder + "/anchor.safetensors"));
   for (int64_t l = 0; l < config.layers; ++l) {
     const math::Tensor mean = anchor->Find(absl::StrCat("layers.", l, ".mean"));
     if (mean.empty() || mean.dtype != math::DType::kF32 ||
@@ -74,19 +72,19 @@ absl::StatusOr<MemberRows> RowsOfMembers(const model::ModelConfig& config,
       return proto::Invalid(
           anchor->path(), absl::StrCat("no fitting layers.", l, ".mean"),
           absl::StrCat("F32 [", width, "]"),
-          "choose rows = \"random\", or make the base again");
+          hint.empty() ? "make the base again"
+                       : absl::StrCat(hint, ", or make the base again"));
     }
     Normalise(mean.f32(), width, rows[l].data());
   }
   for (size_t m = 1; m < members; ++m) {
-    const v1::ExpertManifest& manifest = parts.branches[m - 1].manifest;
+    const v1::ExpertManifest& manifest = *experts[m - 1];
     const std::string lack = LackOfMeans(manifest);
     if (!lack.empty() ||
         static_cast<int64_t>(manifest.model().width()) != width ||
         static_cast<int64_t>(manifest.model().layers()) != config.layers) {
       return proto::Invalid(manifest.id(), lack.empty() ? "other shapes" : lack,
-                            "means of every layer",
-                            "choose rows = \"random\"");
+                            "means of every layer", hint);
     }
     for (int64_t l = 0; l < config.layers; ++l) {
       Normalise(manifest.domain()
@@ -98,6 +96,17 @@ absl::StatusOr<MemberRows> RowsOfMembers(const model::ModelConfig& config,
     }
   }
   return rows;
+}
+
+absl::StatusOr<MemberRows> RowsOfMembers(const model::ModelConfig& config,
+                                         const DenseParts& parts,
+                                         const v1::CompositionLock& lock,
+                                         uint64_t seed) {
+  if (RowsBeforeTuning(lock) == "random") return RandomRows(config, lock, seed);
+  std::vector<const v1::ExpertManifest*> experts;
+  for (const auto& branch : parts.branches) experts.push_back(&branch.manifest);
+  return MeanRows(config, parts.base_folder, experts,
+                  "choose rows = \"random\"");
 }
 
 }  // namespace motet::assemble

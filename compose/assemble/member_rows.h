@@ -28,6 +28,11 @@ absl::StatusOr<MemberRows> RowsOfMembers(const model::ModelConfig& config,
                                          const DenseParts& parts,
                                          const v1::CompositionLock& lock,
                                          uint64_t seed);
+// Those by means; hint: for messages.
+absl::StatusOr<MemberRows> MeanRows(
+    const model::ModelConfig& config, const std::string& base_folder,
+    const std::vector<const v1::ExpertManifest*>& experts,
+    const std::string& hint = "");
 // The random ones, whatever the lock says.
 MemberRows RandomRows(const model::ModelConfig& config,
                       const v1::CompositionLock& lock, uint64_t seed);

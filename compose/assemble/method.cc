@@ -12,16 +12,37 @@ namespace motet::assemble {
 
 const std::vector<Method>& Methods() {
   static const auto* const methods = new std::vector<Method>{
-      {"flexolmo", {"router", "tuning"}, true, PlanFlexOlmo, LoadFlexOlmo, nullptr,
+      {"flexolmo",
+       {"router", "tuning"},
+       true,
+       PlanFlexOlmo,
+       LoadFlexOlmo,
+       nullptr,
        CheckFlexOlmoLock},
-      {"dume", {"router"}, true, PlanFlexOlmo, LoadFlexOlmo, nullptr,
+      {"dume",
+       {"router"},
+       true,
+       PlanFlexOlmo,
+       LoadFlexOlmo,
+       nullptr,
        CheckDumeLock},
-      {"merge", {"merge"}, false, PlanMerge, LoadMerge, BuildMerge,
+      {"merge",
+       {"merge"},
+       false,
+       PlanMerge,
+       LoadMerge,
+       BuildMerge,
        CheckMergeLock},
-      {"btx", {"router", "btx", "tuning"}, true, PlanBtx, LoadBtx, nullptr,
-       CheckBtxLock},
-      {"bam", {"router", "bam", "tuning"}, true, PlanBam, LoadBam, nullptr,
-       CheckBamLock},
+      {"btx", {"router", "btx", "tuning"}, true, PlanBtx, LoadBtx, nullptr, CheckBtxLock},
+      {"bam", {"router", "bam", "tuning"}, true, PlanBam, LoadBam, nullptr, CheckBamLock},
+      {"ensemble",
+       {"ensemble"},
+       false,
+       PlanEnsemble,
+       LoadEnsemble,
+       nullptr,
+       CheckEnsembleLock,
+       LearnEnsemble},
   };
   return *methods;
 }
@@ -77,12 +98,24 @@ absl::Status BuildComposition(const v1::CompositionLock& lock,
   return FindMethod(lock.method())->build(lock, folder_of, folder, progress);
 }
 
+absl::Status LearnLock(const Recipe& recipe, const PackageFolder& folder_of,
+                       const BuildProgress& progress,
+                       v1::CompositionLock& lock) {
+  const Method* method = FindMethod(lock.method());
+  if (method == nullptr || method->learn == nullptr) return absl::OkStatus();
+  return method->learn(recipe, folder_of, progress, lock);
+}
+
 absl::StatusOr<v1::CompositionLock> SelectExperts(
     const v1::CompositionLock& lock, const LoadOptions& options) {
   v1::CompositionLock selected = lock;
   if (options.all) return selected;
   selected.clear_experts();
   selected.mutable_merge()->clear_weights();
+  const v1::PriorLock& prior = lock.ensemble().prior();
+  if (lock.ensemble().has_prior()) {
+    selected.mutable_ensemble()->mutable_prior()->clear_experts();
+  }
   std::set<int> seen;
   for (const int e : options.only) {
     if (e < 1 || e > lock.experts_size() || !seen.insert(e).second) {
@@ -96,6 +129,10 @@ absl::StatusOr<v1::CompositionLock> SelectExperts(
     *selected.add_experts() = lock.experts(e - 1);
     if (e <= lock.merge().weights_size()) {
       selected.mutable_merge()->add_weights(lock.merge().weights(e - 1));
+    }
+    if (e <= prior.experts_size()) {
+      *selected.mutable_ensemble()->mutable_prior()->add_experts() =
+          prior.experts(e - 1);
     }
   }
   if (!lock.has_merge()) selected.clear_merge();

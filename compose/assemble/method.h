@@ -30,6 +30,12 @@ struct Method {
   // What a lock of this method must say beside what all do. May be null.
   void (*check_lock)(const v1::CompositionLock& lock,
                      std::vector<std::string>& problems);
+  // What the method learns from text that a recipe names and a lock keeps:
+  // the last of a plan, and the only one that reads more than manifests. Null
+  // where there is no such thing.
+  absl::Status (*learn)(const Recipe& recipe, const PackageFolder& folder_of,
+                        const BuildProgress& progress,
+                        v1::CompositionLock& lock) = nullptr;
 };
 const std::vector<Method>& Methods();
 const Method* FindMethod(const std::string& name);  // null: no such method
@@ -77,5 +83,18 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadBam(
     const LoadOptions& options);
 void CheckBamLock(const v1::CompositionLock& lock,
                   std::vector<std::string>& problems);
+// Whether an FFN expert is a model by itself or beside the base's FFN, by
+// EnsembleLock::ffn.
+bool RunsAlone(const v1::ExpertManifest& expert, const std::string& ffn);
+Plan PlanEnsemble(const Recipe& recipe, const Part& base,
+                  const std::vector<Part>& experts);
+absl::StatusOr<std::unique_ptr<Composition>> LoadEnsemble(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options);
+absl::Status LearnEnsemble(const Recipe& recipe, const PackageFolder& folder_of,
+                           const BuildProgress& progress,
+                           v1::CompositionLock& lock);
+void CheckEnsembleLock(const v1::CompositionLock& lock,
+                       std::vector<std::string>& problems);
 
 }  // namespace motet::assemble

@@ -423,6 +423,29 @@ std::vector<Key> MergeKeys(Recipe::Merge& merge) {
   };
 }
 
+std::vector<Key> EnsembleKeys(Recipe::Ensemble& ensemble) {
+  return {{"weights",
+           OneOf(ensemble.weights, {"bayes", "uniform", "prior", "centroid"})},
+          {"top_k", Whole(ensemble.top_k, 1, math::kMaxExperts)},
+          {"base", Truth(ensemble.base)},
+          {"ffn", OneOf(ensemble.ffn, {"trained", "pair", "alone"})},
+          {"prior_text",
+           [&ensemble](const toml::node& node) -> std::string {
+             const auto path = node.value_exact<std::string>();
+             if (!path || path->empty()) return "a file of documents (.jsonl)";
+             ensemble.prior_text = *path;
+             return "";
+           }},
+          {"temperature", [&ensemble](const toml::node& node) -> std::string {
+             const auto x = node.value<double>();
+             if (!x || !(*x > 0 && *x <= 100)) {
+               return "a number above 0, at most 100";
+             }
+             ensemble.temperature = x;
+             return "";
+           }}};
+}
+
 }  // namespace
 
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
@@ -450,6 +473,7 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
   const std::vector<Key> bam = BamKeys(recipe.bam);
   Recipe::Tuning tuning_given;
   const std::vector<Key> tuning = TuningKeys(tuning_given);
+  const std::vector<Key> ensemble = EnsembleKeys(recipe.ensemble);
   std::vector<std::string> methods;
   for (const Method& method : Methods()) methods.emplace_back(method.name);
   const std::vector<Key> top = {
@@ -502,6 +526,13 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          const toml::table* section = node.as_table();
          if (section == nullptr) return "a section [merge]";
          reader.Section(*section, "merge.", merge);
+         return "";
+       }},
+      {"ensemble",
+       [&](const toml::node& node) -> std::string {
+         const toml::table* section = node.as_table();
+         if (section == nullptr) return "a section [ensemble]";
+         reader.Section(*section, "ensemble.", ensemble);
          return "";
        }},
   };

@@ -49,6 +49,14 @@
 //   weight_decay = 0.0
 //   seed = 1
 //   narrowed = "untuned"          # or "tuned"
+// or, with method = "ensemble",
+//   [ensemble]
+//   weights = "bayes"             # or "uniform", "prior", "centroid"
+//   prior_text = "held-out.jsonl"  # prior; bayes: default no prior
+//   temperature = 0.1             # centroid
+//   top_k = 2                     # all but uniform; default: every model
+//   base = true                   # the base is a model, too; default: false
+//   ffn = "trained"               # experts of kind ffn; or "pair", "alone"
 // An option that does not belong to the kind or method is an error, too.
 #pragma once
 
@@ -116,9 +124,22 @@ struct Recipe {
     std::optional<double> lambda, density, ratio, epsilon, t;
     std::optional<uint64_t> seed;
   } merge;
+  struct Ensemble {
+    std::string weights = "bayes";
+    int top_k = 0;  // 0 = every model
+    bool base = false;
+    std::string ffn;                    // "" = "trained"
+    std::string prior_text;             // a file; "" = none
+    std::optional<double> temperature;  // centroid: 0.1
+  } ensemble;
 };
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
                                    const std::string& where);
+
+// The recipe's text with `ensemble.prior_text` read from `folder` where it is
+// a relative path; as it is where it has none. Comments are lost.
+absl::StatusOr<std::string> RecipeFrom(const std::string& toml,
+                                       const std::string& folder);
 
 // The recipe's text with these experts in place of its own; for each the
 // position that it had there, or -1. Lists with one entry an expert follow

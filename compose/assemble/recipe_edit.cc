@@ -43,4 +43,23 @@ absl::StatusOr<std::string> RecipeWith(const std::string& toml,
   return text.str();
 }
 
+absl::StatusOr<std::string> RecipeFrom(const std::string& toml,
+                                       const std::string& folder) {
+  toml::table table;
+  try {
+    table = toml::parse(toml);
+  } catch (const toml::parse_error& error) {
+    return proto::Invalid("recipe", std::string(error.description()), "TOML");
+  }
+  toml::table* ensemble = table["ensemble"].as_table();
+  const auto path = table["ensemble"]["prior_text"].value<std::string>();
+  if (ensemble == nullptr || !path || path->empty() || path->front() == '/') {
+    return toml;
+  }
+  ensemble->insert_or_assign("prior_text", folder + "/" + *path);
+  std::ostringstream text;
+  text << table << "\n";
+  return text.str();
+}
+
 }  // namespace motet::assemble

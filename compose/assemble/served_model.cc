@@ -41,6 +41,13 @@ ServedModel::DecoderFor(math::ExpertMask) const {
       std::shared_ptr<const model::Decoder>(), decoder.get());
 }
 
+absl::StatusOr<std::shared_ptr<const model::Scorer>> ServedModel::ScorerFor(
+    math::ExpertMask set, int32_t active) const {
+  MOTET_ASSIGN_OR_RETURN(auto answering, DecoderFor(set));
+  return std::make_shared<model::DecoderScorer>(std::move(answering), set,
+                                                active);
+}
+
 bool ServedModel::NamesAlways(const std::string& name) const {
   for (const ServedExpert& expert : experts) {
     // The base of a composition has no owner's name among the experts.

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "compose/model/decoder.h"
+#include "compose/model/scorer.h"
 #include "compose/package/huggingface.h"
 #include "manifest.pb.h"
 
@@ -37,7 +38,8 @@ struct ServedModel {
   std::vector<ServedExpert> experts;  // none: a dense model
   model::ModelConfig config;
   std::unique_ptr<package::LoadedModel> base;  // keeps what is mapped
-  std::unique_ptr<model::Decoder> decoder;  // of all experts
+  // Of all experts; null where several models answer (an ensemble).
+  std::unique_ptr<model::Decoder> decoder;
   const model::Tokenizer& tokenizer() const { return *base->tokenizer; }
 
   // The decoder that answers for a set of experts, with the set as its mask:
@@ -46,6 +48,10 @@ struct ServedModel {
   // asked for; Unavailable says why it cannot (no room, a package gone).
   virtual absl::StatusOr<std::shared_ptr<const model::Decoder>> DecoderFor(
       math::ExpertMask set) const;
+  // What answers for a set: that decoder, unless the method has more than
+  // one. active: SequenceInput::active. The model must outlive it.
+  virtual absl::StatusOr<std::shared_ptr<const model::Scorer>> ScorerFor(
+      math::ExpertMask set, int32_t active = 0) const;
 
   // Masks by id ("code.example/code@1.0.0", "2"), owner ("code.example"),
   // owner/name, or domain label ("code"); a name of several means all. Those

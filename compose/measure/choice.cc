@@ -20,7 +20,7 @@ namespace {
 constexpr char kSpace[] = " \t\n\v\f\r\x1c\x1d\x1e\x1f";
 constexpr char kLayout[] =
     "{\"query\": text, \"choices\": [text, text, ...], \"gold\": index}";
-constexpr int64_t kBatchRows = 1024, kLogitRows = 64;
+constexpr int64_t kBatchRows = 1024;
 
 // Code points: what Python's len counts.
 int64_t Characters(const std::string& text) {
@@ -123,36 +123,35 @@ absl::StatusOr<Pair> Encode(const assemble::ServedModel& model,
 }
 
 // ln p of the choices of pairs [first, last), run together.
-void ScoreBatch(const model::Decoder& decoder, const ChoiceOptions& options,
+void ScoreBatch(const model::Scorer& scorer, const ChoiceOptions& options,
                 std::span<const Pair> pairs, std::span<double> out) {
   math::Arena arena;
   math::Exec exec(math::Cpu(), arena, options.product);
-  std::vector<model::SequenceInput> inputs;
-  for (const Pair& pair : pairs) {
-    inputs.push_back({std::span(pair.ids).first(pair.ids.size() - 1), nullptr,
-                      options.allowed});
-  }
-  const model::Batch batch(inputs);
-  const math::Tensor hidden = decoder.Forward(exec, batch);
+  std::vector<model::ScorerInput> inputs;
+  std::vector<model::RowRange> wanted;  // those before the choices' tokens
+  std::vector<size_t> pair_of;          // [rows]
+  std::vector<int32_t> targets;         // [rows]
   for (size_t p = 0; p < pairs.size(); ++p) {
     const Pair& pair = pairs[p];
-    const auto scored = static_cast<int64_t>(pair.scored);
-    const auto end = static_cast<int64_t>(pair.ids.size());
     out[p] = 0;
-    for (int64_t at = scored; at < end; at += kLogitRows) {
-      const int64_t rows = std::min(kLogitRows, end - at);
-      const math::Arena::Mark mark = arena.mark();
-      const math::Tensor logits = decoder.Logits(
-          exec, hidden.RowSlice(batch.first_row(p) + at - 1, rows));
-      math::Tensor nll = arena.New({rows});
-      exec.CrossEntropy(logits,
-                        std::span(pair.ids).subspan(static_cast<size_t>(at),
-                                                    static_cast<size_t>(rows)),
-                        0.0, &nll);
-      for (int64_t i = 0; i < rows; ++i) out[p] -= nll.f32()[i];
-      arena.Release(mark);
-    }
+    inputs.push_back({std::span(pair.ids).first(pair.ids.size() - 1)});
+    wanted.push_back({static_cast<int64_t>(targets.size() + pair.scored) - 1,
+                      static_cast<int64_t>(pair.ids.size() - pair.scored)});
+    targets.insert(targets.end(), pair.ids.begin() + 1, pair.ids.end());
+    pair_of.resize(targets.size(), p);
   }
+  scorer.Run(exec, inputs, wanted,
+             [&](int64_t row, const math::Tensor& logits) {
+               const auto first = static_cast<size_t>(row);
+               const auto rows = static_cast<size_t>(logits.rows());
+               math::Tensor nll = arena.New({logits.rows()});
+               exec.CrossEntropy(
+                   logits, std::span(targets).subspan(first, rows), 0.0, &nll);
+               for (size_t i = 0; i < rows; ++i) {
+                 out[pair_of[first + i]] -= nll.f32()[i];
+               }
+               return true;
+             });
 }
 
 size_t ArgMax(const std::vector<double>& values) {
@@ -239,8 +238,9 @@ absl::StatusOr<ChoiceScore> ScoreChoices(
       pairs.push_back(std::move(pair));
     }
   }
-  MOTET_ASSIGN_OR_RETURN(const auto decoder,
-                         model.DecoderFor(options.allowed & model.All()));
+  const math::ExpertMask set =
+      model.experts.empty() ? options.allowed : options.allowed & model.All();
+  MOTET_ASSIGN_OR_RETURN(const auto scorer, model.ScorerFor(set));
   std::vector<double> flat(pairs.size());
   for (size_t first = 0; first < pairs.size();) {
     size_t last = first;
@@ -248,8 +248,7 @@ absl::StatusOr<ChoiceScore> ScoreChoices(
     do {
       rows += static_cast<int64_t>(pairs[last++].ids.size());
     } while (last < pairs.size() && rows < kBatchRows);
-    ScoreBatch(*decoder, options,
-               std::span(pairs).subspan(first, last - first),
+    ScoreBatch(*scorer, options, std::span(pairs).subspan(first, last - first),
                std::span(flat).subspan(first, last - first));
     first = last;
     if (options.progress) {

@@ -11,55 +11,50 @@
 namespace motet::measure {
 namespace {
 
-constexpr int64_t kLogitFloats = int64_t{4} << 20;
 constexpr int64_t kChunk = 64;
 
-void AddLogits(math::Exec& exec, const model::Decoder& decoder,
-               const math::Tensor& hidden, proto::Sha256Stream& stream) {
-  const int64_t step =
-      std::max<int64_t>(16, kLogitFloats / decoder.config().vocabulary);
-  for (int64_t row = 0; row < hidden.rows(); row += step) {
-    const int64_t rows = std::min(step, hidden.rows() - row);
-    const math::Arena::Mark mark = exec.arena().mark();
-    const math::Tensor logits =
-        decoder.Logits(exec, hidden.RowSlice(row, rows));
+void AddLogits(math::Exec& exec, const model::Scorer& scorer,
+               std::span<const int32_t> ids, model::ScorerState* state,
+               proto::Sha256Stream& stream) {
+  const model::ScorerInput inputs[] = {{ids, state}};
+  const model::RowRange all[] = {{0, static_cast<int64_t>(ids.size())}};
+  scorer.Run(exec, inputs, all, [&](int64_t, const math::Tensor& logits) {
     stream.Update({static_cast<const char*>(logits.data),
                    static_cast<size_t>(logits.bytes())});
-    exec.arena().Release(mark);
-  }
+    return true;
+  });
 }
 
 }  // namespace
 
-std::string LogitsSha256(const model::Decoder& decoder,
-                         std::span<const int32_t> ids,
-                         math::ExpertMask allowed, int64_t chunk,
+std::string LogitsSha256(const model::Scorer& scorer,
+                         std::span<const int32_t> ids, int64_t chunk,
                          math::Product product) {
   math::Arena arena;
   math::Exec exec(math::Cpu(), arena, product);
   proto::Sha256Stream stream;
   const int64_t length = static_cast<int64_t>(ids.size());
   if (chunk == 0) {
-    const model::SequenceInput inputs[] = {{ids, nullptr, allowed}};
-    const model::Batch batch(inputs);
-    AddLogits(exec, decoder, decoder.Forward(exec, batch), stream);
+    AddLogits(exec, scorer, ids, nullptr, stream);
     return proto::Hex(stream.Finish());
   }
-  model::SequenceCache cache(decoder.config(), length,
-                             std::max<int64_t>(1, decoder.config().experts));
+  const auto state = scorer.NewState(length);
   // A single token, then growing pieces: decode and prefill paths both run.
   int64_t size = 1;
   for (int64_t at = 0; at < length;) {
     const int64_t n = std::min(size, length - at);
-    arena.Reset();
-    const model::SequenceInput inputs[] = {
-        {ids.subspan(at, n), &cache, allowed}};
-    const model::Batch batch(inputs);
-    AddLogits(exec, decoder, decoder.Forward(exec, batch), stream);
+    AddLogits(exec, scorer, ids.subspan(at, n), state.get(), stream);
     at += n;
     size = size >= chunk ? 1 : std::min(chunk, size * 2 + 1);
   }
   return proto::Hex(stream.Finish());
+}
+
+std::string LogitsSha256(const model::Decoder& decoder,
+                         std::span<const int32_t> ids, math::ExpertMask allowed,
+                         int64_t chunk, math::Product product) {
+  return LogitsSha256(model::DecoderScorer(decoder, allowed), ids, chunk,
+                      product);
 }
 
 absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
@@ -80,8 +75,8 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
                           absl::StrCat("at most the model's context of ",
                                        whole->config.max_positions));
   }
-  const std::string included =
-      LogitsSha256(*whole->decoder, ids, whole->All(), 0, product);
+  MOTET_ASSIGN_OR_RETURN(const auto all, whole->ScorerFor(whole->All()));
+  const std::string included = LogitsSha256(*all, ids, 0, product);
   std::vector<ExclusionProof> proofs;
   for (const int e : experts) {
     if (e < 1 || e > lock.experts_size()) {
@@ -97,11 +92,10 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
     }
     const math::ExpertMask rest =
         whole->All() & ~(math::ExpertMask{1} << e);
-    MOTET_ASSIGN_OR_RETURN(const auto without, whole->DecoderFor(rest));
-    proof.excluded_sha256 = LogitsSha256(*without, ids, rest, 0, product);
+    MOTET_ASSIGN_OR_RETURN(const auto without, whole->ScorerFor(rest));
+    proof.excluded_sha256 = LogitsSha256(*without, ids, 0, product);
     proof.excluded_chunked_sha256 =
-        LogitsSha256(*without, ids, rest, kChunk,
-                                                 product);
+        LogitsSha256(*without, ids, kChunk, product);
 
     assemble::LoadOptions options;
     options.all = false;
@@ -110,10 +104,10 @@ absl::StatusOr<std::vector<ExclusionProof>> ProveExclusion(
     }
     MOTET_ASSIGN_OR_RETURN(
         const auto never, assemble::LoadComposition(lock, folder_of, options));
-    proof.never_composed_sha256 =
-        LogitsSha256(*never->decoder, ids, never->All(), 0, product);
+    MOTET_ASSIGN_OR_RETURN(const auto alone, never->ScorerFor(never->All()));
+    proof.never_composed_sha256 = LogitsSha256(*alone, ids, 0, product);
     proof.never_composed_chunked_sha256 =
-        LogitsSha256(*never->decoder, ids, never->All(), kChunk, product);
+        LogitsSha256(*alone, ids, kChunk, product);
     proofs.push_back(std::move(proof));
   }
   return proofs;

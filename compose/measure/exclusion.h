@@ -18,6 +18,10 @@ namespace motet::measure {
 // SHA-256 (hex) over the raw f32 logits [n,V] of `ids`.
 //   chunk == 0: one forward pass without a cache.
 //   chunk > 0:  prefill through a cache in uneven pieces of at most `chunk`.
+std::string LogitsSha256(const model::Scorer& scorer,
+                         std::span<const int32_t> ids, int64_t chunk,
+                         math::Product product = math::Product::kExact);
+// The same of a decoder under one expert set.
 std::string LogitsSha256(const model::Decoder& decoder,
                          std::span<const int32_t> ids,
                          math::ExpertMask allowed, int64_t chunk,

@@ -117,15 +117,17 @@ absl::StatusOr<Matrix> MeasureRows(std::vector<MatrixRow> rows,
   for (const MatrixRow& row : rows) {
     const Text& text = texts[row.tokenizer];
     std::vector<double> values, bits;
-    std::shared_ptr<const model::Decoder> decoder = row.decoder;
+    std::shared_ptr<const model::Scorer> scorer;
     for (size_t d = 0; d < domains.size(); ++d) {
       const auto key = std::make_pair(row.arithmetic, d);
       if (known.count(key) == 0) {
-        if (decoder == nullptr) {
-          MOTET_ASSIGN_OR_RETURN(decoder, row.model->DecoderFor(row.allowed));
+        if (scorer == nullptr && row.decoder != nullptr) {
+          scorer =
+              std::make_shared<model::DecoderScorer>(row.decoder, row.allowed);
+        } else if (scorer == nullptr) {
+          MOTET_ASSIGN_OR_RETURN(scorer, row.model->ScorerFor(row.allowed));
         }
         ScoreOptions score;
-        score.allowed = row.allowed;
         score.max_tokens = options.max_tokens;
         score.product = options.product;
         score.progress = [&](int64_t tokens) {
@@ -134,8 +136,8 @@ absl::StatusOr<Matrix> MeasureRows(std::vector<MatrixRow> rows,
           options.progress(static_cast<double>(done) / total,
                            absl::StrCat(row.name, " on ", matrix.domains[d]));
         };
-        MOTET_ASSIGN_OR_RETURN(
-            known[key], ScoreWindows(*decoder, text.windows[d], score));
+        MOTET_ASSIGN_OR_RETURN(known[key],
+                               ScoreWindows(*scorer, text.windows[d], score));
       }
       const Score& result = known[key];
       if (matrix.models.empty()) matrix.scored_tokens.push_back(result.tokens);

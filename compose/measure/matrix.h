@@ -54,8 +54,8 @@ struct MatrixRow {
   std::string name;
   std::string kind;  // of kRowKinds
   std::shared_ptr<const assemble::ServedModel> model;
-  // Of `model`, or its views. Null: the weights that `model` makes for
-  // `allowed`, when it is the row's turn.
+  // A view of `model`'s decoder. Null: what `model` answers with for `allowed`,
+  // made when it is the row's turn.
   std::shared_ptr<const model::Decoder> decoder;
   math::ExpertMask allowed = ~math::ExpertMask{0};
   std::string arithmetic;  // equal texts: the same arithmetic

@@ -22,18 +22,20 @@ int Count(math::ExpertMask set) {
 // The base alone is FFN 0 with weight 1 under either router, and top-k
 // depends on (k, set) only, unless null experts or solved rows take part.
 std::string ArithmeticOf(const v1::CompositionLock& lock,
-                         const model::Router& router,
+                         const model::Router* router,
                          math::ExpertMask allowed) {
   std::string key = lock.base().manifest_sha256();
   if (allowed == 1) return key;
-  if (!lock.has_router()) {
+  if (lock.has_ensemble()) {
+    absl::StrAppend(&key, " ", lock.ensemble().SerializeAsString());
+  } else if (!lock.has_router()) {
     absl::StrAppend(&key, " ", lock.merge().SerializeAsString());
-  } else if (router.kind == model::Router::Kind::kTopK &&
-             router.null_experts == 0 && router.rows == nullptr &&
+  } else if (router->kind == model::Router::Kind::kTopK &&
+             router->null_experts == 0 && router->rows == nullptr &&
              !lock.has_tuning()) {
     absl::StrAppend(&key, " topk ",
-                    std::min<int64_t>(router.k, Count(allowed)), " ",
-                    router.renormalise, " ", lock.router().rows());
+                    std::min<int64_t>(router->k, Count(allowed)), " ",
+                    router->renormalise, " ", lock.router().rows());
   } else {  // all that its lock says of it
     absl::StrAppend(&key, " ", lock.router().SerializeAsString(), " ",
                     lock.tuning().rows_sha256());
@@ -64,10 +66,14 @@ MatrixRow RowOf(std::shared_ptr<const assemble::Composition> composition,
                 const std::string& name, const char* kind,
                 math::ExpertMask allowed) {
   const v1::CompositionLock& lock = composition->lock;
-  const model::Decoder& whole = *composition->decoder;
-  return {name, kind, composition, decoder, allowed,
-          ArithmeticOf(lock, decoder ? decoder->router() : whole.router(),
-                       allowed),
+  const model::Decoder* whole =
+      decoder ? decoder.get() : composition->decoder.get();
+  return {name,
+          kind,
+          composition,
+          decoder,
+          allowed,
+          ArithmeticOf(lock, whole ? &whole->router() : nullptr, allowed),
           lock.base().tokenizer_sha256()};
 }
 
@@ -85,6 +91,7 @@ absl::StatusOr<std::vector<MatrixRow>> PairRows(
     std::shared_ptr<const assemble::Composition> composition) {
   const v1::CompositionLock& lock = composition->lock;
   const bool routed = lock.has_router();
+  const bool beside = routed || lock.ensemble().base();
   std::shared_ptr<const model::Decoder> decoder = WholeOf(composition);
   // Rows solved for a set have no trained pair to show: the pair's own set.
   if (decoder != nullptr && lock.router().rows() != "solved") {
@@ -104,8 +111,8 @@ absl::StatusOr<std::vector<MatrixRow>> PairRows(
   const std::vector<std::string> labels = Labels(lock);
   for (size_t i = 0; i < labels.size(); ++i) {
     rows.push_back(RowOf(composition, decoder,
-                         absl::StrCat(routed ? "base + " : "only ", labels[i]),
-                         routed ? "pair" : "only",
+                         absl::StrCat(beside ? "base + " : "only ", labels[i]),
+                         beside ? "pair" : "only",
                          math::ExpertMask{1} | math::ExpertMask{2} << i));
   }
   return rows;

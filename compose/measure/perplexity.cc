@@ -12,28 +12,22 @@
 namespace motet::measure {
 namespace {
 
-// Logits of a whole batch would need rows x V floats; this many at once.
-constexpr int64_t kLogitFloats = int64_t{4} << 20;
-
 // Adds -ln p of every target >= 0, in row order.
-double SumNll(math::Exec& exec, const model::Decoder& decoder,
-              const math::Tensor& hidden, std::span<const int32_t> targets) {
-  const int64_t step =
-      std::max<int64_t>(16, kLogitFloats / decoder.config().vocabulary);
+double SumNll(math::Exec& exec, const model::Scorer& scorer,
+              std::span<const model::ScorerInput> inputs,
+              std::span<const int32_t> targets) {
+  const model::RowRange all[] = {{0, static_cast<int64_t>(targets.size())}};
   double sum = 0;
-  for (int64_t row = 0; row < hidden.rows(); row += step) {
-    const int64_t rows = std::min(step, hidden.rows() - row);
-    const math::Arena::Mark mark = exec.arena().mark();
-    const math::Tensor logits =
-        decoder.Logits(exec, hidden.RowSlice(row, rows));
-    const auto part = targets.subspan(row, rows);
-    math::Tensor nll = exec.arena().New({rows});
+  scorer.Run(exec, inputs, all, [&](int64_t row, const math::Tensor& logits) {
+    const auto part = targets.subspan(static_cast<size_t>(row),
+                                      static_cast<size_t>(logits.rows()));
+    math::Tensor nll = exec.arena().New({logits.rows()});
     exec.CrossEntropy(logits, part, 0.0, &nll);
-    for (int64_t i = 0; i < rows; ++i) {
+    for (size_t i = 0; i < part.size(); ++i) {
       if (part[i] >= 0) sum += nll.f32()[i];
     }
-    exec.arena().Release(mark);
-  }
+    return true;
+  });
   return sum;
 }
 
@@ -46,35 +40,32 @@ absl::Status NothingToScore(int64_t tokens, int64_t window) {
 
 // Windows of 2 tokens and more, none longer than `longest`.
 absl::StatusOr<Score> ScoreSpans(
-    const model::Decoder& decoder,
+    const model::Scorer& scorer,
     const std::vector<std::span<const int32_t>>& windows, int64_t longest,
     const ScoreOptions& options) {
-  if (longest > decoder.config().max_positions) {
+  if (longest > scorer.config().max_positions) {
     return proto::Invalid("perplexity", absl::StrCat("a window of ", longest),
                           absl::StrCat("at most the model's context of ",
-                                       decoder.config().max_positions));
+                                       scorer.config().max_positions));
   }
   for (const std::span<const int32_t> ids : windows) {
-    MOTET_RETURN_IF_ERROR(CheckIds(ids, decoder.config().vocabulary));
+    MOTET_RETURN_IF_ERROR(CheckIds(ids, scorer.config().vocabulary));
   }
   math::Arena arena;
   math::Exec exec(math::Cpu(), arena, options.product);
   Score score;
   for (size_t next = 0; next < windows.size();) {
-    std::vector<model::SequenceInput> inputs;
+    std::vector<model::ScorerInput> inputs;
     std::vector<int32_t> targets;
     do {
       const std::span<const int32_t> ids = windows[next++];
-      inputs.push_back({ids, nullptr, options.allowed});
+      inputs.push_back({ids, nullptr});
       targets.insert(targets.end(), ids.begin() + 1, ids.end());
       targets.push_back(-1);
     } while (next < windows.size() &&
              static_cast<int64_t>(targets.size() + windows[next].size()) <=
                  options.batch_rows);
-    const model::Batch batch(inputs);
-    arena.Reset();
-    const math::Tensor hidden = decoder.Forward(exec, batch);
-    score.nll += SumNll(exec, decoder, hidden, targets);
+    score.nll += SumNll(exec, scorer, inputs, targets);
     score.tokens += static_cast<int64_t>(targets.size() - inputs.size());
     if (options.progress) {
       options.progress(static_cast<int64_t>(targets.size()));
@@ -134,7 +125,7 @@ int64_t CappedWindows(const learn::TokenWindows& windows,
                   std::max<int64_t>(1, max_tokens / windows.window()));
 }
 
-absl::StatusOr<Score> ScoreWindows(const model::Decoder& decoder,
+absl::StatusOr<Score> ScoreWindows(const model::Scorer& scorer,
                                    const learn::TokenWindows& windows,
                                    const ScoreOptions& options) {
   const int64_t window = windows.window();
@@ -144,7 +135,14 @@ absl::StatusOr<Score> ScoreWindows(const model::Decoder& decoder,
   }
   std::vector<std::span<const int32_t>> spans;
   for (int64_t i = 0; i < count; ++i) spans.push_back(windows.at(i));
-  return ScoreSpans(decoder, spans, window, options);
+  return ScoreSpans(scorer, spans, window, options);
+}
+
+absl::StatusOr<Score> ScoreWindows(const model::Decoder& decoder,
+                                   const learn::TokenWindows& windows,
+                                   const ScoreOptions& options) {
+  return ScoreWindows(model::DecoderScorer(decoder, options.allowed), windows,
+                      options);
 }
 
 DocumentWindows::DocumentWindows(const model::Tokenizer& tokenizer,
@@ -162,13 +160,13 @@ DocumentWindows::DocumentWindows(const model::Tokenizer& tokenizer,
   }
 }
 
-absl::StatusOr<Score> ScoreDocuments(const model::Decoder& decoder,
+absl::StatusOr<Score> ScoreDocuments(const model::Scorer& scorer,
                                      const DocumentWindows& windows,
                                      const ScoreOptions& options) {
   if (windows.window() < 2 || windows.windows().empty()) {
     return NothingToScore(windows.tokens(), windows.window());
   }
-  return ScoreSpans(decoder, windows.windows(), windows.window(), options);
+  return ScoreSpans(scorer, windows.windows(), windows.window(), options);
 }
 
 }  // namespace motet::measure

@@ -14,6 +14,7 @@
 #include "compose/learn/corpus.h"
 #include "compose/math/exec.h"
 #include "compose/model/decoder.h"
+#include "compose/model/scorer.h"
 
 namespace motet::measure {
 
@@ -25,7 +26,7 @@ struct Score {
   double BitsPerByte(int64_t bytes) const;
 };
 struct ScoreOptions {
-  math::ExpertMask allowed = ~math::ExpertMask{0};
+  math::ExpertMask allowed = ~math::ExpertMask{0};  // of a decoder
   int64_t max_tokens = 0;    // of text, whole windows; 0 = all
   int64_t batch_rows = 1024;  // about this many tokens at once; the score does
                               // not depend on it
@@ -48,6 +49,10 @@ int64_t ScoredBytes(const model::Tokenizer& tokenizer,
 
 //   nll = - sum_t ln softmax(logits_{t-1})[id_t],  t = 1 .. window - 1
 // Product::kExact: a window's score is the same in whatever batch.
+absl::StatusOr<Score> ScoreWindows(const model::Scorer& scorer,
+                                   const learn::TokenWindows& windows,
+                                   const ScoreOptions& options = {});
+// The same of a decoder under options.allowed.
 absl::StatusOr<Score> ScoreWindows(const model::Decoder& decoder,
                                    const learn::TokenWindows& windows,
                                    const ScoreOptions& options = {});
@@ -71,7 +76,7 @@ class DocumentWindows {
   int64_t window_, tokens_ = 0;
 };
 // options.max_tokens does not apply.
-absl::StatusOr<Score> ScoreDocuments(const model::Decoder& decoder,
+absl::StatusOr<Score> ScoreDocuments(const model::Scorer& scorer,
                                      const DocumentWindows& windows,
                                      const ScoreOptions& options = {});
 

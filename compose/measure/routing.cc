@@ -188,6 +188,13 @@ absl::Status CheckFloors(const Domain& domain, int64_t tokens) {
 absl::StatusOr<RoutingReport> MeasureRouting(
     const assemble::ServedModel& model, const std::vector<std::string>& labels,
     const std::vector<Domain>& domains, const RoutingOptions& options) {
+  if (model.decoder == nullptr) {
+    return proto::Error(absl::StatusCode::kFailedPrecondition, "routing",
+                        absl::StrCat(model.name, ", an ensemble"),
+                        "a model whose tokens go to experts",
+                        "an ensemble weighs whole models: `motet eval matrix` "
+                        "shows what each of them knows");
+  }
   const model::Decoder& decoder = *model.decoder;
   const int64_t experts = decoder.config().experts;
   if (experts == 0) {

@@ -160,6 +160,30 @@ absl::Status Apply(const Options& options, const Context& context) {
                     /*show_changes=*/false, context);
 }
 
+// What the plan's method learns from text, with what it adds to the lock.
+absl::Status Learn(const assemble::Recipe& recipe,
+                   const assemble::PackageFolder& folder_of,
+                   assemble::Plan& plan) {
+  const absl::Time start = absl::Now();
+  std::unique_ptr<ProgressLine> progress;  // most methods learn nothing
+  MOTET_RETURN_IF_ERROR(assemble::LearnLock(
+      recipe, folder_of,
+      [&](double fraction) {
+        if (progress == nullptr) {
+          progress = std::make_unique<ProgressLine>("text");
+        }
+        progress->Update(fraction, TimeLeft(fraction, absl::Now() - start));
+      },
+      plan.lock));
+  if (progress != nullptr) {
+    plan.new_bytes =
+        static_cast<int64_t>(assemble::WriteLock(plan.lock).size());
+    progress->Finish(absl::StrFormat(
+        "read after %.1f s", absl::ToDoubleSeconds(absl::Now() - start)));
+  }
+  return absl::OkStatus();
+}
+
 // The recipe with the versions that were taken, for add and rm.
 absl::StatusOr<std::string> PinnedRecipe(const RecipeParts& parts) {
   std::vector<std::string> ids;
@@ -179,12 +203,14 @@ absl::Status ApplyParts(const ComposeSession& session,
                         const RecipeParts& parts, const std::string& where,
                         bool dry_run, bool show_changes,
                         const Context& context) {
-  const assemble::Plan plan =
+  assemble::Plan plan =
       assemble::MakePlan(parts.recipe, parts.base, parts.experts);
   if (!context.json && dry_run && !show_changes) {
     PrintPlan(plan, parts.experts);
   }
   MOTET_RETURN_IF_ERROR(PlanStatus(plan, where));
+  const assemble::PackageFolder folder_of = FolderOf(session, parts);
+  MOTET_RETURN_IF_ERROR(Learn(parts.recipe, folder_of, plan));
   std::optional<assemble::PlanDiff> diff;
   if (show_changes) {
     MOTET_ASSIGN_OR_RETURN(diff, DiffOf(session, plan));
@@ -194,7 +220,6 @@ absl::Status ApplyParts(const ComposeSession& session,
   v1::CompositionLock lock = plan.lock;
   const bool tuned = lock.has_tuning();
   const bool weights = assemble::HoldsWeights(lock) || tuned;
-  const assemble::PackageFolder folder_of = FolderOf(session, parts);
   if (!weights) {  // what cannot be loaded is not applied
     assemble::LoadOptions load;
     load.verify = assemble::Verify::kFresh;

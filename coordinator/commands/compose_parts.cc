@@ -5,6 +5,7 @@
 #include <array>
 #include <filesystem>
 #include <map>
+#include <system_error>
 #include <tuple>
 #include <utility>
 
@@ -158,7 +159,14 @@ absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
   MOTET_ASSIGN_OR_RETURN(
       const std::string text,
       proto::ReadFile(recipe_path, proto::kMaxRecipeBytes));
-  return GatherRecipe(session, text, recipe_path);
+  // As it is written first, so that what is wrong has its line.
+  MOTET_RETURN_IF_ERROR(assemble::ParseRecipe(text, recipe_path).status());
+  std::error_code error;
+  const auto folder =
+      std::filesystem::absolute(recipe_path, error).parent_path();
+  MOTET_ASSIGN_OR_RETURN(const std::string placed,
+                         assemble::RecipeFrom(text, folder.string()));
+  return GatherRecipe(session, placed, recipe_path);
 }
 
 absl::StatusOr<RecipeParts> GatherRecipe(const ComposeSession& session,

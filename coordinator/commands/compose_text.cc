@@ -63,6 +63,14 @@ std::string TimeLeft(double fraction, absl::Duration since) {
 }
 
 std::string MethodText(const v1::CompositionLock& lock) {
+  if (lock.has_ensemble()) {
+    const v1::EnsembleLock& e = lock.ensemble();
+    return absl::StrCat(
+        "ensemble by ", e.weights(), " weights",
+        e.has_prior() && e.weights() == "bayes" ? " from a learnt prior" : "",
+        e.top_k() > 0 ? absl::StrCat(", top ", e.top_k()) : "",
+        e.base() ? ", the base among them" : "");
+  }
   if (lock.has_merge() &&
       assemble::FindMergeKind(lock.merge().kind()) != nullptr) {
     return MergeText(lock.merge());

@@ -45,11 +45,18 @@ absl::Status Run(const Options& options, const Context& context) {
   math::Arena arena;
   math::Exec exec(math::Cpu(), arena, options.product);
   const math::ExpertMask set = composition->All() & ~excluded;
-  const model::SequenceInput inputs[] = {{ids, nullptr, set}};
-  const model::Batch batch(inputs);
-  MOTET_ASSIGN_OR_RETURN(const auto decoder, composition->DecoderFor(set));
-  const math::Tensor logits =
-      decoder->Logits(exec, decoder->Forward(exec, batch));
+  MOTET_ASSIGN_OR_RETURN(const auto scorer, composition->ScorerFor(set));
+  const model::ScorerInput inputs[] = {{ids, nullptr}};
+  const model::RowRange rows[] = {{0, static_cast<int64_t>(ids.size())}};
+  std::vector<float> numbers;
+  scorer->Run(exec, inputs, rows, [&](int64_t, const math::Tensor& some) {
+    numbers.insert(numbers.end(), some.f32(), some.f32() + some.size());
+    return true;
+  });
+  math::Tensor logits;
+  logits.data = numbers.data();
+  logits.shape = {static_cast<int64_t>(ids.size()),
+                  composition->config.vocabulary};
   math::Tensor prompt;
   prompt.data = ids.data();
   prompt.dtype = math::DType::kI32;

@@ -109,8 +109,12 @@ absl::Status AddExperts(const ComposeSession& session,
   recipe.name = "experts";
   recipe.experts = ids;
   recipe.router.kind = "topk";
-  MOTET_ASSIGN_OR_RETURN(const RecipeParts parts,
+  MOTET_ASSIGN_OR_RETURN(RecipeParts parts,
                          GatherParts(session, std::move(recipe)));
+  for (const assemble::Part& part : parts.experts) {
+    // A whole model is a row by itself.
+    if (part.manifest.kind() != "ffn") parts.recipe.method = "ensemble";
+  }
   const assemble::Plan plan =
       assemble::MakePlan(parts.recipe, parts.base, parts.experts);
   MOTET_RETURN_IF_ERROR(PlanStatus(plan, absl::StrJoin(ids, ", ")));

@@ -39,18 +39,18 @@ std::function<void(int64_t)> Report(ProgressLine& progress, int64_t total) {
 
 // Each document by itself.
 absl::StatusOr<measure::Score> ScoreEach(
-    const Served& served, const model::Decoder& decoder,
+    const Served& served, const model::Scorer& scorer,
     const std::vector<std::string>& documents, const Options& options,
     measure::ScoreOptions score, ProgressLine& progress) {
   const measure::DocumentWindows windows(served.model->tokenizer(), documents,
                                          options.window);
   score.progress = Report(progress, windows.tokens());
-  return measure::ScoreDocuments(decoder, windows, score);
+  return measure::ScoreDocuments(scorer, windows, score);
 }
 
 // All documents as one text, cut in whole windows.
 absl::StatusOr<measure::Score> ScoreJoined(
-    const Served& served, const model::Decoder& decoder,
+    const Served& served, const model::Scorer& scorer,
     const std::vector<std::string>& documents, const Options& options,
     measure::ScoreOptions score, ProgressLine& progress) {
   const model::Tokenizer& tokenizer = served.model->tokenizer();
@@ -61,7 +61,7 @@ absl::StatusOr<measure::Score> ScoreJoined(
   score.progress = Report(
       progress,
       measure::CappedWindows(windows, score.max_tokens) * options.window);
-  return measure::ScoreWindows(decoder, windows, score);
+  return measure::ScoreWindows(scorer, windows, score);
 }
 
 absl::Status Run(const Options& options, const Context& context) {
@@ -78,14 +78,14 @@ absl::Status Run(const Options& options, const Context& context) {
       AdmitServed(served, options.served, "eval perplexity"));
   ProgressLine progress("perplexity", ProgressLine::kTerminal);
   measure::ScoreOptions score = options.score;
-  score.allowed = admission.mask();
-  MOTET_ASSIGN_OR_RETURN(const auto decoder,
-                         served.model->DecoderFor(score.allowed));
+  MOTET_ASSIGN_OR_RETURN(
+      const auto scorer,
+      served.model->ScorerFor(admission.mask(), admission.active()));
   MOTET_ASSIGN_OR_RETURN(
       const measure::Score result,
       options.join
-          ? ScoreJoined(served, *decoder, documents, options, score, progress)
-          : ScoreEach(served, *decoder, documents, options, score, progress));
+          ? ScoreJoined(served, *scorer, documents, options, score, progress)
+          : ScoreEach(served, *scorer, documents, options, score, progress));
   progress.Finish(absl::StrCat(result.tokens, " tokens scored"));
   const double mean = result.nll / static_cast<double>(result.tokens);
   if (context.json) {

@@ -63,7 +63,10 @@ absl::Status Run(const Options& options, const Context& context) {
   const assemble::ServedModel& model = *served.model;
   absl::FPrintF(
       stderr, "motet serve: %s (%s) on http://%s\n", model.name,
-      served.router.empty()
+      model.decoder == nullptr
+          ? absl::StrCat("ensemble, models ",
+                         absl::StrJoin(model.Names(model.All()), ", "))
+      : served.router.empty()
           ? "dense"
           : absl::StrCat(served.router, " router, experts ",
                          absl::StrJoin(model.Names(model.All()), ", ")),

@@ -319,5 +319,71 @@ TEST_F(EngineTest, RequestsAtOnceDoNotMix) {
   }
 }
 
+// Whole models that answer together: text, log-probabilities and the set's
+// name are those of the ensemble of the set.
+TEST(EngineEnsembleTest, AnswersForEverySetAsThatEnsembleDoes) {
+  assemble::TinyOptions options;
+  options.kinds = {"ffn", "dense", "sized", "attention_ffn"};
+  const assemble::TinyFederation federation(options);
+  assemble::Recipe recipe =
+      assemble::TinyFederation::RecipeFor(federation.experts());
+  recipe.method = "ensemble";
+  recipe.ensemble.top_k = 2;
+  const auto plan =
+      assemble::MakePlan(recipe, federation.base(), federation.experts());
+  ASSERT_THAT(plan.problems, testing::IsEmpty());
+  const auto composition = federation.Load(plan.lock);
+  ASSERT_NE(composition, nullptr);
+  const PolicyGate gate(*composition, {});
+  const std::vector<int32_t> prompt = federation.Ids(12);
+  const auto vocabulary = static_cast<size_t>(composition->config.vocabulary);
+  v1::ExpertSelection without, only, active;
+  without.add_exclude("legal");
+  only.add_include("manual");
+  std::vector<std::vector<int32_t>> answers;
+  for (const v1::ExpertSelection& selection :
+       {v1::ExpertSelection(), without, only}) {
+    const auto admission = gate.Admit(selection, "", "", absl::Now());
+    ASSERT_TRUE(admission.ok()) << admission.status();
+    v1::GenerationRequest request = Greedy(prompt, 8);
+    request.set_echo(true);
+    request.set_logprobs(0);
+    std::vector<Result> results;
+    for (const int rows : {256, 5, 1}) {
+      Engine engine(*composition, {.prefill_rows = rows});
+      Result& result = results.emplace_back();
+      result.status = engine.Generate(
+          request, *admission, [&](const v1::GenerationEvent& event) {
+            if (event.has_token()) result.tokens.push_back(event.token());
+            if (event.has_end()) result.end = event.end();
+            return true;
+          });
+      ASSERT_TRUE(result.status.ok()) << result.status;
+      EXPECT_EQ(result.ids(), results[0].ids()) << "pieces of " << rows;
+    }
+    const auto scorer = composition->ScorerFor(admission->mask());
+    ASSERT_TRUE(scorer.ok()) << scorer.status();
+    std::vector<int32_t> ids = prompt;
+    for (const int32_t id : results[0].ids()) ids.push_back(id);
+    const std::vector<float> logits = assemble::LogitsOf(**scorer, ids);
+    for (size_t i = 1; i < ids.size(); ++i) {
+      const auto row =
+          std::span(logits).subspan((i - 1) * vocabulary, vocabulary);
+      EXPECT_EQ(results[0].tokens[i].logprob(),
+                model::LogProbability(row, ids[i]));
+      if (i >= prompt.size()) {
+        EXPECT_EQ(ids[i], model::Sample(row, {.temperature = 0}, 0));
+      }
+    }
+    answers.push_back(results[0].ids());
+    EXPECT_EQ(results[0].end.expert_set_sha256(), admission->set_sha256());
+  }
+  EXPECT_NE(answers[0], answers[2]);
+  active.set_active(2);
+  EXPECT_THAT(
+      std::string(gate.Admit(active, "", "", absl::Now()).status().message()),
+      testing::HasSubstr("whole models answer together"));
+}
+
 }  // namespace
 }  // namespace motet::coordinator

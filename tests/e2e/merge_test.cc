@@ -314,6 +314,84 @@ TEST_F(MergeE2e, OtherKindsAreImportedAndWhatIsNoBranchIsNot) {
                                    "code.example/wide@1.0.0"));
 }
 
+// The same models kept apart: they answer together, exact without either, and
+// the plan, the licences and the measures are those of every composition.
+TEST_F(MergeE2e, AnEnsembleAnswersInPlaceOfAMerge) {
+  const std::string code = Branch("code-tuned", 3);
+  federation_.MustMotet(ImportOf(code, "code.example/tuned", "code"));
+  std::vector<std::string> law = ImportOf(Branch("law-tuned", -4), kLaw, "law");
+  law.insert(law.end(), {"--domain", "law", "--forbid-purpose", "advertising"});
+  federation_.MustMotet(law);
+  federation_.MustMotet(
+      {"compose", "apply", Recipe("soup", "[merge]\nkind = \"linear\"\n")});
+  const std::string merged = Answer({});
+  const std::string recipe = federation_.Path("together.toml");
+  const std::string text =
+      "name = \"soup\"\nmethod = \"ensemble\"\nexperts = "
+      "[\"code.example/tuned\", \"law.example/tuned\"]\n[ensemble]\n";
+  WriteText(recipe, text + "weights = \"uniform\"\ntop_k = 3\n");
+  EXPECT_THAT(Refusal({"compose", "apply", recipe}),
+              ::testing::AllOf(HasSubstr("ensemble.top_k = 3"),
+                               HasSubstr("all weights are alike")));
+  EXPECT_EQ(Answer({}), merged);  // what was there
+  WriteText(recipe, text + "top_k = 2\n");
+  EXPECT_THAT(federation_.MustMotet({"compose", "apply", recipe}).out,
+              ::testing::AllOf(HasSubstr("ensemble by bayes weights, top 2"),
+                               HasSubstr("exclusion    exact"),
+                               HasSubstr("purpose advertising")));
+  EXPECT_FALSE(fs::exists(federation_.home() +
+                          "/compositions/soup/weights.safetensors"));
+  EXPECT_NE(Answer({}), Answer({"--exclude", "law"}));
+  const json proofs = federation_.Json({"eval", "exclusion", "soup"});
+  ASSERT_EQ(proofs.size(), 2u);
+  for (const json& proof : proofs) {
+    EXPECT_EQ(proof["equal"], true) << proof;
+    EXPECT_NE(proof["included_sha256"], proof["excluded_sha256"]);
+  }
+  const json without =
+      federation_.Json({"generate", "soup", "--prompt", "the river",
+                        "--max-tokens", "4", "--purpose", "advertising"});
+  EXPECT_EQ(without["motet"]["experts"], json({"demo/base@1.0.0", kCode}));
+  const std::string data = federation_.Path("text.jsonl");
+  WriteText(data, Sentences("code", 30, 5));
+  const json matrix = federation_.Json(
+      {"eval", "matrix", "soup", "--domain", "code=" + data, "--window", "64"});
+  EXPECT_EQ(matrix["models"],
+            json({"base", "only tuned", "only law", "composition",
+                  "without tuned", "without law"}));
+  EXPECT_EQ(matrix["values"][1][0], matrix["values"][5][0]);
+  const Result exported =
+      federation_.Motet({"compose", "export", "soup", "--format", "hf", "--out",
+                         federation_.Path("exported")});
+  EXPECT_NE(exported.code, 0);
+  EXPECT_THAT(exported.err, HasSubstr("2 whole models; want one"));
+  // A prior from a file beside the recipe; the lock keeps it, and an expert
+  // less leaves the other's numbers as they were.
+  WriteText(federation_.Path("held-out.jsonl"), Sentences("code", 6, 9));
+  WriteText(recipe, text + "weights = \"prior\"\n");
+  EXPECT_THAT(Refusal({"compose", "apply", recipe}), HasSubstr("prior_text"));
+  WriteText(recipe, text + "prior_text = \"missing.jsonl\"\n");
+  EXPECT_THAT(Refusal({"compose", "apply", recipe}),
+              HasSubstr("missing.jsonl"));
+  WriteText(recipe, text + "prior_text = \"held-out.jsonl\"\n");
+  EXPECT_THAT(federation_.MustMotet({"compose", "apply", recipe}).out,
+              HasSubstr("bayes weights from a learnt prior"));
+  EXPECT_THAT(federation_.MustMotet({"compose", "apply", recipe}).out,
+              HasSubstr("unchanged"));
+  const std::string path = federation_.home() + "/compositions/soup/motet.lock";
+  const json both = json::parse(ReadText(path));
+  ASSERT_EQ(both["ensemble"]["prior"]["experts"].size(), 2u);
+  federation_.MustMotet({"compose", "rm", "soup", "law.example/tuned"});
+  const json one = json::parse(ReadText(path));
+  EXPECT_EQ(one["ensemble"]["prior"]["experts"],
+            json::array({both["ensemble"]["prior"]["experts"][0]}));
+  WriteText(recipe, text + "top_k = 2\n");
+  federation_.MustMotet({"compose", "apply", recipe});
+  // Two models of which one has to go want another top_k.
+  EXPECT_THAT(Refusal({"compose", "rm", "soup", "law.example/tuned"}),
+              HasSubstr("ensemble.top_k = 2, want at most 1"));
+}
+
 // Branches that nodes trained compose as imported ones do.
 TEST_F(MergeE2e, NodesTrainBranchesAndAMergeAnswers) {
   federation_.StartNode("code");

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "compose/assemble/method.h"
 #include "compose/assemble/tuning.h"
+#include "compose/learn/corpus.h"
 #include "compose/measure/exclusion.h"
 #include "gmock/gmock.h"
 #include "tests/compose/assemble/tiny.h"
@@ -43,6 +44,11 @@ std::function<void(Recipe&)> Tuned(std::function<void(Recipe&)> set) {
     t.batch_sequences = 2;
     t.sequence_tokens = 16;
   };
+}
+
+// Held-out text, in a file of its own.
+std::string PriorText() {
+  return absl::StrCat(testing::TempDir(), "guarantee_prior.jsonl");
 }
 
 const std::multimap<std::string, Variant>& Variants() {
@@ -111,6 +117,45 @@ const std::multimap<std::string, Variant>& Variants() {
           r.router.kind = "topk";
           r.bam.kv = "shared";
         })}},
+      {"ensemble",
+       {"uniform", "dense", [](Recipe& r) { r.ensemble.weights = "uniform"; }}},
+      {"ensemble", {"bayes", "dense", [](Recipe&) {}}},
+      {"ensemble",
+       {"bayes, top 1", "attention_ffn",
+        [](Recipe& r) { r.ensemble.top_k = 1; }}},
+      {"ensemble",
+       {"of every kind, with the base, top 2", "mixed",
+        [](Recipe& r) {
+          r.ensemble.base = true;
+          r.ensemble.top_k = 2;
+        }}},
+      {"ensemble",
+       {"a learnt prior, top 2, the base", "mixed",
+        [](Recipe& r) {
+          r.ensemble.weights = "prior";
+          r.ensemble.prior_text = PriorText();
+          r.ensemble.base = true;
+          r.ensemble.top_k = 2;
+        }}},
+      {"ensemble",
+       {"bayes from a learnt prior", "ffn",
+        [](Recipe& r) { r.ensemble.prior_text = PriorText(); }}},
+      {"ensemble",
+       {"centroid", "mixed",
+        [](Recipe& r) { r.ensemble.weights = "centroid"; }}},
+      {"ensemble",
+       {"centroid, with the base", "dense",
+        [](Recipe& r) {
+          r.ensemble.weights = "centroid";
+          r.ensemble.base = true;
+        }}},
+      {"ensemble", {"pairs", "ffn", [](Recipe&) {}}},
+      {"ensemble",
+       {"FFNs alone", "ffn",
+        [](Recipe& r) {
+          r.ensemble.ffn = "alone";
+          r.ensemble.base = true;
+        }}},
   };
   return *variants;
 }
@@ -118,11 +163,17 @@ const std::multimap<std::string, Variant>& Variants() {
 class GuaranteeTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
+    ASSERT_TRUE(
+        learn::WriteJsonl(PriorText(), TinyFederation::Documents()).ok());
     federations_ = new std::map<std::string, std::unique_ptr<TinyFederation>>;
-    for (const std::string kind : {"ffn", "dense", "attention_ffn"}) {
+    for (const std::string kind : {"ffn", "dense", "attention_ffn", "mixed"}) {
       TinyOptions options;
       options.dense = kind != "ffn";
-      if (options.dense) options.kind = kind;
+      if (kind == "mixed") {
+        options.kinds = {"ffn", "dense", "sized", "attention_ffn"};
+      } else if (options.dense) {
+        options.kind = kind;
+      }
       options.block =
           options.dense ? model::Block::kPreNorm : model::Block::kPostNorm;
       (*federations_)[kind] = std::make_unique<TinyFederation>(options);
@@ -138,21 +189,29 @@ class GuaranteeTest : public testing::Test {
     return recipe;
   }
 
+  // The lock that an apply would write.
+  static v1::CompositionLock LockOf(const TinyFederation& f,
+                                    const Recipe& recipe,
+                                    const std::vector<Part>& parts) {
+    Plan plan = MakePlan(recipe, f.base(), parts);
+    EXPECT_THAT(plan.problems, IsEmpty());
+    const absl::Status learnt = LearnLock(recipe, f.FolderOf(), {}, plan.lock);
+    EXPECT_TRUE(learnt.ok()) << learnt;
+    return plan.lock;
+  }
+
   // Every subset of a variant's composition.
   static void Check(const Method& method, const Variant& variant) {
     const TinyFederation& f = *federations_->at(variant.kind);
-    const Plan plan =
-        MakePlan(RecipeOf(method, variant, f.experts()), f.base(), f.experts());
-    ASSERT_THAT(plan.problems, IsEmpty());
-    ASSERT_EQ(plan.lock.exclusion(), "exact");
-    v1::CompositionLock lock = plan.lock;
+    v1::CompositionLock lock =
+        LockOf(f, RecipeOf(method, variant, f.experts()), f.experts());
+    ASSERT_EQ(lock.exclusion(), "exact");
     LoadOptions load;
     if (lock.has_tuning()) Tune(f, lock, load);
     const auto whole = f.Load(lock, load);
     ASSERT_NE(whole, nullptr);
-    const auto logits = [&](const model::Decoder& decoder, math::ExpertMask set,
-                            int64_t chunk) {
-      return measure::LogitsSha256(decoder, f.Ids(30), set, chunk);
+    const auto logits = [&](const model::Scorer& scorer, int64_t chunk) {
+      return measure::LogitsSha256(scorer, f.Ids(30), chunk);
     };
     std::set<std::string> different;
     for (math::ExpertMask set = 1; set < 32; set += 2) {
@@ -174,15 +233,16 @@ class GuaranteeTest : public testing::Test {
         const auto parts = f.Experts(which);
         Recipe recipe = RecipeOf(method, variant, parts);
         recipe.tuning.reset();
-        const Plan own = MakePlan(recipe, f.base(), parts);
-        EXPECT_THAT(own.problems, IsEmpty());
-        EXPECT_EQ(WriteLock(alone->lock), WriteLock(own.lock));
+        EXPECT_EQ(WriteLock(alone->lock),
+                  WriteLock(LockOf(f, recipe, parts)));
       }
-      const auto decoder = whole->DecoderFor(set);
-      ASSERT_TRUE(decoder.ok()) << decoder.status();
-      const std::string got = logits(**decoder, set, 0);
-      EXPECT_EQ(got, logits(*alone->decoder, alone->All(), 0));
-      EXPECT_EQ(got, logits(**decoder, set, 7)) << "in pieces";
+      const auto scorer = whole->ScorerFor(set);
+      ASSERT_TRUE(scorer.ok()) << scorer.status();
+      const auto own_scorer = alone->ScorerFor(alone->All());
+      ASSERT_TRUE(own_scorer.ok()) << own_scorer.status();
+      const std::string got = logits(**scorer, 0);
+      EXPECT_EQ(got, logits(**own_scorer, 0));
+      EXPECT_EQ(got, logits(**scorer, 7)) << "in pieces";
       different.insert(got);
     }
     // Else the comparisons would be empty.

@@ -38,6 +38,8 @@ struct TinyOptions {
   // half of its tensors trained, with Fisher information.
   bool dense = false;
   std::string kind = "dense";
+  // Of each expert, in place of `dense` and `kind`: "ffn" or a whole model's.
+  std::vector<std::string> kinds;
   double noise = 0.05;  // what training changed
   // Of a pre-norm base; a post-norm one has its family's.
   model::QkNorm qk_norm = model::QkNorm::kNone;
@@ -60,7 +62,7 @@ class TinyFederation {
     tokenizer_json_ = *model::TrainTokenizer(Documents(), train);
     MakeBase();
     for (int e = 0; e < options.experts; ++e) {
-      options.dense ? MakeDense(e) : MakeExpert(e);
+      KindOf(e) == "ffn" ? MakeExpert(e) : MakeDense(e);
     }
   }
   ~TinyFederation() {
@@ -158,6 +160,11 @@ class TinyFederation {
   }
 
  private:
+  std::string KindOf(int e) const {
+    if (!options_.kinds.empty()) return options_.kinds[e];
+    return options_.dense ? options_.kind : "ffn";
+  }
+
   math::Tensor Random(const math::Shape& shape, double scale,
                       double mean = 0) {
     std::normal_distribution<double> normal(mean, scale);
@@ -298,21 +305,31 @@ class TinyFederation {
     package::PackageContent content;
     v1::ExpertManifest& m = content.manifest;
     Describe(e, m);
-    m.set_kind(options_.kind);
-    SetShape(*m.mutable_model(), config_.ffn_width);
+    m.set_kind(KindOf(e));
+    // Another width than the base's: FFNs that have nothing of its.
+    const bool sized = m.kind() == "sized";
+    const int64_t ffn =
+        sized ? options_.widths[e % options_.widths.size()] : config_.ffn_width;
+    SetShape(*m.mutable_model(), ffn);
     m.mutable_training()->set_method("dense");
     if (options_.means) Means(e, *m.mutable_domain()->mutable_anchored());
     std::vector<package::NamedTensor> branch, fisher;
     for (size_t i = 0; i < base_weights_.size(); ++i) {
       const package::NamedTensor& from = base_weights_[i];
-      math::Tensor to = Random(from.tensor.shape, options_.noise);
-      for (int64_t k = 0; k < to.size(); ++k) {
+      math::Shape shape = from.tensor.shape;
+      for (int d = 0; sized && d < shape.rank; ++d) {
+        if (from.name.find(".mlp.") == std::string::npos) continue;
+        if (shape.dim[d] == config_.ffn_width) shape.dim[d] = ffn;
+      }
+      const bool other = !(shape == from.tensor.shape);
+      math::Tensor to = Random(shape, other ? 0.3 : options_.noise);
+      for (int64_t k = 0; !other && k < to.size(); ++k) {
         // Every other tensor, for each expert others.
         const float tau = (i + e) % 2 == 0 ? to.f32()[k] : 0.0f;
         to.f32()[k] = from.tensor.f32()[k] + tau;
       }
       branch.push_back({from.name, to});
-      math::Tensor f = Random(from.tensor.shape, 1);
+      math::Tensor f = Random(shape, 1);
       for (int64_t k = 0; k < f.size(); ++k) f.f32()[k] *= f.f32()[k];
       fisher.push_back({from.name, f});
     }
@@ -324,7 +341,8 @@ class TinyFederation {
     }
     content.tensor_files[package::kFisherFile] = fisher;
     content.readme = "# dense\n";
-    branches_.push_back(branch);
+    branches_.resize(e + 1);
+    branches_[e] = branch;
     experts_.push_back(Build(
         absl::StrCat("expert", e), content,
         Sign({"choir", "node", absl::StrCat(Domain(e), ".example"), "one"})));
@@ -461,6 +479,21 @@ inline std::vector<float> LogitsOf(const model::Decoder& decoder,
   const math::Tensor logits =
       decoder.Logits(exec, decoder.Forward(exec, batch));
   return {logits.f32(), logits.f32() + logits.size()};
+}
+
+// The same of whatever answers.
+inline std::vector<float> LogitsOf(const model::Scorer& scorer,
+                                   const std::vector<int32_t>& ids) {
+  math::Arena arena;
+  math::Exec exec(math::Cpu(), arena, math::Product::kExact);
+  const model::ScorerInput inputs[] = {{ids, nullptr}};
+  const model::RowRange all[] = {{0, static_cast<int64_t>(ids.size())}};
+  std::vector<float> logits;
+  scorer.Run(exec, inputs, all, [&](int64_t, const math::Tensor& rows) {
+    logits.insert(logits.end(), rows.f32(), rows.f32() + rows.size());
+    return true;
+  });
+  return logits;
 }
 
 }  // namespace motet::assemble
