@@ -80,6 +80,7 @@ void FillDomain(const Settings& settings, const v1::TrainingPlan& plan,
   v1::AnchoredStatistics* anchored = domain->mutable_anchored();
   anchored->set_smoothing(plan.smoothing());
   anchored->set_gate_quantile(plan.gate_quantile());
+  anchored->set_noise(trained.noise);
   for (const learn::OwnerLayer& layer : trained.statistics) {
     v1::LayerStatistics* out = anchored->add_layers();
     out->mutable_base_mean()->Assign(layer.base_mean.begin(),

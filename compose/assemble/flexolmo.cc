@@ -53,9 +53,11 @@ absl::StatusOr<Tensor> Find(const SafetensorsFile& file,
   return tensor;
 }
 
-// w = P mu and c = -1/2 mu.w, in double, in index order.
-void Select(const float* precision, const std::vector<float>& mu, float* w,
-            float* c) {
+// w = P mu and c = -1/2 (mu.w - noise^2 C), in double, in index order: noise
+// of covariance noise^2 P^-1 adds noise^2 C to mu.w on the average, which
+// would leave its owner's text to the others.
+void Select(const float* precision, const std::vector<float>& mu, double noise,
+            float* w, float* c) {
   const size_t width = mu.size();
   double dot = 0;
   for (size_t i = 0; i < width; ++i) {
@@ -66,6 +68,7 @@ void Select(const float* precision, const std::vector<float>& mu, float* w,
     w[i] = static_cast<float>(sum);
     dot += double{mu[i]} * sum;
   }
+  dot -= noise * noise * static_cast<double>(width);
   *c = static_cast<float>(-0.5 * dot);
 }
 
@@ -164,7 +167,7 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
   MOTET_ASSIGN_OR_RETURN(const Tensor mean,
                          Find(anchor, prefix + "mean", {width}));
   Select(layer.precision.f32(),
-         std::vector<float>(mean.f32(), mean.f32() + width),
+         std::vector<float>(mean.f32(), mean.f32() + width), 0,
          layer.select.f32(), layer.offset.f32());
   for (int64_t e = 1; e < experts; ++e) {
     const v1::ExpertManifest& manifest = opened.manifests[e - 1];
@@ -180,7 +183,8 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
           "choose router \"topk\", or publish the expert with statistics");
     }
     Select(layer.precision.f32(), {s.base_mean().begin(), s.base_mean().end()},
-           layer.select.f32() + e * width, layer.offset.f32() + e);
+           statistics.noise(), layer.select.f32() + e * width,
+           layer.offset.f32() + e);
     if (!layer.gate) continue;
     std::copy(s.pair_mean().begin(), s.pair_mean().end(),
               layer.pair_mean.f32() + e * width);

@@ -137,6 +137,13 @@ std::vector<std::string> Notes(const Part& base,
   for (const Part& part : experts) {
     quantiles.insert(part.manifest.domain().anchored().gate_quantile());
   }
+  for (const Part& part : experts) {
+    const double noise = part.manifest.domain().anchored().noise();
+    if (noise == 0) continue;
+    notes.push_back(absl::StrCat(
+        part.manifest.id(), " published its means with noise of ", noise,
+        " standard deviations of public text: its owner's wish"));
+  }
   if (recipe.router.kind == "topp" && recipe.router.most_active == 0) {
     notes.push_back("a token may use every expert where the router is "
                     "undecided: router.most_active bounds its cost");

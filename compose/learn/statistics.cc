@@ -214,6 +214,18 @@ double Quantile(std::vector<float> values, double q) {
   return below + (position - static_cast<double>(low)) * (above - below);
 }
 
+// mean += noise L^-T z, with P = L L^T
+bool AddNoise(const AnchorLayer& anchor, double noise, const double* normal,
+              std::vector<double>& mean) {
+  std::vector<double> z(normal, normal + mean.size());
+  if (!ShapeByInverse({anchor.precision.begin(), anchor.precision.end()},
+                      static_cast<int64_t>(mean.size()), z.data())) {
+    return false;
+  }
+  for (size_t c = 0; c < mean.size(); ++c) mean[c] += noise * z[c];
+  return true;
+}
+
 // The gate of the published means first, then the further ones.
 std::vector<OwnerGate> Gates(const OwnerStatisticsOptions& options) {
   std::vector<OwnerGate> gates = {{options.smoothing, false, options.quantile}};
@@ -249,6 +261,15 @@ absl::Status CheckOwner(const model::Decoder& base, const model::Decoder& pair,
         absl::StrCat("more than the ", options.skip_positions,
                      " positions left out"),
         "lengthen the windows");
+  }
+  if (options.noise < 0 ||
+      (options.noise > 0 && static_cast<int64_t>(options.normal.size()) !=
+                                2 * config.layers * config.width)) {
+    return proto::Invalid("owner's statistics",
+                          absl::StrCat("noise ", options.noise, " with ",
+                                       options.normal.size(), " draws"),
+                          absl::StrCat("0 or above, with ",
+                                       2 * config.layers * config.width));
   }
   const auto fraction = [](double f) { return f >= 0 && f <= 1; };
   for (const OwnerGate& gate : Gates(options)) {
@@ -387,6 +408,17 @@ absl::StatusOr<std::vector<OwnerLayer>> ComputeOwnerStatistics(
   std::vector<std::vector<std::vector<float>>> distances(
       ways.size(),
       std::vector<std::vector<float>>(static_cast<size_t>(layers)));
+  if (options.noise > 0) {
+    for (size_t l = 0; l < result.size(); ++l) {
+      const double* normal = options.normal.data() + 2 * width * l;
+      if (!AddNoise(anchor[l], options.noise, normal, base_mean[l]) ||
+          !AddNoise(anchor[l], options.noise, normal + width, pair_mean[l])) {
+        return proto::Invalid(absl::StrCat("owner's statistics, layer ", l),
+                              "a precision that is not positive definite",
+                              "the base's own anchor");
+      }
+    }
+  }
   for (size_t l = 0; l < result.size(); ++l) {
     result[l].base_mean = Narrow(base_mean[l]);
     result[l].pair_mean = Narrow(pair_mean[l]);

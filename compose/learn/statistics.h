@@ -60,6 +60,12 @@ struct OwnerStatisticsOptions {
   double quantile = 0.97;
   int64_t skip_positions = 8;
   std::vector<OwnerGate> further;
+  // On both means: noise standard deviations of public text in every
+  // direction, n ~ N(0, noise^2 P^-1), made of these draws of N(0, 1): C for
+  // mu_e and C for m_e, layer by layer. Thresholds are taken around the m_e
+  // that carries its noise.
+  double noise = 0;
+  std::vector<double> normal;
 };
 // mu_e by the base's own run, m_e and tau_e by the pair's, both over `own`.
 //   H(first of a window) = h,  H(t) = a H(t-1) + (1-a) h(t)

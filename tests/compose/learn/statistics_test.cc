@@ -253,6 +253,74 @@ TEST_F(StatisticsTest, OwnersNumbersAreTheFormulas) {
   }
 }
 
+// Noise goes on both means by the public deviations of every direction;
+// thresholds are those of the means as published.
+TEST_F(StatisticsTest, NoiseOnMeans) {
+  auto base = BaseDecoder(*base_);
+  auto pair = PairDecoder(*base_, expert_);
+  ASSERT_TRUE(base.ok() && pair.ok());
+  auto anchor = ComputeAnchor(*base, public_, 1 << 20);
+  ASSERT_TRUE(anchor.ok());
+  OwnerStatisticsOptions options;
+  options.max_tokens = 25 * kWindow;
+  options.smoothing = 0;
+  options.quantile = 1;
+  auto plain = ComputeOwnerStatistics(*base, *pair, *anchor, own_, options);
+  ASSERT_TRUE(plain.ok());
+  options.noise = 0.5;
+  EXPECT_FALSE(
+      ComputeOwnerStatistics(*base, *pair, *anchor, own_, options).ok());
+  for (int64_t i = 0; i < 2 * 2 * kWidth; ++i) {
+    options.normal.push_back(Normal(31, static_cast<uint64_t>(i)));
+  }
+  auto noisy = ComputeOwnerStatistics(*base, *pair, *anchor, own_, options);
+  ASSERT_TRUE(noisy.ok()) << noisy.status();
+  for (int64_t l = 0; l < 2; ++l) {
+    const AnchorLayer& a = (*anchor)[l];
+    const OwnerLayer &with = (*noisy)[l], &without = (*plain)[l];
+    // n^T P n = noise^2 z^T z, whatever factor was taken.
+    const auto length = [&](const std::vector<float>& x,
+                            const std::vector<float>& y) {
+      double sum = 0;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        for (int64_t j = 0; j < kWidth; ++j) {
+          sum += (double{x[i]} - y[i]) * double{a.precision[i * kWidth + j]} *
+                 (double{x[j]} - y[j]);
+        }
+      }
+      return sum;
+    };
+    const auto drawn = [&](int64_t which) {
+      double sum = 0;
+      for (int64_t c = 0; c < kWidth; ++c) {
+        const double z = options.normal[(2 * l + which) * kWidth + c];
+        sum += 0.25 * z * z;
+      }
+      return sum;
+    };
+    EXPECT_NEAR(length(with.base_mean, without.base_mean), drawn(0),
+                1e-3 * drawn(0));
+    EXPECT_NEAR(length(with.pair_mean, without.pair_mean), drawn(1),
+                1e-3 * drawn(1));
+    double largest = 0;
+    const Rows rows = RouterInputs(*pair, own_, 25, l);
+    for (size_t t = 0; t < rows.size(); ++t) {
+      if (static_cast<int64_t>(t) % kWindow < 8) continue;
+      double d = 0;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        for (int64_t j = 0; j < kWidth; ++j) {
+          d += (rows[t][i] - double{with.pair_mean[i]}) *
+               double{a.precision[i * kWidth + j]} *
+               (rows[t][j] - double{with.pair_mean[j]});
+        }
+      }
+      largest = std::max(largest, d);
+    }
+    EXPECT_NEAR(with.threshold, largest, 1e-4 * largest);
+    EXPECT_GT(with.threshold, without.threshold);
+  }
+}
+
 // The bits belong to the documents: neither threads nor what lies behind
 // max_tokens may move them.
 TEST_F(StatisticsTest, SameBitsOnAnyThreadsAndWithMoreTextBehind) {
@@ -285,6 +353,24 @@ TEST_F(StatisticsTest, RefusesWhatCannotBeMeasured) {
                    .ok());
   anchor->pop_back();
   EXPECT_FALSE(ComputeOwnerStatistics(*base, *pair, *anchor, own_, {}).ok());
+}
+
+// Over the unit vectors, the shaped draws' outer products add up to a^-1.
+TEST(CholeskyTest, ShapesDraws) {
+  const int64_t n = 3;
+  const std::vector<double> a = {4, 1, 0.5, 1, 3, -1, 0.5, -1, 2};
+  std::vector<double> inverse = a, sum(n * n);
+  ASSERT_TRUE(InvertPositive(inverse, n));
+  for (int64_t k = 0; k < n; ++k) {
+    std::vector<double> z(n);
+    z[k] = 1;
+    ASSERT_TRUE(ShapeByInverse(a, n, z.data()));
+    for (int64_t i = 0; i < n * n; ++i) sum[i] += z[i / n] * z[i % n];
+  }
+  for (int64_t i = 0; i < n * n; ++i) EXPECT_NEAR(sum[i], inverse[i], 1e-12);
+  double z[] = {1, 1};
+  EXPECT_FALSE(ShapeByInverse({1, 2, 2, 1}, 2, z));
+  EXPECT_EQ(z[0], 1);
 }
 
 TEST(CholeskyTest, InvertsAndRefuses) {
