@@ -64,14 +64,25 @@ learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
   return o;
 }
 
-std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan) {
+std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan,
+                                           int64_t width) {
   std::vector<learn::OwnerGate> gates;
   for (const learn::OwnerGate& way :
        {learn::OwnerGate{plan.smoothing(), false}, learn::OwnerGate{0, false},
         learn::OwnerGate{0, true}}) {
     if (!gates.empty() && !way.prefix_mean && plan.smoothing() == 0) continue;
     for (const double quantile : {0.9, 0.97, 0.995}) {
-      gates.push_back({way.smoothing, way.prefix_mean, quantile});
+      gates.push_back({way.smoothing, way.prefix_mean, quantile, 0});
+    }
+  }
+  const std::vector<learn::OwnerGate> full = gates;
+  for (const int64_t rank : {8, 16, 32}) {
+    if (rank >= width) continue;
+    gates.push_back(
+        {plan.smoothing(), false, plan.gate_quantile(), rank});
+    for (learn::OwnerGate gate : full) {
+      gate.rank = rank;
+      gates.push_back(gate);
     }
   }
   return gates;
@@ -136,7 +147,7 @@ absl::Status TakeStatistics(const v1::TrainingPlan& plan, const Base& base,
   options.max_tokens = static_cast<int64_t>(plan.statistics_tokens());
   options.smoothing = plan.smoothing();
   options.quantile = plan.gate_quantile();
-  options.further = FurtherGates(plan);
+  options.further = FurtherGates(plan, model.config.width);
   if (package::MakesAnchored(plan)) {
     options.noise = out.noise;
     if (out.noise > 0) {

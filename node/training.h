@@ -54,8 +54,10 @@ absl::StatusOr<TrainedExpert> TrainExpert(
     const learn::OnProgress& progress, const std::function<void()>& trained);
 
 // The gates whose thresholds a node publishes beside the plan's own: the
-// plan's smoothing, none, and the prefix's mean, at three quantiles.
-std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan);
+// plan's smoothing, none, and the prefix's mean, at three quantiles, and all of
+// these again for a metric of rank 8, 16 and 32 (below a base's width).
+std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan,
+                                           int64_t width);
 
 // The plan's numbers as the trainer takes them.
 learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,

@@ -7,6 +7,7 @@
 // Everything made for expert e is a function of the base and of e alone, and
 // is summed in a fixed order, so a composition without e is the same
 // arithmetic without e (docs/exclusion.md).
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -18,6 +19,7 @@
 #include "compose/assemble/gate.h"
 #include "compose/assemble/method.h"
 #include "compose/assemble/verify.h"
+#include "compose/learn/statistics.h"
 #include "proto/digest.h"
 #include "proto/error.h"
 
@@ -76,7 +78,9 @@ void Select(const float* precision, const std::vector<float>& mu, double noise,
 struct Opened {
   std::vector<std::shared_ptr<const SafetensorsFile>> weights;
   std::vector<v1::ExpertManifest> manifests;
-  std::vector<std::shared_ptr<const SafetensorsFile>> statistics;  // dume
+  // Where rows or the selection are solved.
+  std::vector<std::shared_ptr<const SafetensorsFile>> statistics;
+  std::vector<uint64_t> tokens;  // behind these
 };
 
 absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
@@ -164,6 +168,16 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
   layer.threshold.f32()[0] = std::numeric_limits<float>::infinity();
   MOTET_ASSIGN_OR_RETURN(
       layer.precision, Find(anchor, prefix + "precision", {width, width}));
+  if (layer.gate && router.gate_rank() > 0) {
+    MOTET_ASSIGN_OR_RETURN(
+        const Tensor covariance,
+        Find(anchor, prefix + "covariance", {width, width}));
+    const int64_t rank = std::min<int64_t>(router.gate_rank(), width);
+    const std::vector<float> factor = learn::GateFactor(
+        covariance.f32(), layer.precision.f32(), width, rank);
+    layer.factor = NewTensor(composition, {rank, width});
+    std::copy(factor.begin(), factor.end(), layer.factor.f32());
+  }
   MOTET_ASSIGN_OR_RETURN(const Tensor mean,
                          Find(anchor, prefix + "mean", {width}));
   Select(layer.precision.f32(),
@@ -189,14 +203,14 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
     std::copy(s.pair_mean().begin(), s.pair_mean().end(),
               layer.pair_mean.f32() + e * width);
     const std::vector<float> thresholds =
-        Thresholds(statistics, router.smoothing(), router.prefix_mean(),
-                   router.quantile());
+        Thresholds(statistics, {router.smoothing(), router.prefix_mean(),
+                                router.quantile(), router.gate_rank()});
     if (l >= static_cast<int64_t>(thresholds.size())) {
       return proto::Invalid(
           manifest.id(),
           absl::StrCat("no thresholds of the lock's gate (smoothing ",
                        router.smoothing(), ", quantile ", router.quantile(),
-                       ")"),
+                       ", rank ", router.gate_rank(), ")"),
           PublishedGates(statistics), "apply the recipe again");
     }
     layer.threshold.f32()[e] = thresholds[static_cast<size_t>(l)];
@@ -224,8 +238,10 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   MOTET_RETURN_IF_ERROR(verifier.Base(base_folder, chosen.base()));
   Opened opened;
   const bool dume = chosen.method() == "dume";
+  const bool anchored = chosen.router().kind() == "anchored";
+  const bool pooled = anchored && chosen.router().covariance() == "pooled";
   std::set<std::string> more;
-  if (dume) more.insert(kStatisticsFile);
+  if (dume || pooled) more.insert(kStatisticsFile);
   std::vector<std::string> folders;
   for (const v1::LockedExpert& expert : chosen.experts()) {
     MOTET_ASSIGN_OR_RETURN(folders.emplace_back(),
@@ -246,10 +262,13 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     MOTET_ASSIGN_OR_RETURN(
         opened.weights.emplace_back(),
         SafetensorsFile::Open(folder + "/weights.safetensors"));
-    if (!dume) continue;
+    if (!dume && !pooled) continue;
     MOTET_ASSIGN_OR_RETURN(
         opened.statistics.emplace_back(),
         SafetensorsFile::Open(absl::StrCat(folder, "/", kStatisticsFile)));
+  }
+  for (const v1::ExpertManifest& manifest : opened.manifests) {
+    opened.tokens.push_back(manifest.domain().second_moments().tokens());
   }
   composition->files = opened.weights;
 
@@ -264,8 +283,7 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   config.renormalise = chosen.router().renormalise();
   model::ModelWeights weights = composition->base->weights;
   std::shared_ptr<const SafetensorsFile> anchor;
-  if (dume || chosen.router().kind() == "anchored" ||
-      chosen.router().rows() == kMeanRows) {
+  if (dume || anchored || chosen.router().rows() == kMeanRows) {
     MOTET_ASSIGN_OR_RETURN(
         anchor, SafetensorsFile::Open(base_folder + "/anchor.safetensors"));
   }
@@ -281,19 +299,23 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     router.kind = model::Router::Kind::kTopP;
     router.top_p = chosen.router().top_p();
   }
-  if (dume) {
+  if (dume || pooled) {
     MOTET_ASSIGN_OR_RETURN(
         router.rows,
-        MakeSolvedRows(config, *anchor, chosen.router().anchor_tokens(),
-                       opened.statistics, chosen.router().ridge()));
+        MakeSolvedRows(dume ? Solved::kRows : Solved::kDiscriminants, config,
+                       *anchor, chosen.router().anchor_tokens(),
+                       opened.statistics, opened.tokens,
+                       chosen.router().ridge()));
+  }
+  if (dume) {
     // For an export, which has one set.
     const auto all = router.rows->For(math::FirstExperts(config.experts));
     for (int64_t l = 0; l < config.layers; ++l) {
       model::LayerWeights& layer = weights.layers[l];
-      std::copy_n((*all)[l].f32(), (*all)[l].size(), layer.router.f32());
+      std::copy_n(all->rows[l].f32(), all->rows[l].size(), layer.router.f32());
     }
   }
-  if (chosen.router().kind() == "anchored") {
+  if (anchored) {
     router.kind = model::Router::Kind::kAnchored;
     composition->files.push_back(anchor);
     for (int64_t l = 0; l < config.layers; ++l) {

@@ -43,6 +43,14 @@ absl::StatusOr<std::vector<SecondMoments>> ComputeSecondMoments(
     const model::Decoder& decoder, const TokenWindows& windows,
     int64_t max_tokens);
 
+// The gate's metric of rank R, G^T G for P: what P weighs of the directions
+// in which public text varies most.
+//   row i of G: sqrt(u_i^T P u_i) u_i, u_i the i-th eigenvector of Sigma_0
+// covariance, precision: [C,C] f32.   rank: 1 to C.   G: [R,C].
+// Rows of a lower rank are the first of a higher one up to rounding.
+std::vector<float> GateFactor(const float* covariance, const float* precision,
+                              int64_t width, int64_t rank);
+
 struct OwnerLayer {
   std::vector<float> base_mean;  // mu_e [C]
   std::vector<float> pair_mean;  // m_e [C]
@@ -53,6 +61,7 @@ struct OwnerGate {
   double smoothing = 0;      // a
   bool prefix_mean = false;  // a = n / (n + 1) after n rows of a window
   double quantile = 0.97;
+  int64_t rank = 0;          // of the metric: GateFactor; 0 = all of P
 };
 struct OwnerStatisticsOptions {
   int64_t max_tokens = 32768;
