@@ -78,12 +78,14 @@ std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan,
   const std::vector<learn::OwnerGate> full = gates;
   for (const int64_t rank : {8, 16, 32}) {
     if (rank >= width) continue;
-    gates.push_back(
-        {plan.smoothing(), false, plan.gate_quantile(), rank});
+    bool own = false;  // the plan's quantile is among those
     for (learn::OwnerGate gate : full) {
       gate.rank = rank;
       gates.push_back(gate);
+      own |= gate.quantile == plan.gate_quantile();
     }
+    if (own) continue;
+    gates.push_back({plan.smoothing(), false, plan.gate_quantile(), rank});
   }
   return gates;
 }
