@@ -10,6 +10,7 @@
 #include "node/cli.h"
 #include "node/job_store.h"
 #include "node/plan_check.h"
+#include "node/policy.h"
 #include "node/progress.h"
 #include "node/settings.h"
 #include "nlohmann/json.hpp"
@@ -81,7 +82,9 @@ absl::Status Show(const Options& options, const Context& context) {
     absl::PrintF("%s\n", Dump(value));
     return absl::OkStatus();
   }
-  absl::PrintF("%s", DescribePlan(job.plan, settings, ""));
+  const auto policy = LoadPolicy(settings.dir);
+  absl::PrintF("%s", DescribePlan(job.plan, settings,
+                                  policy.ok() ? policy->noise : 0, ""));
   absl::PrintF("received    %s from %s\n", job.received_at, job.from);
   absl::PrintF("state       %s%s%s\n", StateName(job.state),
                job.detail.empty() ? "" : ": ", job.detail);

@@ -179,10 +179,11 @@ void Daemon::OnOffer(const v1::TrainingPlan& plan, const std::string& from) {
       return;
     }
   } else {
-    std::string words = DescribePlan(plan, settings);
+    const auto policy = LoadPolicy(settings.dir);
+    std::string words =
+        DescribePlan(plan, settings, policy.ok() ? policy->noise : 0);
     words.pop_back();  // the log ends lines itself
     spdlog::info("a training plan from {}:\n{}", from, words);
-    const auto policy = LoadPolicy(settings.dir);
     Decision decision;
     if (policy.ok()) {
       decision = Decide(*policy, plan, from);

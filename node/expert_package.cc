@@ -80,6 +80,7 @@ void FillDomain(const Settings& settings, const v1::TrainingPlan& plan,
   v1::AnchoredStatistics* anchored = domain->mutable_anchored();
   anchored->set_smoothing(plan.smoothing());
   anchored->set_gate_quantile(plan.gate_quantile());
+  anchored->set_noise(trained.noise);
   for (const learn::OwnerLayer& layer : trained.statistics) {
     v1::LayerStatistics* out = anchored->add_layers();
     out->mutable_base_mean()->Assign(layer.base_mean.begin(),
@@ -88,12 +89,14 @@ void FillDomain(const Settings& settings, const v1::TrainingPlan& plan,
                                      layer.pair_mean.end());
     out->set_threshold(layer.threshold);
   }
-  const std::vector<learn::OwnerGate> gates = FurtherGates(plan);
+  const std::vector<learn::OwnerGate> gates = FurtherGates(
+      plan, static_cast<int64_t>(trained.statistics[0].base_mean.size()));
   for (size_t g = 0; g < gates.size(); ++g) {
     v1::GateThresholds* out = anchored->add_gates();
     out->set_smoothing(gates[g].smoothing);
     out->set_prefix_mean(gates[g].prefix_mean);
     out->set_quantile(gates[g].quantile);
+    out->set_rank(static_cast<uint32_t>(gates[g].rank));
     for (const learn::OwnerLayer& layer : trained.statistics) {
       out->add_thresholds(layer.further[g]);
     }

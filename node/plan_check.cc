@@ -222,7 +222,7 @@ std::string PackageId(const v1::TrainingPlan& plan, const Settings& settings) {
 }
 
 std::string DescribePlan(const v1::TrainingPlan& plan,
-                         const Settings& settings,
+                         const Settings& settings, double noise,
                          const std::string& indent) {
   std::string out;
   const auto line = [&](absl::string_view name, absl::string_view value) {
@@ -260,6 +260,11 @@ std::string DescribePlan(const v1::TrainingPlan& plan,
          absl::StrFormat("means over up to %d tokens; thresholds at the %g "
                          "quantile",
                          plan.statistics_tokens(), plan.gate_quantile()));
+    if (noise > 0) {
+      line("", absl::StrFormat("noise of %g standard deviations is added to "
+                               "the means (policy.toml)",
+                               noise));
+    }
   }
   return out;
 }

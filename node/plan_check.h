@@ -30,9 +30,10 @@ std::vector<std::string> WouldPublish(const v1::TrainingPlan& plan);
 // each takes its own domain's label.
 std::string PackageId(const v1::TrainingPlan& plan, const Settings& settings);
 
-// The plan in words, a fact a line, each line behind `indent`.
+// The plan in words, a fact a line, each line behind `indent`. noise: of the
+// owner's policy, on the means that would leave.
 std::string DescribePlan(const v1::TrainingPlan& plan,
-                         const Settings& settings,
+                         const Settings& settings, double noise = 0,
                          const std::string& indent = "  ");
 
 // The bytes of plan.json, which manifests name by their SHA-256: proto3 JSON,

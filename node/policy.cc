@@ -16,6 +16,8 @@
 namespace motet::node {
 namespace {
 
+constexpr double kMaxNoise = 100;
+
 bool Contains(const std::vector<std::string>& list, const std::string& item) {
   return std::find(list.begin(), list.end(), item) != list.end();
 }
@@ -75,6 +77,7 @@ absl::StatusOr<Policy> ParsePolicy(const std::string& text,
   table.Read("approve.max_tokens", &p.max_tokens);
   table.Read("approve.min_public_fraction", &p.min_public_fraction);
   table.Read("statistics.min_documents", &p.min_documents);
+  table.Read("statistics.noise", &p.noise);
   ReadLicence(table, &p.licence);
   for (const std::string& id : p.only_from) {
     if (!proto::ParseSpiffeId(id).ok()) {
@@ -90,6 +93,10 @@ absl::StatusOr<Policy> ParsePolicy(const std::string& text,
       table.Problem(key, absl::StrCat(value), "a number not below 0");
     }
   }
+  if (!(p.noise >= 0 && p.noise <= kMaxNoise)) {
+    table.Problem("statistics.noise", absl::StrFormat("%g", p.noise),
+                  absl::StrFormat("0 to %g", kMaxNoise));
+  }
   if (!(p.min_public_fraction >= 0 && p.min_public_fraction <= 1)) {
     table.Problem("approve.min_public_fraction",
                   absl::StrFormat("%g", p.min_public_fraction), "0 to 1");
@@ -104,6 +111,12 @@ absl::StatusOr<Policy> LoadPolicy(const std::string& dir) {
   auto text = proto::ReadFile(path, proto::kMaxConfigBytes);
   if (!text.ok()) return text.status();
   return ParsePolicy(*text, path);
+}
+
+std::string NotHidden(const Policy& policy, const v1::TrainingPlan& plan) {
+  if (policy.noise == 0 || !plan.second_moments()) return "";
+  return absl::StrFormat("its second moments hold the means themselves, which "
+                         "[statistics] noise = %g is to hide", policy.noise);
 }
 
 Decision Decide(const Policy& policy, const v1::TrainingPlan& plan,
@@ -140,6 +153,9 @@ Decision Decide(const Policy& policy, const v1::TrainingPlan& plan,
            PlanTokens(plan) <= static_cast<double>(policy.max_tokens),
        absl::StrFormat("%.0f tokens exceed max_tokens = %d", PlanTokens(plan),
                        policy.max_tokens));
+  if (const std::string bare = NotHidden(policy, plan); !bare.empty()) {
+    d.reasons.push_back(bare);
+  }
   need(plan.public_fraction() >= policy.min_public_fraction,
        absl::StrFormat("public_fraction %g is below min_public_fraction = %g",
                        plan.public_fraction(), policy.min_public_fraction));
@@ -192,6 +208,10 @@ allowed_tenants = []
 [statistics]
 # Published means come from at least this many documents, or the job fails.
 min_documents = 20
+# Noise on published means, in standard deviations of public text's router
+# inputs (docs/methods/anchored.md); 0 = none. No plan that asks for second
+# moments fits then: these hold the means themselves.
+noise = 0
 )");
 }
 

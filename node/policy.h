@@ -28,6 +28,9 @@ struct Policy {
   v1::LicenceTerms licence;
   // [statistics]
   int64_t min_documents = 20;  // behind published means
+  // On published means, in standard deviations of public text's router inputs
+  // in every direction; 0 = none.
+  double noise = 0;
 };
 
 absl::StatusOr<Policy> ParsePolicy(const std::string& text,
@@ -36,6 +39,10 @@ absl::StatusOr<Policy> ParsePolicy(const std::string& text,
 absl::StatusOr<Policy> LoadPolicy(const std::string& dir);
 // What `motet-node init` writes: every key, explained, most commented out.
 std::string PolicyTemplate(const std::string& federation);
+
+// Why a plan's package would hold the means that the policy's noise is to
+// hide; "" where it would not.
+std::string NotHidden(const Policy& policy, const v1::TrainingPlan& plan);
 
 struct Decision {
   bool approved = false;

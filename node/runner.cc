@@ -143,6 +143,13 @@ absl::Status Runner::Train(const JobRecord& job) {
   // What would stop the job at its end should stop it at its beginning.
   stage_ = Stage::kCorpus;
   MOTET_ASSIGN_OR_RETURN(Policy policy, LoadPolicy(settings.dir));
+  if (const std::string bare = NotHidden(policy, job.plan); !bare.empty()) {
+    return proto::Error(absl::StatusCode::kFailedPrecondition,
+                        settings.Path("policy.toml"),
+                        absl::StrCat("plan ", id, ": ", bare),
+                        "noise = 0 or a plan without second_moments",
+                        "change the policy or ask for another plan");
+  }
   MOTET_ASSIGN_OR_RETURN(Corpus corpus,
                          LoadCorpus(settings, policy.min_documents));
   MOTET_RETURN_IF_ERROR(CheckCorpus(job, corpus.sha256));
@@ -170,7 +177,8 @@ absl::Status Runner::Train(const JobRecord& job) {
   MOTET_ASSIGN_OR_RETURN(
       TrainedExpert trained,
       TrainExpert(
-          job.plan, base, corpus.train, corpus.test, jobs.JobPath(id, "checkpoint"),
+          job.plan, base, corpus.train, corpus.test,
+          jobs.JobPath(id, "checkpoint"), policy.noise,
           [&](const learn::TrainProgress& p) {
             line.Update(1.0 * p.step / p.steps,
                         absl::StrFormat(

@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@
 #include "compose/measure/perplexity.h"
 #include "compose/package/manifest_training.h"
 #include "proto/error.h"
+#include "proto/random.h"
 
 namespace motet::node {
 namespace {
@@ -62,15 +64,28 @@ learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
   return o;
 }
 
-std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan) {
+std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan,
+                                           int64_t width) {
   std::vector<learn::OwnerGate> gates;
   for (const learn::OwnerGate& way :
        {learn::OwnerGate{plan.smoothing(), false}, learn::OwnerGate{0, false},
         learn::OwnerGate{0, true}}) {
     if (!gates.empty() && !way.prefix_mean && plan.smoothing() == 0) continue;
     for (const double quantile : {0.9, 0.97, 0.995}) {
-      gates.push_back({way.smoothing, way.prefix_mean, quantile});
+      gates.push_back({way.smoothing, way.prefix_mean, quantile, 0});
     }
+  }
+  const std::vector<learn::OwnerGate> full = gates;
+  for (const int64_t rank : {8, 16, 32}) {
+    if (rank >= width) continue;
+    bool own = false;  // the plan's quantile is among those
+    for (learn::OwnerGate gate : full) {
+      gate.rank = rank;
+      gates.push_back(gate);
+      own |= gate.quantile == plan.gate_quantile();
+    }
+    if (own) continue;
+    gates.push_back({plan.smoothing(), false, plan.gate_quantile(), rank});
   }
   return gates;
 }
@@ -108,6 +123,16 @@ absl::StatusOr<Size> SizeOf(const v1::TrainingPlan& plan, const Base& base,
   return size;
 }
 
+// Scaled to norm 1, as a row of an expert trained alone is.
+void FillUnitRow(const std::vector<float>& mean, math::Tensor row) {
+  double square = 0;
+  for (const float x : mean) square += double{x} * x;
+  const double scale = square > 0 ? 1 / std::sqrt(square) : 0;
+  for (size_t c = 0; c < mean.size(); ++c) {
+    row.f32()[c] = static_cast<float>(scale * mean[c]);
+  }
+}
+
 // By the base's own run and that of what was trained.
 absl::Status TakeStatistics(const v1::TrainingPlan& plan, const Base& base,
                             const learn::TokenWindows& own,
@@ -124,11 +149,23 @@ absl::Status TakeStatistics(const v1::TrainingPlan& plan, const Base& base,
   options.max_tokens = static_cast<int64_t>(plan.statistics_tokens());
   options.smoothing = plan.smoothing();
   options.quantile = plan.gate_quantile();
-  options.further = FurtherGates(plan);
+  options.further = FurtherGates(plan, model.config.width);
   if (package::MakesAnchored(plan)) {
+    options.noise = out.noise;
+    if (out.noise > 0) {
+      MOTET_ASSIGN_OR_RETURN(
+          options.normal, proto::SecureNormals(2 * model.config.layers *
+                                               model.config.width));
+    }
     MOTET_ASSIGN_OR_RETURN(
         out.statistics, learn::ComputeOwnerStatistics(
                             base_decoder, trained, base.anchor, own, options));
+    if (out.noise > 0 && plan.alone()) {
+      // Its row is the mean itself.
+      for (size_t l = 0; l < out.statistics.size(); ++l) {
+        FillUnitRow(out.statistics[l].base_mean, out.expert.layers[l].row);
+      }
+    }
   }
   if (plan.second_moments()) {
     MOTET_ASSIGN_OR_RETURN(
@@ -157,8 +194,8 @@ absl::StatusOr<TrainedExpert> TrainExpert(
     const v1::TrainingPlan& plan, const Base& base,
     const std::vector<std::string>& documents,
     const std::vector<std::string>& held_out,
-    const std::string& checkpoint_path, const learn::OnProgress& progress,
-    const std::function<void()>& trained) {
+    const std::string& checkpoint_path, double noise,
+    const learn::OnProgress& progress, const std::function<void()>& trained) {
   const package::LoadedModel& model = *base.model;
   const int64_t window = plan.sequence_tokens();
   const learn::OwnerOptions how = OptionsOf(plan, checkpoint_path);
@@ -205,6 +242,7 @@ absl::StatusOr<TrainedExpert> TrainExpert(
                                       &out.result, &evaluated));
   }
   trained();
+  out.noise = noise;
   MOTET_RETURN_IF_ERROR(TakeStatistics(plan, base, own, out));
   out.documents = static_cast<int64_t>(documents.size());
   return out;

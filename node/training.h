@@ -39,22 +39,25 @@ struct TrainedExpert {
   std::optional<learn::OwnedModel> fisher;    // where the plan asks for it
   int64_t documents = 0;         // behind the statistics
   int64_t statistics_tokens = 0;
+  double noise = 0;              // on the statistics' means
 };
 
 // `documents`: the owner's training text; held_out: the text that it is
 // evaluated on where the plan asks for it. progress: learn::OnProgress; false
-// stops after a checkpoint (Cancelled). trained: called once between
-// training and statistics.
+// stops after a checkpoint (Cancelled). noise: on published means, of the
+// owner's policy. trained: called once between training and statistics.
 absl::StatusOr<TrainedExpert> TrainExpert(
     const v1::TrainingPlan& plan, const Base& base,
     const std::vector<std::string>& documents,
     const std::vector<std::string>& held_out,
-    const std::string& checkpoint_path, const learn::OnProgress& progress,
-    const std::function<void()>& trained);
+    const std::string& checkpoint_path, double noise,
+    const learn::OnProgress& progress, const std::function<void()>& trained);
 
 // The gates whose thresholds a node publishes beside the plan's own: the
-// plan's smoothing, none, and the prefix's mean, at three quantiles.
-std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan);
+// plan's smoothing, none, and the prefix's mean, at three quantiles, and all of
+// these again for a metric of rank 8, 16 and 32 (below a base's width).
+std::vector<learn::OwnerGate> FurtherGates(const v1::TrainingPlan& plan,
+                                           int64_t width);
 
 // The plan's numbers as the trainer takes them.
 learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,

@@ -35,7 +35,8 @@ struct Made {
 
 class SolvedRows : public model::RowSource {
  public:
-  SolvedRows(int64_t width, double ridge) : width_(width), ridge_(ridge) {}
+  SolvedRows(Solved what, int64_t width, double ridge)
+      : what_(what), width_(width), ridge_(ridge) {}
 
   // parts_[layer][expert]
   std::vector<std::vector<MomentsView>> parts_;
@@ -64,7 +65,9 @@ class SolvedRows : public model::RowSource {
  private:
   std::shared_ptr<const Made> Solve(ExpertMask set) const {
     const auto experts = static_cast<int64_t>(parts_[0].size());
-    const auto size = static_cast<size_t>(experts * width_);
+    const bool rows_only = what_ == Solved::kRows;
+    const auto size =
+        static_cast<size_t>(experts * (rows_only ? width_ : width_ + 1));
     auto made = std::make_shared<Made>();
     made->numbers.resize(parts_.size() * size);
     for (size_t l = 0; l < parts_.size(); ++l) {
@@ -75,21 +78,32 @@ class SolvedRows : public model::RowSource {
         chosen.push_back(parts_[l][static_cast<size_t>(e)]);
         who.push_back(e);
       }
-      const std::vector<double> rows =
-          learn::SolveRows(chosen, width_, ridge_);
+      learn::Discriminants solved;
+      if (rows_only) {
+        solved.w = learn::SolveRows(chosen, width_, ridge_);
+      } else {
+        solved = learn::SolveDiscriminants(chosen, width_, ridge_);
+      }
       float* out = made->numbers.data() + l * size;
+      float* offsets = out + experts * width_;
       for (size_t i = 0; i < who.size(); ++i) {
-        const auto from = rows.begin() + static_cast<int64_t>(i) * width_;
+        const auto from = solved.w.begin() + static_cast<int64_t>(i) * width_;
         std::copy(from, from + width_, out + who[i] * width_);
+        if (!rows_only) offsets[who[i]] = static_cast<float>(solved.c[i]);
       }
       Tensor tensor;
       tensor.data = out;
       tensor.shape = {experts, width_};
-      made->rows.push_back(tensor);
+      made->rows.rows.push_back(tensor);
+      if (rows_only) continue;
+      tensor.data = offsets;
+      tensor.shape = {experts};
+      made->rows.offsets.push_back(tensor);
     }
     return made;
   }
 
+  const Solved what_;
   const int64_t width_;
   const double ridge_;
   std::mutex mutex_;
@@ -142,12 +156,12 @@ std::vector<double> Sums(const float* covariance, const float* mean,
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<model::RowSource>> MakeSolvedRows(
-    const model::ModelConfig& config, const SafetensorsFile& anchor,
-    uint64_t anchor_tokens,
+    Solved what, const model::ModelConfig& config,
+    const SafetensorsFile& anchor, uint64_t anchor_tokens,
     std::vector<std::shared_ptr<const SafetensorsFile>> statistics,
-    double ridge) {
+    const std::vector<uint64_t>& tokens, double ridge) {
   const int64_t width = config.width, triangle = width * (width + 1) / 2;
-  auto source = std::make_shared<SolvedRows>(width, ridge);
+  auto source = std::make_shared<SolvedRows>(what, width, ridge);
   for (int64_t l = 0; l < config.layers; ++l) {
     const std::string prefix = absl::StrCat("layers.", l, ".");
     MOTET_ASSIGN_OR_RETURN(const void* covariance,
@@ -160,8 +174,10 @@ absl::StatusOr<std::shared_ptr<model::RowSource>> MakeSolvedRows(
                                  static_cast<const float*>(mean), width,
                                  static_cast<double>(anchor_tokens)));
     const double* base = source->base_.back().data();
-    std::vector<MomentsView> parts = {{base, base + triangle}};
-    for (const auto& file : statistics) {
+    std::vector<MomentsView> parts = {
+        {base, base + triangle, static_cast<double>(anchor_tokens)}};
+    for (size_t e = 0; e < statistics.size(); ++e) {
+      const auto& file = statistics[e];
       MOTET_ASSIGN_OR_RETURN(const void* products,
                              Find(*file, prefix + "products",
                                   math::DType::kF64, {triangle}));
@@ -169,7 +185,8 @@ absl::StatusOr<std::shared_ptr<model::RowSource>> MakeSolvedRows(
           const void* sum,
           Find(*file, prefix + "sum", math::DType::kF64, {width}));
       parts.push_back({static_cast<const double*>(products),
-                       static_cast<const double*>(sum)});
+                       static_cast<const double*>(sum),
+                       static_cast<double>(tokens[e])});
     }
     source->parts_.push_back(std::move(parts));
   }

@@ -7,6 +7,7 @@
 // Everything made for expert e is a function of the base and of e alone, and
 // is summed in a fixed order, so a composition without e is the same
 // arithmetic without e (docs/exclusion.md).
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -19,6 +20,7 @@
 #include "compose/assemble/method.h"
 #include "compose/assemble/tuning.h"
 #include "compose/assemble/verify.h"
+#include "compose/learn/statistics.h"
 #include "proto/digest.h"
 #include "proto/error.h"
 
@@ -54,9 +56,11 @@ absl::StatusOr<Tensor> Find(const SafetensorsFile& file,
   return tensor;
 }
 
-// w = P mu and c = -1/2 mu.w, in double, in index order.
-void Select(const float* precision, const std::vector<float>& mu, float* w,
-            float* c) {
+// w = P mu and c = -1/2 (mu.w - noise^2 C), in double, in index order: noise
+// of covariance noise^2 P^-1 adds noise^2 C to mu.w on the average, which
+// would leave its owner's text to the others.
+void Select(const float* precision, const std::vector<float>& mu, double noise,
+            float* w, float* c) {
   const size_t width = mu.size();
   double dot = 0;
   for (size_t i = 0; i < width; ++i) {
@@ -67,6 +71,7 @@ void Select(const float* precision, const std::vector<float>& mu, float* w,
     w[i] = static_cast<float>(sum);
     dot += double{mu[i]} * sum;
   }
+  dot -= noise * noise * static_cast<double>(width);
   *c = static_cast<float>(-0.5 * dot);
 }
 
@@ -74,7 +79,9 @@ void Select(const float* precision, const std::vector<float>& mu, float* w,
 struct Opened {
   std::vector<std::shared_ptr<const SafetensorsFile>> weights;
   std::vector<v1::ExpertManifest> manifests;
-  std::vector<std::shared_ptr<const SafetensorsFile>> statistics;  // dume
+  // Where rows or the selection are solved.
+  std::vector<std::shared_ptr<const SafetensorsFile>> statistics;
+  std::vector<uint64_t> tokens;  // behind these
 };
 
 absl::StatusOr<v1::CompositionLock> Selected(const v1::CompositionLock& lock,
@@ -166,10 +173,20 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
   layer.threshold.f32()[0] = std::numeric_limits<float>::infinity();
   MOTET_ASSIGN_OR_RETURN(
       layer.precision, Find(anchor, prefix + "precision", {width, width}));
+  if (layer.gate && router.gate_rank() > 0) {
+    MOTET_ASSIGN_OR_RETURN(
+        const Tensor covariance,
+        Find(anchor, prefix + "covariance", {width, width}));
+    const int64_t rank = std::min<int64_t>(router.gate_rank(), width);
+    const std::vector<float> factor = learn::GateFactor(
+        covariance.f32(), layer.precision.f32(), width, rank);
+    layer.factor = NewTensor(composition, {rank, width});
+    std::copy(factor.begin(), factor.end(), layer.factor.f32());
+  }
   MOTET_ASSIGN_OR_RETURN(const Tensor mean,
                          Find(anchor, prefix + "mean", {width}));
   Select(layer.precision.f32(),
-         std::vector<float>(mean.f32(), mean.f32() + width),
+         std::vector<float>(mean.f32(), mean.f32() + width), 0,
          layer.select.f32(), layer.offset.f32());
   for (int64_t e = 1; e < experts; ++e) {
     const v1::ExpertManifest& manifest = opened.manifests[e - 1];
@@ -185,19 +202,20 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
           "choose router \"topk\", or publish the expert with statistics");
     }
     Select(layer.precision.f32(), {s.base_mean().begin(), s.base_mean().end()},
-           layer.select.f32() + e * width, layer.offset.f32() + e);
+           statistics.noise(), layer.select.f32() + e * width,
+           layer.offset.f32() + e);
     if (!layer.gate) continue;
     std::copy(s.pair_mean().begin(), s.pair_mean().end(),
               layer.pair_mean.f32() + e * width);
     const std::vector<float> thresholds =
-        Thresholds(statistics, router.smoothing(), router.prefix_mean(),
-                   router.quantile());
+        Thresholds(statistics, {router.smoothing(), router.prefix_mean(),
+                                router.quantile(), router.gate_rank()});
     if (l >= static_cast<int64_t>(thresholds.size())) {
       return proto::Invalid(
           manifest.id(),
           absl::StrCat("no thresholds of the lock's gate (smoothing ",
                        router.smoothing(), ", quantile ", router.quantile(),
-                       ")"),
+                       ", rank ", router.gate_rank(), ")"),
           PublishedGates(statistics), "apply the recipe again");
     }
     layer.threshold.f32()[e] = thresholds[static_cast<size_t>(l)];
@@ -225,8 +243,10 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   MOTET_RETURN_IF_ERROR(verifier.Base(base_folder, chosen.base()));
   Opened opened;
   const bool dume = chosen.method() == "dume";
+  const bool anchored = chosen.router().kind() == "anchored";
+  const bool pooled = anchored && chosen.router().covariance() == "pooled";
   std::set<std::string> more;
-  if (dume) more.insert(kStatisticsFile);
+  if (dume || pooled) more.insert(kStatisticsFile);
   std::vector<std::string> folders;
   for (const v1::LockedExpert& expert : chosen.experts()) {
     MOTET_ASSIGN_OR_RETURN(folders.emplace_back(),
@@ -247,10 +267,13 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     MOTET_ASSIGN_OR_RETURN(
         opened.weights.emplace_back(),
         SafetensorsFile::Open(folder + "/weights.safetensors"));
-    if (!dume) continue;
+    if (!dume && !pooled) continue;
     MOTET_ASSIGN_OR_RETURN(
         opened.statistics.emplace_back(),
         SafetensorsFile::Open(absl::StrCat(folder, "/", kStatisticsFile)));
+  }
+  for (const v1::ExpertManifest& manifest : opened.manifests) {
+    opened.tokens.push_back(manifest.domain().second_moments().tokens());
   }
   composition->files = opened.weights;
 
@@ -265,8 +288,7 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   config.renormalise = chosen.router().renormalise();
   model::ModelWeights weights = composition->base->weights;
   std::shared_ptr<const SafetensorsFile> anchor;
-  if (dume || chosen.router().kind() == "anchored" ||
-      RowsBeforeTuning(chosen) == kMeanRows) {
+  if (dume || anchored || RowsBeforeTuning(chosen) == kMeanRows) {
     MOTET_ASSIGN_OR_RETURN(
         anchor, SafetensorsFile::Open(base_folder + "/anchor.safetensors"));
   }
@@ -282,16 +304,20 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     router.kind = model::Router::Kind::kTopP;
     router.top_p = chosen.router().top_p();
   }
-  if (dume) {
+  if (dume || pooled) {
     MOTET_ASSIGN_OR_RETURN(
         router.rows,
-        MakeSolvedRows(config, *anchor, chosen.router().anchor_tokens(),
-                       opened.statistics, chosen.router().ridge()));
+        MakeSolvedRows(dume ? Solved::kRows : Solved::kDiscriminants, config,
+                       *anchor, chosen.router().anchor_tokens(),
+                       opened.statistics, opened.tokens,
+                       chosen.router().ridge()));
+  }
+  if (dume) {
     // For an export, which has one set.
     const auto all = router.rows->For(math::FirstExperts(config.experts));
     for (int64_t l = 0; l < config.layers; ++l) {
       model::LayerWeights& layer = weights.layers[l];
-      std::copy_n((*all)[l].f32(), (*all)[l].size(), layer.router.f32());
+      std::copy_n(all->rows[l].f32(), all->rows[l].size(), layer.router.f32());
     }
   }
   if (chosen.has_tuning()) {
@@ -309,7 +335,7 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
       composition->storage.push_back(std::move(numbers));
     }
   }
-  if (chosen.router().kind() == "anchored") {
+  if (anchored) {
     router.kind = model::Router::Kind::kAnchored;
     composition->files.push_back(anchor);
     for (int64_t l = 0; l < config.layers; ++l) {

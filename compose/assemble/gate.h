@@ -9,12 +9,19 @@
 
 namespace motet::assemble {
 
-// One a layer; empty when the owner did not publish them. quantile 0: at the
-// quantile that the owner's plan chose.
+// What tells gates apart. quantile 0: the one that the owner's plan chose.
+// rank: of the metric; 0 = full.
+struct Gate {
+  double smoothing = 0;
+  bool prefix_mean = false;
+  double quantile = 0;
+  int64_t rank = 0;
+};
+// One a layer; empty when the owner did not publish them.
 std::vector<float> Thresholds(const v1::AnchoredStatistics& statistics,
-                              double smoothing, bool prefix_mean,
-                              double quantile);
-// "0.8 at 0.97, "prefix" at 0.9": what was published, each once.
+                              const Gate& gate);
+// "0.8 at 0.97, "prefix" at 0.9; of rank 8: 0.8 at 0.97": what was published,
+// each once.
 std::string PublishedGates(const v1::AnchoredStatistics& statistics);
 
 }  // namespace motet::assemble

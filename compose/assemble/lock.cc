@@ -94,6 +94,16 @@ void CheckRouter(const v1::RouterLock& router,
   check(router.quantile() >= 0 && router.quantile() <= 1,
         absl::StrCat("router.quantile = ", router.quantile(),
                      " (want 0 to 1)"));
+  check(router.gate_rank() <= 4096,
+        absl::StrCat("router.gate_rank = ", router.gate_rank(),
+                     " (want at most 4096)"));
+  check(router.covariance().empty() || router.covariance() == "public" ||
+            router.covariance() == "pooled",
+        absl::StrCat("router.covariance = \"", router.covariance(),
+                     "\" (want public or pooled)"));
+  check(router.covariance() != "pooled" || router.anchor_tokens() > 0,
+        "router.anchor_tokens = 0 (want the number behind the base's anchor "
+        "for a pooled covariance)");
   check(router.null_experts() <= 64,
         absl::StrCat("router.null_experts = ", router.null_experts(),
                      " (want at most 64)"));

@@ -50,11 +50,9 @@ void CheckAnchored(const ExpertManifest& m, const Recipe::Router& router,
     return;
   }
   const v1::AnchoredStatistics& s = m.domain().anchored();
-  if (!router.gate || !Thresholds(s, router.smoothing, router.prefix_mean,
-                                  router.quantile)
-                           .empty()) {
-    return;
-  }
+  const Gate gate = {router.smoothing, router.prefix_mean, router.quantile,
+                     router.gate_rank};
+  if (!router.gate || !Thresholds(s, gate).empty()) return;
   problems.Add(
       m.id(),
       absl::StrCat("got router.smoothing ",
@@ -62,6 +60,9 @@ void CheckAnchored(const ExpertManifest& m, const Recipe::Router& router,
                                       : absl::StrCat(router.smoothing),
                    router.quantile > 0
                        ? absl::StrCat(" at quantile ", router.quantile)
+                       : "",
+                   router.gate_rank > 0
+                       ? absl::StrCat(" with a gate of rank ", router.gate_rank)
                        : "",
                    ", want ", PublishedGates(s),
                    ", under which its thresholds were taken; change the "
@@ -103,21 +104,31 @@ void CheckRowSources(const Recipe& recipe, const std::vector<Part>& experts,
 }
 
 // METHODS 5. Their number and floor, CheckItself has seen.
-void CheckMoments(const Part& base, const std::vector<Part>& experts,
-                  Problems& problems) {
+void CheckMoments(const Recipe& recipe, const Part& base,
+                  const std::vector<Part>& experts, Problems& problems) {
+  const bool dume = recipe.method == "dume";
+  const char* use = dume ? "method dume" : "router.covariance \"pooled\"";
   if (base.manifest.domain().tokens() == 0) {
     problems.Add(base.manifest.id(),
-                 "got a base that does not say how many tokens its anchor is "
-                 "of, want one made by this version for method dume; train or "
-                 "import the base again");
+                 absl::StrCat("got a base that does not say how many tokens "
+                              "its anchor is of, want one made by this version "
+                              "for ", use, "; train or import the base again"));
   }
   for (const Part& part : experts) {
     if (part.manifest.domain().has_second_moments()) continue;
     problems.Add(part.manifest.id(),
-                 "got no second moments, want statistics.safetensors for "
-                 "method dume; train it by a plan with second_moments = true, "
-                 "or choose method flexolmo");
+                 absl::StrCat("got no second moments, want "
+                              "statistics.safetensors for ", use,
+                              "; train it by a plan with second_moments = "
+                              "true, or choose ",
+                              dume ? "method flexolmo" : "\"public\""));
   }
+}
+
+// Recipe's experts' statistics.safetensors is read.
+bool NeedsMoments(const Recipe& recipe) {
+  return recipe.method == "dume" || (recipe.router.kind == "anchored" &&
+                                     recipe.router.covariance == "pooled");
 }
 
 std::vector<std::string> Notes(const Part& base,
@@ -129,6 +140,8 @@ std::vector<std::string> Notes(const Part& base,
       "exclusion: exact. The trunk is the base's, bit for bit, and router "
       "rows are ",
       dume ? "solved for each query's set from that set's statistics"
+      : NeedsMoments(recipe) ? "their owners', the selection solved for each "
+                               "query's set from that set's statistics"
       : alone > 0 ? "each owner's own"
                   : "as each owner trained them",
       ", so a query without an expert gives the logits of a composition that "
@@ -137,6 +150,13 @@ std::vector<std::string> Notes(const Part& base,
   std::set<double> quantiles;
   for (const Part& part : experts) {
     quantiles.insert(part.manifest.domain().anchored().gate_quantile());
+  }
+  for (const Part& part : experts) {
+    const double noise = part.manifest.domain().anchored().noise();
+    if (noise == 0) continue;
+    notes.push_back(absl::StrCat(
+        part.manifest.id(), " published its means with noise of ", noise,
+        " standard deviations of public text: its owner's wish"));
   }
   if (recipe.router.kind == "topp" && recipe.router.most_active == 0) {
     notes.push_back("a token may use every expert where the router is "
@@ -160,6 +180,10 @@ std::vector<std::string> Notes(const Part& base,
                                    "quantiles (",
                                    absl::StrJoin(quantiles, ", "),
                                    "): each expert keeps its own"));
+    }
+    if (NeedsMoments(recipe) && recipe.router.gate) {
+      notes.push_back("the gate keeps the public covariance, under which its "
+                      "thresholds were taken; the selection alone is pooled");
     }
     if (!recipe.router.gate) {
       notes.push_back("the typicality gate is off: text that no allowed "
@@ -195,8 +219,12 @@ v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
   r.set_smoothing(recipe.router.smoothing);
   const bool dume = recipe.method == "dume";
   r.set_ridge(dume ? recipe.router.ridge : kAnchorRidge);
-  if (dume) r.set_anchor_tokens(base.manifest.domain().tokens());
+  if (NeedsMoments(recipe)) {
+    r.set_anchor_tokens(base.manifest.domain().tokens());
+  }
   r.set_gate(recipe.router.gate);
+  r.set_gate_rank(recipe.router.gate_rank);
+  r.set_covariance(recipe.router.covariance);
   r.set_gate_quantile(recipe.router.quantile > 0 ? recipe.router.quantile
                                                  : quantile);
   r.set_quantile(recipe.router.quantile);
@@ -237,7 +265,7 @@ Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
     }
   }
   CheckRowSources(recipe, experts, problems);
-  if (recipe.method == "dume") CheckMoments(base, experts, problems);
+  if (NeedsMoments(recipe)) CheckMoments(recipe, base, experts, problems);
   plan.lock = MakeLock(recipe, base, experts);
   plan.notes = Notes(base, experts, recipe);
 
@@ -248,7 +276,7 @@ Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
   for (const Part& part : experts) {
     plan.parameters += Parameters(part.manifest, "");
     plan.referenced_bytes += FileBytes(part.manifest, "weights.safetensors");
-    if (recipe.method == "dume") {
+    if (NeedsMoments(recipe)) {
       plan.referenced_bytes += FileBytes(part.manifest, kStatisticsFile);
     }
     ffns.push_back(Parameters(part.manifest, ".mlp."));

@@ -185,6 +185,8 @@ std::vector<Key> RouterKeys(Recipe::Router& r) {
           {"mixing", OneOf(r.mixing, {"pair", "switch"})},
           {"gate", Truth(r.gate)},
           {"quantile", Positive(r.quantile, 1)},
+          {"gate_rank", Whole(r.gate_rank, 0, 4096)},
+          {"covariance", OneOf(r.covariance, {"public", "pooled"})},
           {"temperature", Positive(r.temperature, 100)},
           {"ridge", Positive(r.ridge, 1e6)}};
 }
@@ -202,6 +204,8 @@ const Fit kFits[] = {{"k", {"anchored", "topk"}},
                      {"mixing", {"anchored"}},
                      {"gate", {"anchored"}},
                      {"quantile", {"anchored"}},
+                     {"gate_rank", {"anchored"}},
+                     {"covariance", {"anchored"}},
                      {"temperature", {"sample"}}};
 
 // The router kinds of a method, its default first.
@@ -276,6 +280,10 @@ void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
     unfitting(fit.key,
               absl::StrCat("it with router.kind \"",
                            absl::StrJoin(fit.kinds, "\" or \""), "\" only"));
+  }
+  if (!recipe.router.gate && recipe.router.gate_rank > 0 &&
+      kind == "anchored") {
+    unfitting("gate_rank", "none with gate = false");
   }
   if (recipe.router.null_experts > 0 && recipe.router.renormalise == false) {
     unfitting("renormalise",

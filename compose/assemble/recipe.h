@@ -15,6 +15,8 @@
 //   mixing = "pair"               # anchored; or "switch"
 //   gate = true                   # anchored
 //   quantile = 0.97               # anchored; default: each owner's own
+//   gate_rank = 0                 # anchored: of the gate's metric; 0 = full
+//   covariance = "public"         # anchored; or "pooled"
 //   ridge = 1e-2                  # method "dume"
 // or, with method = "btx", whose [router] kinds are "topk" (default), "topp",
 // "switch", "soft" and "sample",
@@ -85,6 +87,8 @@ struct Recipe {
     std::string mixing = "pair";
     bool gate = true;
     double quantile = 0;  // 0 = each owner's own
+    int gate_rank = 0;    // 0 = full
+    std::string covariance = "public";
     double ridge = 1e-2;
     double temperature = 0.5;  // sample
   } router;

@@ -88,9 +88,10 @@ absl::Status WriteRows(const std::string& path,
 
 class TunedRows : public model::RowSource {
  public:
-  TunedRows(Rows tuned, Rows untuned, math::ExpertMask all, bool always)
-      : tuned_(std::make_shared<const Rows>(std::move(tuned))),
-        untuned_(std::make_shared<const Rows>(std::move(untuned))),
+  TunedRows(std::vector<Tensor> tuned, std::vector<Tensor> untuned,
+            math::ExpertMask all, bool always)
+      : tuned_(std::make_shared<const Rows>(Rows{std::move(tuned), {}})),
+        untuned_(std::make_shared<const Rows>(Rows{std::move(untuned), {}})),
         all_(all),
         always_(always) {}
   std::shared_ptr<const Rows> For(math::ExpertMask set) override {

@@ -55,4 +55,16 @@ bool InvertPositive(std::vector<double>& a, int64_t n) {
   return true;
 }
 
+bool ShapeByInverse(std::vector<double> a, int64_t n, double* z) {
+  if (!Factor(a.data(), n)) return false;
+  for (int64_t i = n - 1; i >= 0; --i) {
+    double sum = z[i];
+    for (int64_t k = i + 1; k < n; ++k) {
+      sum -= a[static_cast<size_t>(k * n + i)] * z[k];
+    }
+    z[i] = sum / a[static_cast<size_t>(i * n + i)];
+  }
+  return true;
+}
+
 }  // namespace motet::learn

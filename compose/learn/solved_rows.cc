@@ -52,4 +52,48 @@ std::vector<double> SolveRows(std::span<const MomentsView> parts,
   return rows;
 }
 
+Discriminants SolveDiscriminants(std::span<const MomentsView> parts,
+                                 int64_t width, double ridge) {
+  const auto at = [width](int64_t i, int64_t j) {
+    return static_cast<size_t>(i * width + j);
+  };
+  std::vector<double> sigma(static_cast<size_t>(width * width));
+  double tokens = 0;
+  for (const MomentsView& part : parts) tokens += part.tokens;
+  double trace = 0;
+  size_t entry = 0;
+  for (int64_t i = 0; i < width; ++i) {
+    for (int64_t j = 0; j <= i; ++j, ++entry) {
+      double sum = 0;
+      for (const MomentsView& part : parts) {
+        sum += part.products[entry] - part.sum[i] * part.sum[j] / part.tokens;
+      }
+      sigma[at(i, j)] = sigma[at(j, i)] = sum / tokens;
+    }
+    trace += sigma[at(i, i)];
+  }
+  double lambda = ridge * trace / static_cast<double>(width);
+  if (!(lambda > 0)) lambda = ridge;
+  std::vector<double> inverse;
+  do {
+    inverse = sigma;
+    for (int64_t i = 0; i < width; ++i) inverse[at(i, i)] += lambda;
+    lambda *= 10;
+  } while (!InvertPositive(inverse, width) && std::isfinite(lambda));
+  Discriminants out;
+  for (const MomentsView& part : parts) {
+    double product = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      double w = 0;
+      for (int64_t j = 0; j < width; ++j) {
+        w += inverse[at(i, j)] * (part.sum[j] / part.tokens);
+      }
+      out.w.push_back(w);
+      product += part.sum[i] / part.tokens * w;
+    }
+    out.c.push_back(-0.5 * product);
+  }
+  return out;
+}
+
 }  // namespace motet::learn

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -153,10 +154,10 @@ std::vector<double> Covariance(const std::vector<double>& sums,
 }
 
 // d(t) of whole windows of router inputs, in order, the first `skip` rows of
-// each window left out.
+// each window left out. metric: P, or G of a lower rank.
 void AddDistances(const Tensor& h, int64_t window, const OwnerGate& gate,
                   int64_t skip, const std::vector<float>& mean,
-                  const std::vector<float>& precision,
+                  const std::vector<float>& metric,
                   std::vector<float>& distances) {
   const int64_t cols = h.cols(), kept = window - skip;
   const int64_t windows = h.rows() / window;
@@ -185,19 +186,21 @@ void AddDistances(const Tensor& h, int64_t window, const OwnerGate& gate,
 #pragma omp parallel for
   for (int64_t w = 0; w < windows; ++w) smooth(w);
 
+  const bool full = gate.rank == 0;
+  const int64_t rank = full ? cols : gate.rank;
   Tensor p;
-  p.data = const_cast<float*>(precision.data());
-  p.shape = {cols, cols};
-  const Tensor product = arena.New(offset.shape);
+  p.data = const_cast<float*>(metric.data());
+  p.shape = {rank, cols};
+  const Tensor product = arena.New({offset.rows(), rank});
   math::Cpu().linear(offset, p, product, math::Product::kExact);
   const size_t first = distances.size();
   distances.resize(first + static_cast<size_t>(offset.rows()));
 #pragma omp parallel for
   for (int64_t m = 0; m < offset.rows(); ++m) {
-    const float* x = offset.f32() + m * cols;
-    const float* y = product.f32() + m * cols;
+    const float* y = product.f32() + m * rank;
+    const float* x = full ? offset.f32() + m * cols : y;
     double sum = 0;
-    for (int64_t c = 0; c < cols; ++c) sum += double{x[c]} * y[c];
+    for (int64_t c = 0; c < rank; ++c) sum += double{x[c]} * y[c];
     distances[first + static_cast<size_t>(m)] = static_cast<float>(sum);
   }
 }
@@ -214,9 +217,22 @@ double Quantile(std::vector<float> values, double q) {
   return below + (position - static_cast<double>(low)) * (above - below);
 }
 
+// mean += noise L^-T z, with P = L L^T
+bool AddNoise(const AnchorLayer& anchor, double noise, const double* normal,
+              std::vector<double>& mean) {
+  std::vector<double> z(normal, normal + mean.size());
+  if (!ShapeByInverse({anchor.precision.begin(), anchor.precision.end()},
+                      static_cast<int64_t>(mean.size()), z.data())) {
+    return false;
+  }
+  for (size_t c = 0; c < mean.size(); ++c) mean[c] += noise * z[c];
+  return true;
+}
+
 // The gate of the published means first, then the further ones.
 std::vector<OwnerGate> Gates(const OwnerStatisticsOptions& options) {
-  std::vector<OwnerGate> gates = {{options.smoothing, false, options.quantile}};
+  std::vector<OwnerGate> gates = {
+      {options.smoothing, false, options.quantile, 0}};
   gates.insert(gates.end(), options.further.begin(), options.further.end());
   return gates;
 }
@@ -250,13 +266,30 @@ absl::Status CheckOwner(const model::Decoder& base, const model::Decoder& pair,
                      " positions left out"),
         "lengthen the windows");
   }
+  if (options.noise < 0 ||
+      (options.noise > 0 && static_cast<int64_t>(options.normal.size()) !=
+                                2 * config.layers * config.width)) {
+    return proto::Invalid("owner's statistics",
+                          absl::StrCat("noise ", options.noise, " with ",
+                                       options.normal.size(), " draws"),
+                          absl::StrCat("0 or above, with ",
+                                       2 * config.layers * config.width));
+  }
   const auto fraction = [](double f) { return f >= 0 && f <= 1; };
   for (const OwnerGate& gate : Gates(options)) {
-    if (fraction(gate.smoothing) && fraction(gate.quantile)) continue;
-    return proto::Invalid("owner's statistics",
-                          absl::StrCat("smoothing ", gate.smoothing,
-                                       ", quantile ", gate.quantile),
-                          "both within 0 to 1");
+    bool good = fraction(gate.smoothing) && fraction(gate.quantile) &&
+                gate.rank >= 0 && gate.rank <= config.width;
+    for (const AnchorLayer& layer : anchor) {
+      good = good && (gate.rank == 0 ||
+                      layer.covariance.size() == layer.precision.size());
+    }
+    if (good) continue;
+    return proto::Invalid(
+        "owner's statistics",
+        absl::StrCat("smoothing ", gate.smoothing, ", quantile ",
+                     gate.quantile, ", rank ", gate.rank),
+        absl::StrCat("the first two within 0 to 1, a rank of at most ",
+                     config.width, " and an anchor with its covariance"));
   }
   return absl::OkStatus();
 }
@@ -371,14 +404,16 @@ absl::StatusOr<std::vector<OwnerLayer>> ComputeOwnerStatistics(
   Scale(pair_mean, 1.0 / static_cast<double>(tokens));
 
   std::vector<OwnerLayer> result(static_cast<size_t>(layers));
-  // Gates that smooth alike read the same distances: [way][layer].
+  // Gates that smooth alike, of one rank, read the same distances:
+  // [way][layer]. Their metrics, likewise.
   const std::vector<OwnerGate> gates = Gates(options);
   std::vector<OwnerGate> ways;
   std::vector<size_t> way_of;
   for (const OwnerGate& gate : gates) {
     size_t w = 0;
     while (w < ways.size() && (ways[w].prefix_mean != gate.prefix_mean ||
-                               ways[w].smoothing != gate.smoothing)) {
+                               ways[w].smoothing != gate.smoothing ||
+                               ways[w].rank != gate.rank)) {
       ++w;
     }
     if (w == ways.size()) ways.push_back(gate);
@@ -387,14 +422,39 @@ absl::StatusOr<std::vector<OwnerLayer>> ComputeOwnerStatistics(
   std::vector<std::vector<std::vector<float>>> distances(
       ways.size(),
       std::vector<std::vector<float>>(static_cast<size_t>(layers)));
+  if (options.noise > 0) {
+    for (size_t l = 0; l < result.size(); ++l) {
+      const double* normal = options.normal.data() + 2 * width * l;
+      if (!AddNoise(anchor[l], options.noise, normal, base_mean[l]) ||
+          !AddNoise(anchor[l], options.noise, normal + width, pair_mean[l])) {
+        return proto::Invalid(absl::StrCat("owner's statistics, layer ", l),
+                              "a precision that is not positive definite",
+                              "the base's own anchor");
+      }
+    }
+  }
   for (size_t l = 0; l < result.size(); ++l) {
     result[l].base_mean = Narrow(base_mean[l]);
     result[l].pair_mean = Narrow(pair_mean[l]);
   }
+  std::map<int64_t, std::vector<std::vector<float>>> factors;  // [rank][layer]
+  for (const OwnerGate& way : ways) {
+    std::vector<std::vector<float>>& factor = factors[way.rank];
+    if (way.rank == 0 || !factor.empty()) continue;
+    factor.resize(anchor.size());
+#pragma omp parallel for schedule(dynamic, 1)
+    for (size_t l = 0; l < anchor.size(); ++l) {
+      factor[l] = GateFactor(anchor[l].covariance.data(),
+                             anchor[l].precision.data(), width, way.rank);
+    }
+  }
   const auto add = [&](size_t l, const Tensor& h) {
     for (size_t w = 0; w < ways.size(); ++w) {
       AddDistances(h, own.window(), ways[w], options.skip_positions,
-                   result[l].pair_mean, anchor[l].precision, distances[w][l]);
+                   result[l].pair_mean,
+                   ways[w].rank == 0 ? anchor[l].precision
+                                     : factors[ways[w].rank][l],
+                   distances[w][l]);
     }
   };
   for (std::vector<std::vector<float>>& batch : kept) {

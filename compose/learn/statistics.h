@@ -43,6 +43,14 @@ absl::StatusOr<std::vector<SecondMoments>> ComputeSecondMoments(
     const model::Decoder& decoder, const TokenWindows& windows,
     int64_t max_tokens);
 
+// The gate's metric of rank R, G^T G for P: what P weighs of the directions
+// in which public text varies most.
+//   row i of G: sqrt(u_i^T P u_i) u_i, u_i the i-th eigenvector of Sigma_0
+// covariance, precision: [C,C] f32.   rank: 1 to C.   G: [R,C].
+// Rows of a lower rank are the first of a higher one up to rounding.
+std::vector<float> GateFactor(const float* covariance, const float* precision,
+                              int64_t width, int64_t rank);
+
 struct OwnerLayer {
   std::vector<float> base_mean;  // mu_e [C]
   std::vector<float> pair_mean;  // m_e [C]
@@ -53,6 +61,7 @@ struct OwnerGate {
   double smoothing = 0;      // a
   bool prefix_mean = false;  // a = n / (n + 1) after n rows of a window
   double quantile = 0.97;
+  int64_t rank = 0;          // of the metric: GateFactor; 0 = all of P
 };
 struct OwnerStatisticsOptions {
   int64_t max_tokens = 32768;
@@ -60,6 +69,12 @@ struct OwnerStatisticsOptions {
   double quantile = 0.97;
   int64_t skip_positions = 8;
   std::vector<OwnerGate> further;
+  // On both means: noise standard deviations of public text in every
+  // direction, n ~ N(0, noise^2 P^-1), made of these draws of N(0, 1): C for
+  // mu_e and C for m_e, layer by layer. Thresholds are taken around the m_e
+  // that carries its noise.
+  double noise = 0;
+  std::vector<double> normal;
 };
 // mu_e by the base's own run, m_e and tau_e by the pair's, both over `own`.
 //   H(first of a window) = h,  H(t) = a H(t-1) + (1-a) h(t)

@@ -148,6 +148,7 @@ struct AnchoredLayer {
   Tensor pair_mean;  // m_e [E,C]; row 0 unused
   Tensor threshold;  // tau_e [E]; tau_0 = +inf
   Tensor precision;  // P [C,C]
+  Tensor factor;     // G [R,C]: the gate's metric is G^T G; empty: it is P
   Tensor rows;       // r_e [E,C], the trained router rows
   float smoothing = 0.8f;    // a
   bool prefix_mean = false;  // a = n / (n + 1) after n rows: their mean

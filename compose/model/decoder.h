@@ -19,12 +19,16 @@ namespace motet::model {
 
 struct BtxRouter;
 
-// Router rows made for one expert set. For() may be called from several
-// threads; what it gives stays as it is while it is held.
+// Router rows made for one expert set, or an anchored router's selection.
+// For() may be called from several threads; what it gives stays as it is while
+// it is held.
 class RowSource {
  public:
-  // [E,C] of each layer; rows of experts outside the set are zeros.
-  using Rows = std::vector<math::Tensor>;
+  // Of each layer; those of experts outside the set are zeros.
+  struct Rows {
+    std::vector<math::Tensor> rows;     // [E,C]; anchored: w_e
+    std::vector<math::Tensor> offsets;  // anchored: c_e [E]
+  };
   virtual ~RowSource() = default;
   virtual std::shared_ptr<const Rows> For(math::ExpertMask set) = 0;
 };
@@ -47,8 +51,8 @@ struct Router {
   // and FlexOlmo. Otherwise (imported mixtures) it can be left out like any
   // other. The anchored kind always has its base.
   bool base_always = true;
-  // In place of the weights' rows where these depend on the expert set; for
-  // inference alone.
+  // In place of the weights' rows, or of the anchored layers' selection, where
+  // these depend on the expert set; for inference alone.
   std::shared_ptr<RowSource> rows;
   // In place of the kind, for training alone: choices that draw or that drop
   // rows (mixture.h), of all experts whatever the set. Its owner may change
@@ -153,6 +157,8 @@ class Decoder {
                             int64_t layer, const math::Tensor& x) const;
   math::RowLimits Limits(math::Exec& exec, const Batch& batch,
                          int64_t* most) const;
+  math::Routing Anchored(math::Exec& exec, const Batch& batch, int64_t layer,
+                         const math::Tensor& x) const;
   math::Routing Route(math::Exec& exec, const Batch& batch, int64_t layer,
                       const math::Tensor& x, math::Tensor* logits) const;
 

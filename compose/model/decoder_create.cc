@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What must hold before a decoder exists: config, weights and router fit one
 // another. After this the forward pass cannot fail.
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,7 +41,12 @@ void CheckAnchored(const ModelConfig& config, int64_t l,
   if (layer.gate) {
     check("pair means", layer.pair_mean, {experts, width});
     check("thresholds", layer.threshold, {experts});
-    check("precision", layer.precision, {width, width});
+    if (layer.factor.empty()) {
+      check("precision", layer.precision, {width, width});
+    } else {
+      const int64_t rank = std::clamp<int64_t>(layer.factor.rows(), 1, width);
+      check("gate's factor", layer.factor, {rank, width});
+    }
   }
   if (!(layer.smoothing >= 0 && layer.smoothing < 1)) {
     reasons.push_back(absl::StrCat("layer ", l, "'s smoothing ",

@@ -56,7 +56,8 @@ Tensor Decoder::RouterLogits(Exec& exec, const Batch& batch, int64_t layer,
     }
     if (rows == 0) continue;
     const auto made = router_.rows->For(set);
-    const Tensor part = exec.Linear(x.RowSlice(row, rows), (*made)[layer]);
+    const Tensor part =
+        exec.Linear(x.RowSlice(row, rows), made->rows[layer]);
     std::memcpy(logits.RowSlice(row, rows).data, part.data, part.bytes());
   }
   return logits;
@@ -99,6 +100,52 @@ math::RowLimits Decoder::Limits(Exec& exec, const Batch& batch,
   return {{masks, rows}, {active, rows}};
 }
 
+// Sequences of one set at a time where the selection is made for a set.
+Routing Decoder::Anchored(Exec& exec, const Batch& batch, int64_t layer,
+                          const Tensor& x) const {
+  const auto sequences = batch.sequences();
+  std::vector<RouteSegment> segments;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    RouteSegment segment;
+    segment.row = batch.first_row(s);
+    segment.rows = static_cast<int64_t>(sequences[s].ids.size());
+    segment.allowed = sequences[s].allowed | 1;
+    if (sequences[s].cache != nullptr) {
+      segment.state = sequences[s].cache->anchored(layer);
+      segment.past = sequences[s].cache->length();
+    }
+    segments.push_back(segment);
+  }
+  if (router_.rows == nullptr) {
+    return exec.AnchoredRoute(x, router_.anchored[layer], segments);
+  }
+  Routing all;
+  all.idx = exec.arena().New({x.rows(), 2}, math::DType::kI32);
+  all.w = exec.arena().New({x.rows(), 2});
+  for (size_t s = 0; s < sequences.size();) {
+    const math::ExpertMask set = SetOf(sequences[s]);
+    const size_t first = s;
+    const int64_t row = batch.first_row(s);
+    int64_t rows = 0;
+    for (; s < sequences.size() && SetOf(sequences[s]) == set; ++s) {
+      segments[s].row -= row;
+      rows += segments[s].rows;
+    }
+    if (rows == 0) continue;
+    const auto made = router_.rows->For(set);
+    math::AnchoredLayer own = router_.anchored[layer];
+    own.select = made->rows[layer];
+    own.offset = made->offsets[layer];
+    const Routing part = exec.AnchoredRoute(
+        x.RowSlice(row, rows), own,
+        std::span(segments).subspan(first, s - first));
+    std::memcpy(all.idx.RowSlice(row, rows).data, part.idx.data,
+                part.idx.bytes());
+    std::memcpy(all.w.RowSlice(row, rows).data, part.w.data, part.w.bytes());
+  }
+  return all;
+}
+
 // The choice of experts for every row.
 //   top-k:     (idx, w) = top k of softmax over allowed of W_r x + min(b, 0)
 //   top-p:     as many of the same as reach the weight p
@@ -108,20 +155,7 @@ math::RowLimits Decoder::Limits(Exec& exec, const Batch& batch,
 Routing Decoder::Route(Exec& exec, const Batch& batch, int64_t layer,
                        const Tensor& x, Tensor* logits) const {
   if (router_.kind == Router::Kind::kAnchored) {
-    const auto sequences = batch.sequences();
-    std::vector<RouteSegment> segments;
-    for (size_t s = 0; s < sequences.size(); ++s) {
-      RouteSegment segment;
-      segment.row = batch.first_row(s);
-      segment.rows = static_cast<int64_t>(sequences[s].ids.size());
-      segment.allowed = sequences[s].allowed | 1;
-      if (sequences[s].cache != nullptr) {
-        segment.state = sequences[s].cache->anchored(layer);
-        segment.past = sequences[s].cache->length();
-      }
-      segments.push_back(segment);
-    }
-    return exec.AnchoredRoute(x, router_.anchored[layer], segments);
+    return Anchored(exec, batch, layer, x);
   }
   const LayerWeights& w = weights_.layers[layer];
   *logits = RouterLogits(exec, batch, layer, x);

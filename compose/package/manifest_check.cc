@@ -279,15 +279,17 @@ void CheckGates(const v1::ExpertManifest& m, Reasons& reasons) {
     const v1::GateThresholds& gate = gates[g];
     bool good = gate.smoothing() >= 0 && gate.smoothing() <= 0.9999 &&
                 gate.quantile() > 0 && gate.quantile() <= 1 &&
+                gate.rank() <= m.model().width() &&
                 gate.thresholds_size() ==
                     static_cast<int64_t>(m.model().layers());
     for (const float threshold : gate.thresholds()) good &= threshold >= 0;
     if (good) continue;
     reasons.push_back(absl::StrCat(
         "domain.anchored.gates[", g, "] has smoothing ", gate.smoothing(),
-        ", quantile ", gate.quantile(), " and ", gate.thresholds_size(),
-        " thresholds, want 0 to 0.9999, above 0 to 1, and one of 0 or more "
-        "for each of ", m.model().layers(), " layers"));
+        ", quantile ", gate.quantile(), ", rank ", gate.rank(), " and ",
+        gate.thresholds_size(), " thresholds, want 0 to 0.9999, above 0 to 1, "
+        "at most the width ", m.model().width(), ", and one of 0 or more for "
+        "each of ", m.model().layers(), " layers"));
   }
 }
 

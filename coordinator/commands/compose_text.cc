@@ -31,8 +31,13 @@ std::string RouterText(const v1::RouterLock& router) {
                       ", smoothing ",
                       router.prefix_mean() ? "by the prefix's mean"
                                            : absl::StrCat(router.smoothing()),
+                      router.covariance() == "pooled" ? ", pooled covariance"
+                                                      : "",
                       router.gate() ? ", typicality gate on"
-                                    : ", typicality gate off");
+                                    : ", typicality gate off",
+                      router.gate_rank() > 0
+                          ? absl::StrCat(", of rank ", router.gate_rank())
+                          : "");
 }
 
 std::string MergeText(const v1::MergeLock& merge) {

@@ -232,6 +232,53 @@ TEST_F(KindsTest, SizedIsPickedByTheProbe) {
   EXPECT_TRUE(learn::BaseDecoder(**branch).ok());
 }
 
+// The manifest says it, and the row of an expert trained alone, which is a
+// mean, carries it too.
+TEST_F(KindsTest, NoiseIsTheOwnersPolicy) {
+  const auto policy = [](double noise) {
+    return absl::StrCat(testing::ApprovingPolicy(), "noise = ", noise, "\n");
+  };
+  std::vector<std::vector<float>> rows;
+  for (const double noise : {0.0, 0.5}) {
+    WritePolicy(policy(noise));
+    v1::TrainingPlan plan = Plan(noise > 0 ? "with-noise" : "without");
+    plan.set_alone(true);
+    plan.set_expert_version(noise > 0 ? "2.0.0" : "1.0.0");
+    coordinator_->Offer(plan);
+    if (daemon_ == nullptr) Start();
+    ASSERT_TRUE(Told(v1::JOB_PUBLISHED, plan.id())) << JobDetail(plan.id());
+    auto opened = package::OpenPackage(
+        PublishedFolder("code.example/code@" + plan.expert_version()),
+        federation_.authority.certificate_pem);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    const v1::AnchoredStatistics& s = opened->manifest.domain().anchored();
+    EXPECT_EQ(s.noise(), noise);
+    auto file = package::SafetensorsFile::Open(opened->folder +
+                                               "/weights.safetensors");
+    ASSERT_TRUE(file.ok()) << file.status();
+    const math::Tensor row = (*file)->Find("layers.0.router.row");
+    const auto& mean = s.layers(0).base_mean();
+    double square = 0, product = 0;
+    for (int c = 0; c < mean.size(); ++c) {
+      square += double{mean[c]} * mean[c];
+      product += double{mean[c]} * row.f32()[c];
+    }
+    EXPECT_NEAR(product, std::sqrt(square), 1e-4 * std::sqrt(square));
+    rows.emplace_back(row.f32(), row.f32() + row.size());
+  }
+  EXPECT_NE(rows[0], rows[1]);
+
+  // Approved by hand, a plan that would undo it fails all the same.
+  v1::TrainingPlan plan = Plan("moments");
+  plan.set_second_moments(true);
+  coordinator_->Offer(plan);
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT, "moments"));
+  EXPECT_THAT(JobDetail("moments"), HasSubstr("hold the means themselves"));
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "moments", {}).ok());
+  ASSERT_TRUE(Told(v1::JOB_FAILED, "moments"));
+  EXPECT_THAT(JobDetail("moments"), HasSubstr("noise = 0"));
+}
+
 TEST_F(KindsTest, TheProbeNeedsHeldOutText) {
   WritePolicy("");
   v1::TrainingPlan plan = BranchPlan("sized");

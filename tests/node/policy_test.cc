@@ -145,6 +145,30 @@ TEST(PolicyTest, EveryProblemIsToldAtOnce) {
   }
 }
 
+// Second moments hold the means: noise on these alone would hide nothing.
+TEST(PolicyTest, NoiseAndSecondMomentsDoNotGoTogether) {
+  const std::string approve =
+      "[approve]\nmethods = [\"flexolmo\"]\npublish = [\"ffn weights\", "
+      "\"router row and bias\", \"per-layer means and thresholds\", \"second "
+      "moments of router inputs\"]\n[statistics]\nnoise = ";
+  v1::TrainingPlan plan = SomePlan();
+  auto policy = ParsePolicy(approve + "0.25\n", "policy.toml");
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_EQ(policy->noise, 0.25);
+  EXPECT_TRUE(Decide(*policy, plan, kFrom).approved);
+  plan.set_second_moments(true);
+  const Decision d = Decide(*policy, plan, kFrom);
+  EXPECT_FALSE(d.approved);
+  EXPECT_THAT(absl::StrJoin(d.reasons, "; "),
+              HasSubstr("second moments hold the means themselves"));
+  policy = ParsePolicy(approve + "0\n", "policy.toml");
+  EXPECT_TRUE(Decide(*policy, plan, kFrom).approved);
+  policy = ParsePolicy(approve + "-1\n", "policy.toml");
+  ASSERT_FALSE(policy.ok());
+  EXPECT_THAT(std::string(policy.status().message()),
+              HasSubstr("statistics.noise is -1"));
+}
+
 TEST(PolicyTest, LicenceTermsAreRead) {
   auto policy = ParsePolicy(
       "[licence]\nspdx = \"CC-BY-4.0\"\nforbidden_purposes = "

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Formulas: reference/anchored.cc. Scores and the gate's C x C product go
-// through the exact product, so a token's choice does not depend on the
+// Formulas: reference/anchored.cc. Scores and the gate's product with P or G
+// go through the exact product, so a token's choice does not depend on the
 // chunk that it came in; smoothing runs along the sequence.
 #include <cmath>
 #include <vector>
@@ -89,11 +89,14 @@ void AnchoredRoute(const Tensor& h, const AnchoredLayer& layer,
   for (int64_t i = 0; i < count; ++i) {
     std::copy_n(deviations + gated[i] * cols, cols, packed + i * cols);
   }
-  Linear(View(packed, count, cols), layer.precision,
-         View(weighed, count, cols), Product::kExact);
+  const bool full = layer.factor.empty();
+  const Tensor& metric = full ? layer.precision : layer.factor;
+  const int64_t rank = full ? cols : metric.rows();
+  Linear(View(packed, count, cols), metric, View(weighed, count, rank),
+         Product::kExact);
   for (int64_t i = 0; i < count; ++i) {
-    const float distance =
-        isa.dot(packed + i * cols, weighed + i * cols, cols);
+    const float* y = weighed + i * rank;
+    const float distance = isa.dot(full ? packed + i * cols : y, y, rank);
     int32_t& choice = choices[gated[i]];
     if (distance > layer.threshold.f32()[choice]) choice = 0;
   }

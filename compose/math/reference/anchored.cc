@@ -13,10 +13,21 @@ double Dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-// (H - m)^T P (H - m)
-double Distance(const float* hidden, const float* mean, const Tensor& p) {
-  const int64_t cols = p.cols();
+// (H - m)^T P (H - m), or |G (H - m)|^2
+double Distance(const float* hidden, const float* mean,
+                const AnchoredLayer& layer) {
+  const Tensor& p = layer.precision;
+  const Tensor& g = layer.factor;
+  const int64_t cols = g.empty() ? p.cols() : g.cols();
   double sum = 0;
+  for (int64_t r = 0; !g.empty() && r < g.rows(); ++r) {
+    double row = 0;
+    for (int64_t j = 0; j < cols; ++j) {
+      row += double{g.f32()[r * cols + j]} * (double{hidden[j]} - mean[j]);
+    }
+    sum += row * row;
+  }
+  if (!g.empty()) return sum;
   for (int64_t i = 0; i < cols; ++i) {
     double row = 0;
     for (int64_t j = 0; j < cols; ++j) {
@@ -32,7 +43,7 @@ double Distance(const float* hidden, const float* mean, const Tensor& p) {
 // Anchored routing: which one expert, if any, joins the base.   [METHODS 11]
 //   s_e = w_e.h + c_e    S = a S + (1-a) s    H = a H + (1-a) h
 //   i = argmax_{e allowed or 0} S_e, ties to the lowest
-//   gate: (H - m_i)^T P (H - m_i) > tau_i  ->  i = 0
+//   gate: (H - m_i)^T P (H - m_i) > tau_i  ->  i = 0; of rank R: G^T G for P
 //   prefix mean: a = n / (n + 1) after n rows of the sequence
 //   i = 0: base alone.   else (p_0, p_i) = softmax(r_0.h, r_i.h), or, by
 //   switch, i alone
@@ -69,8 +80,8 @@ void AnchoredRoute(const Tensor& h, const AnchoredLayer& layer,
       }
       *started = true;
       if (best != 0 && layer.gate &&
-          Distance(hidden, layer.pair_mean.f32() + best * cols,
-                   layer.precision) > layer.threshold.f32()[best]) {
+          Distance(hidden, layer.pair_mean.f32() + best * cols, layer) >
+              layer.threshold.f32()[best]) {
         best = 0;
       }
       int32_t* out = idx.i32() + 2 * t;

@@ -66,7 +66,7 @@ INSTANTIATE_TEST_SUITE_P(
                                      model::Block::kPreNorm),
                      testing::Values("anchored", "topk", "topp", "nulls",
                                      "switch", "prefix", "dume",
-                                     "dume_topp")),
+                                     "dume_topp", "rank", "pooled")),
     [](const auto& info) {
       return absl::StrCat(std::get<0>(info.param) == model::Block::kPostNorm
                               ? "postnorm_"
@@ -144,12 +144,12 @@ TEST_F(CompositionTest, SolvedRowsAreOfTheSetAlone) {
   const auto alone = three->decoder->router().rows->For(0b1111);
   const int64_t width = f().config().width;
   const int members[] = {0, 1, 3, 4};
-  for (size_t l = 0; l < of_set->size(); ++l) {
+  for (size_t l = 0; l < of_set->rows.size(); ++l) {
     for (int i = 0; i < 4; ++i) {
-      const float* got = (*of_set)[l].f32() + members[i] * width;
-      const float* want = (*alone)[l].f32() + i * width;
+      const float* got = of_set->rows[l].f32() + members[i] * width;
+      const float* want = alone->rows[l].f32() + i * width;
       EXPECT_EQ(memcmp(got, want, width * sizeof(float)), 0);
-      EXPECT_NE(memcmp(got, (*of_all)[l].f32() + members[i] * width,
+      EXPECT_NE(memcmp(got, of_all->rows[l].f32() + members[i] * width,
                        width * sizeof(float)),
                 0);
       double square = 0;
@@ -158,26 +158,29 @@ TEST_F(CompositionTest, SolvedRowsAreOfTheSetAlone) {
     }
     // What an export writes: the rows of all.
     EXPECT_EQ(memcmp(whole->decoder->weights().layers[l].router.data,
-                     (*of_all)[l].data, (*of_all)[l].bytes()),
+                     of_all->rows[l].data, of_all->rows[l].bytes()),
               0);
   }
 }
 
 // Sets mixed in one batch, each routed by its own rows.
 TEST_F(CompositionTest, SolvedRowsInAMixedBatch) {
-  const auto whole = f().Load(f().Lock("dume"));
-  const std::vector<int32_t> ids = f().Ids(30), other = f().Ids(20, 8);
-  math::Arena arena;
-  math::Exec exec(math::Cpu(), arena, math::Product::kExact);
-  const model::SequenceInput inputs[] = {{other, nullptr, 0b11111},
-                                         {ids, nullptr, 0b01011},
-                                         {other, nullptr, 0b01011},
-                                         {other, nullptr, 0b00001}};
-  const model::Batch batch(inputs);
-  const math::Tensor logits = whole->decoder->Logits(
-      exec, whole->decoder->Forward(exec, batch).RowSlice(20, 30));
-  const std::vector<float> want = LogitsOf(*whole->decoder, ids, 0b01011);
-  EXPECT_EQ(memcmp(logits.data, want.data(), logits.bytes()), 0);
+  for (const char* router : {"dume", "pooled"}) {
+    SCOPED_TRACE(router);
+    const auto whole = f().Load(f().Lock(router));
+    const std::vector<int32_t> ids = f().Ids(30), other = f().Ids(20, 8);
+    math::Arena arena;
+    math::Exec exec(math::Cpu(), arena, math::Product::kExact);
+    const model::SequenceInput inputs[] = {{other, nullptr, 0b11111},
+                                           {ids, nullptr, 0b01011},
+                                           {other, nullptr, 0b01011},
+                                           {other, nullptr, 0b00001}};
+    const model::Batch batch(inputs);
+    const math::Tensor logits = whole->decoder->Logits(
+        exec, whole->decoder->Forward(exec, batch).RowSlice(20, 30));
+    const std::vector<float> want = LogitsOf(*whole->decoder, ids, 0b01011);
+    EXPECT_EQ(memcmp(logits.data, want.data(), logits.bytes()), 0);
+  }
 }
 
 // The fixture is of use only when the router's every way is taken.
@@ -229,6 +232,23 @@ TEST_F(CompositionTest, SelectionIsTheDiscriminant) {
   EXPECT_EQ(layer.threshold.f32()[3], statistics.threshold());
   EXPECT_TRUE(std::isinf(layer.threshold.f32()[0]));
   EXPECT_FLOAT_EQ(layer.smoothing, 0.8f);
+}
+
+// Noise that its owner stated lifts c_e by what it takes off on the average.
+TEST_F(CompositionTest, TheSelectionAllowsForNoise) {
+  TinyOptions options;
+  options.mean_noise = 0.5;
+  const TinyFederation noisy(options);
+  const auto with = noisy.Load(noisy.Lock()), without = f().Load(f().Lock());
+  const auto width = static_cast<float>(f().config().width);
+  for (int64_t l = 0; l < f().config().layers; ++l) {
+    const auto& a = with->decoder->router().anchored[l];
+    const auto& b = without->decoder->router().anchored[l];
+    EXPECT_EQ(a.offset.f32()[0], b.offset.f32()[0]);
+    for (int e = 1; e < 5; ++e) {
+      EXPECT_NEAR(a.offset.f32()[e], b.offset.f32()[e] + 0.125f * width, 1e-4);
+    }
+  }
 }
 
 TEST_F(CompositionTest, AddingAnExpertTouchesNobody) {
@@ -353,8 +373,8 @@ TEST(SolvedRowsFiles, NameTheTensorThatDoesNotFit) {
     const std::string path = federation.Path("odd.safetensors");
     EXPECT_TRUE(package::WriteSafetensors(path, tensors).ok());
     return std::string(
-        MakeSolvedRows(federation.config(), *anchor, 1000,
-                       {*package::SafetensorsFile::Open(path)}, 1e-2)
+        MakeSolvedRows(Solved::kRows, federation.config(), *anchor, 1000,
+                       {*package::SafetensorsFile::Open(path)}, {10}, 1e-2)
             .status()
             .message());
   };

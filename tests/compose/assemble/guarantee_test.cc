@@ -57,6 +57,10 @@ const std::multimap<std::string, Variant>& Variants() {
   };
   static const auto* const variants = new std::multimap<std::string, Variant>{
       {"flexolmo", {"anchored", "ffn", router("anchored")}},
+      {"flexolmo",
+       {"gate of a rank", "ffn", [](Recipe& r) { r.router.gate_rank = 4; }}},
+      {"flexolmo",
+       {"pooled", "ffn", [](Recipe& r) { r.router.covariance = "pooled"; }}},
       {"flexolmo", {"topk", "ffn", router("topk")}},
       {"flexolmo", {"topp", "ffn", router("topp")}},
       {"dume", {"topk", "ffn", router("topk")}},

@@ -121,6 +121,78 @@ TEST_F(PlanTest, GatesThatOwnersPublished) {
             10.0f);
 }
 
+// Thresholds belong to one metric, a rank among them.
+TEST_F(PlanTest, TheGatesRank) {
+  Recipe recipe = f().RecipeFor(f().experts(), "rank");
+  const Plan plan = MakePlan(recipe, f().base(), f().experts());
+  EXPECT_THAT(plan.problems, IsEmpty());
+  EXPECT_EQ(plan.lock.router().gate_rank(), 4u);
+  const auto back = ParseLock(WriteLock(plan.lock), "motet.lock");
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(WriteLock(*back), WriteLock(plan.lock));
+  const math::AnchoredLayer layer =
+      f().Load(plan.lock)->decoder->router().anchored[1];
+  EXPECT_EQ(layer.factor.rows(), 4);
+  EXPECT_EQ(layer.threshold.f32()[2], 3.0f);
+  EXPECT_TRUE(f().Load(f().Lock())->decoder->router().anchored[1]
+                  .factor.empty());
+
+  recipe.router.gate_rank = 5;
+  EXPECT_THAT(
+      MakePlan(recipe, f().base(), f().experts()).problems,
+      Contains(HasSubstr("router.smoothing 0.8 with a gate of rank 5, want 0.8 "
+                         "at 0.97, 0.8 at 0.9, \"prefix\" at 0.97; of rank 4: "
+                         "0.8 at 0.97")));
+  v1::CompositionLock lock = plan.lock;
+  lock.mutable_router()->set_gate_rank(5);
+  const auto loaded = LoadComposition(lock, f().FolderOf(), {});
+  ASSERT_FALSE(loaded.ok());
+  EXPECT_THAT(std::string(loaded.status().message()), HasSubstr("rank 5"));
+}
+
+TEST_F(PlanTest, PooledCovarianceNeedsSecondMoments) {
+  const Recipe recipe = f().RecipeFor(f().experts(), "pooled");
+  const Plan plan = MakePlan(recipe, f().base(), f().experts());
+  EXPECT_THAT(plan.problems, IsEmpty());
+  EXPECT_EQ(plan.lock.exclusion(), "exact");
+  EXPECT_EQ(plan.lock.router().covariance(), "pooled");
+  EXPECT_EQ(plan.lock.router().anchor_tokens(), 1000u);
+  EXPECT_THAT(plan.notes, Contains(HasSubstr("the gate keeps the public "
+                                             "covariance")));
+  EXPECT_THAT(plan.notes, Contains(HasSubstr("solved for each query's set")));
+  EXPECT_GT(plan.referenced_bytes,
+            MakePlan(f().RecipeFor(f().experts()), f().base(), f().experts())
+                .referenced_bytes);
+
+  Part base = f().base();
+  base.manifest.mutable_domain()->clear_tokens();
+  std::vector<Part> experts = f().experts();
+  experts[2].manifest.mutable_domain()->clear_second_moments();
+  const std::string all =
+      absl::StrJoin(MakePlan(recipe, base, experts).problems, "\n");
+  EXPECT_THAT(all, HasSubstr("for router.covariance \"pooled\"; train or "
+                             "import the base again"));
+  EXPECT_THAT(all, HasSubstr("[manual.example/manual@1.0.0] got no second "
+                             "moments"));
+  v1::CompositionLock lock = plan.lock;
+  lock.mutable_router()->set_anchor_tokens(0);
+  lock.mutable_router()->set_gate_rank(5000);
+  const auto back = ParseLock(WriteLock(lock), "motet.lock");
+  ASSERT_FALSE(back.ok());
+  EXPECT_THAT(std::string(back.status().message()),
+              AllOf(HasSubstr("router.anchor_tokens = 0"),
+                    HasSubstr("router.gate_rank = 5000")));
+}
+
+TEST_F(PlanTest, NoiseIsTold) {
+  std::vector<Part> experts = f().experts();
+  experts[1].manifest.mutable_domain()->mutable_anchored()->set_noise(0.1);
+  EXPECT_THAT(
+      MakePlan(f().RecipeFor(experts), f().base(), experts).notes,
+      Contains(HasSubstr("legal.example/legal@1.0.0 published its means with "
+                         "noise of 0.1")));
+}
+
 TEST_F(PlanTest, DumeNeedsEveryonesStatistics) {
   const Recipe recipe = f().RecipeFor(f().experts(), "dume");
   const Plan good = MakePlan(recipe, f().base(), f().experts());

@@ -63,6 +63,18 @@ TEST(RecipeTest, ReadsEveryKindOfRouter) {
   EXPECT_EQ(top_p.renormalise, true);
   EXPECT_TRUE(RouterOf("flexolmo", "smoothing = \"prefix\"").prefix_mean);
   EXPECT_EQ(RouterOf("flexolmo", "smoothing = 0").smoothing, 0);
+  const Recipe::Router gate =
+      RouterOf("flexolmo", "gate_rank = 8\ncovariance = \"pooled\"");
+  EXPECT_EQ(gate.gate_rank, 8);
+  EXPECT_EQ(gate.covariance, "pooled");
+  const std::string head = "name = \"a\"\nexperts = []\n[router]\n";
+  EXPECT_THAT(ErrorOf(head + "gate_rank = -1\ncovariance = \"own\"\n"),
+              AllOf(HasSubstr("a whole number from 0 to 4096"),
+                    HasSubstr("\"public\" or \"pooled\"")));
+  EXPECT_THAT(ErrorOf(head + "gate = false\ngate_rank = 8\n"),
+              HasSubstr("none with gate = false"));
+  EXPECT_THAT(ErrorOf(head + "kind = \"topk\"\ncovariance = \"pooled\"\n"),
+              HasSubstr("it with router.kind \"anchored\" only"));
   const Recipe::Router dume = RouterOf("dume", "ridge = 0.5");
   EXPECT_EQ(dume.kind, "topk");
   EXPECT_EQ(dume.ridge, 0.5);

@@ -41,6 +41,7 @@ struct TinyOptions {
   // Of each expert, in place of `dense` and `kind`: "ffn" or a whole model's.
   std::vector<std::string> kinds;
   double noise = 0.05;  // what training changed
+  double mean_noise = 0;  // that FFN experts say is on their means
   // Of a pre-norm base; a post-norm one has its family's.
   model::QkNorm qk_norm = model::QkNorm::kNone;
   bool qkv_bias = false;
@@ -123,6 +124,12 @@ class TinyFederation {
     } else if (router == "prefix") {
       recipe.router.kind = "anchored";
       recipe.router.prefix_mean = true;
+    } else if (router == "rank") {
+      recipe.router.kind = "anchored";
+      recipe.router.gate_rank = 4;
+    } else if (router == "pooled") {
+      recipe.router.kind = "anchored";
+      recipe.router.covariance = router;
     } else if (router == "dume" || router == "dume_topp") {
       recipe.method = "dume";
       recipe.router.kind = router == "dume" ? "topk" : "topp";
@@ -374,9 +381,11 @@ class TinyFederation {
     v1::AnchoredStatistics& a = *m.mutable_domain()->mutable_anchored();
     a.set_smoothing(options_.smoothing);
     a.set_gate_quantile(0.97);
+    a.set_noise(options_.mean_noise);
     const auto further = [&](double smoothing, bool prefix, double quantile,
-                             float threshold) {
+                             float threshold, uint32_t rank = 0) {
       v1::GateThresholds& gate = *a.add_gates();
+      gate.set_rank(rank);
       gate.set_smoothing(smoothing);
       gate.set_prefix_mean(prefix);
       gate.set_quantile(quantile);
@@ -386,6 +395,7 @@ class TinyFederation {
     };
     further(options_.smoothing, false, 0.9, 6.0f);
     further(0, true, 0.97, 9.0f);
+    further(options_.smoothing, false, 0.97, 3.0f, 4);
     m.mutable_training()->set_method("flexolmo");
     if (e < options_.alone) {
       m.mutable_router_row()->set_source("domain_mean");

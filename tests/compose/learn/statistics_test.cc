@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "compose/learn/cholesky.h"
+#include "compose/learn/eigen.h"
 #include "compose/learn/hash.h"
 #include "compose/learn/trainer.h"
 #include "tests/compose/learn/toy.h"
@@ -144,7 +145,10 @@ TEST_F(StatisticsTest, FurtherGates) {
   ASSERT_TRUE(anchor.ok());
   OwnerStatisticsOptions options;
   options.max_tokens = 25 * kWindow;
-  options.further = {{0.8, false, 0.5}, {0, false, 0.9}, {0, true, 1}};
+  options.further = {{0.8, false, 0.5, 0},
+                     {0, false, 0.9, 0},
+                     {0, true, 1, 0},
+                     {0, true, 1, 3}};
   auto all = ComputeOwnerStatistics(*base, *pair, *anchor, own_, options);
   ASSERT_TRUE(all.ok()) << all.status();
   options.further = {};
@@ -154,7 +158,11 @@ TEST_F(StatisticsTest, FurtherGates) {
   ASSERT_TRUE(none.ok());
   for (size_t l = 0; l < 2; ++l) {
     const OwnerLayer& layer = (*all)[l];
-    ASSERT_EQ(layer.further.size(), 3u);
+    ASSERT_EQ(layer.further.size(), 4u);
+    const std::vector<float> factor =
+        GateFactor((*anchor)[l].covariance.data(),
+                   (*anchor)[l].precision.data(), kWidth, 3);
+    double largest_of_rank = 0;
     EXPECT_LT(layer.further[0], layer.threshold);
     EXPECT_EQ(layer.further[1], (*none)[l].threshold);
     // The largest distance of a window's mean so far.
@@ -179,8 +187,120 @@ TEST_F(StatisticsTest, FurtherGates) {
         }
       }
       largest = std::max(largest, d);
+      double of_rank = 0;
+      for (int64_t r = 0; r < 3; ++r) {
+        double row = 0;
+        for (int64_t c = 0; c < kWidth; ++c) {
+          row += double{factor[r * kWidth + c]} * offset[c];
+        }
+        of_rank += row * row;
+      }
+      largest_of_rank = std::max(largest_of_rank, of_rank);
     }
     EXPECT_NEAR(layer.further[2], largest, 1e-3 * largest);
+    EXPECT_NEAR(layer.further[3], largest_of_rank, 1e-3 * largest_of_rank);
+    EXPECT_LT(layer.further[3], layer.further[2]);
+  }
+}
+
+// Against the covariance within three clouds, written out.
+TEST(SolvedRowsTest, DiscriminantsOfThePooledCovariance) {
+  constexpr int64_t kC = 3;
+  std::vector<Rows> clouds(3);
+  uint64_t n = 0;
+  for (size_t k = 0; k < clouds.size(); ++k) {
+    for (size_t t = 0; t < 20 + 10 * k; ++t) {
+      std::vector<double> x(kC);
+      for (int64_t c = 0; c < kC; ++c) {
+        x[c] = static_cast<double>(k + c) + Normal(8, n++);
+      }
+      clouds[k].push_back(x);
+    }
+  }
+  std::vector<std::vector<double>> products(3), sums(3), means(3);
+  std::vector<double> sigma(kC * kC);
+  double tokens = 0;
+  std::vector<MomentsView> parts;
+  for (size_t k = 0; k < clouds.size(); ++k) {
+    const auto size = static_cast<double>(clouds[k].size());
+    sums[k].resize(kC);
+    for (const auto& x : clouds[k]) {
+      for (int64_t c = 0; c < kC; ++c) sums[k][c] += x[c];
+    }
+    for (const double s : sums[k]) means[k].push_back(s / size);
+    for (int64_t i = 0; i < kC; ++i) {
+      for (int64_t j = 0; j <= i; ++j) {
+        double sum = 0;
+        for (const auto& x : clouds[k]) sum += x[i] * x[j];
+        products[k].push_back(sum);
+      }
+    }
+    for (const auto& x : clouds[k]) {
+      for (int64_t i = 0; i < kC * kC; ++i) {
+        sigma[i] += (x[i / kC] - means[k][i / kC]) *
+                    (x[i % kC] - means[k][i % kC]);
+      }
+    }
+    tokens += size;
+    parts.push_back({products[k].data(), sums[k].data(), size});
+  }
+  double trace = 0;
+  for (double& s : sigma) s /= tokens;
+  for (int64_t c = 0; c < kC; ++c) trace += sigma[c * kC + c];
+  for (int64_t c = 0; c < kC; ++c) sigma[c * kC + c] += 0.1 * trace / kC;
+  const Discriminants got = SolveDiscriminants(parts, kC, 0.1);
+  ASSERT_EQ(got.w.size(), 9u);
+  for (size_t k = 0; k < 3; ++k) {
+    double product = 0;
+    for (int64_t i = 0; i < kC; ++i) {
+      double back = 0;  // (Sigma + lambda I) w = mu
+      for (int64_t j = 0; j < kC; ++j) {
+        back += sigma[i * kC + j] * got.w[k * kC + j];
+      }
+      EXPECT_NEAR(back, means[k][i], 1e-9);
+      product += got.w[k * kC + i] * means[k][i];
+    }
+    EXPECT_NEAR(got.c[k], -0.5 * product, 1e-9);
+  }
+  // Of a set alone, not of all.
+  const Discriminants two = SolveDiscriminants({parts.data(), 2}, kC, 0.1);
+  EXPECT_NE(two.w[0], got.w[0]);
+}
+
+// At full rank the gate's factor gives P again; below it, what P weighs of the
+// leading directions.
+TEST_F(StatisticsTest, FactorOfTheGate) {
+  auto base = BaseDecoder(*base_);
+  ASSERT_TRUE(base.ok());
+  auto anchor = ComputeAnchor(*base, public_, 1 << 20);
+  ASSERT_TRUE(anchor.ok());
+  const AnchorLayer& layer = (*anchor)[1];
+  const auto product = [&](int64_t rank, int64_t i, int64_t j) {
+    const std::vector<float> g = GateFactor(
+        layer.covariance.data(), layer.precision.data(), kWidth, rank);
+    EXPECT_EQ(g.size(), static_cast<size_t>(rank * kWidth));
+    double sum = 0;
+    for (int64_t r = 0; r < rank; ++r) {
+      sum += double{g[r * kWidth + i]} * g[r * kWidth + j];
+    }
+    return sum;
+  };
+  double largest = 0;
+  for (const float p : layer.precision) {
+    largest = std::max(largest, std::abs(double{p}));
+  }
+  for (int64_t i = 0; i < kWidth; i += 5) {
+    for (int64_t j = 0; j < kWidth; j += 3) {
+      EXPECT_NEAR(product(kWidth, i, j), layer.precision[i * kWidth + j],
+                  1e-4 * largest);
+    }
+  }
+  const std::vector<float> one = GateFactor(
+      layer.covariance.data(), layer.precision.data(), kWidth, 1);
+  const std::vector<float> four = GateFactor(
+      layer.covariance.data(), layer.precision.data(), kWidth, 4);
+  for (int64_t c = 0; c < kWidth; ++c) {
+    EXPECT_NEAR(one[c], four[c], 1e-3 * std::abs(one[c]) + 1e-5);
   }
 }
 
@@ -253,6 +373,74 @@ TEST_F(StatisticsTest, OwnersNumbersAreTheFormulas) {
   }
 }
 
+// Noise goes on both means by the public deviations of every direction;
+// thresholds are those of the means as published.
+TEST_F(StatisticsTest, NoiseOnMeans) {
+  auto base = BaseDecoder(*base_);
+  auto pair = PairDecoder(*base_, expert_);
+  ASSERT_TRUE(base.ok() && pair.ok());
+  auto anchor = ComputeAnchor(*base, public_, 1 << 20);
+  ASSERT_TRUE(anchor.ok());
+  OwnerStatisticsOptions options;
+  options.max_tokens = 25 * kWindow;
+  options.smoothing = 0;
+  options.quantile = 1;
+  auto plain = ComputeOwnerStatistics(*base, *pair, *anchor, own_, options);
+  ASSERT_TRUE(plain.ok());
+  options.noise = 0.5;
+  EXPECT_FALSE(
+      ComputeOwnerStatistics(*base, *pair, *anchor, own_, options).ok());
+  for (int64_t i = 0; i < 2 * 2 * kWidth; ++i) {
+    options.normal.push_back(Normal(31, static_cast<uint64_t>(i)));
+  }
+  auto noisy = ComputeOwnerStatistics(*base, *pair, *anchor, own_, options);
+  ASSERT_TRUE(noisy.ok()) << noisy.status();
+  for (int64_t l = 0; l < 2; ++l) {
+    const AnchorLayer& a = (*anchor)[l];
+    const OwnerLayer &with = (*noisy)[l], &without = (*plain)[l];
+    // n^T P n = noise^2 z^T z, whatever factor was taken.
+    const auto length = [&](const std::vector<float>& x,
+                            const std::vector<float>& y) {
+      double sum = 0;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        for (int64_t j = 0; j < kWidth; ++j) {
+          sum += (double{x[i]} - y[i]) * double{a.precision[i * kWidth + j]} *
+                 (double{x[j]} - y[j]);
+        }
+      }
+      return sum;
+    };
+    const auto drawn = [&](int64_t which) {
+      double sum = 0;
+      for (int64_t c = 0; c < kWidth; ++c) {
+        const double z = options.normal[(2 * l + which) * kWidth + c];
+        sum += 0.25 * z * z;
+      }
+      return sum;
+    };
+    EXPECT_NEAR(length(with.base_mean, without.base_mean), drawn(0),
+                1e-3 * drawn(0));
+    EXPECT_NEAR(length(with.pair_mean, without.pair_mean), drawn(1),
+                1e-3 * drawn(1));
+    double largest = 0;
+    const Rows rows = RouterInputs(*pair, own_, 25, l);
+    for (size_t t = 0; t < rows.size(); ++t) {
+      if (static_cast<int64_t>(t) % kWindow < 8) continue;
+      double d = 0;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        for (int64_t j = 0; j < kWidth; ++j) {
+          d += (rows[t][i] - double{with.pair_mean[i]}) *
+               double{a.precision[i * kWidth + j]} *
+               (rows[t][j] - double{with.pair_mean[j]});
+        }
+      }
+      largest = std::max(largest, d);
+    }
+    EXPECT_NEAR(with.threshold, largest, 1e-4 * largest);
+    EXPECT_GT(with.threshold, without.threshold);
+  }
+}
+
 // The bits belong to the documents: neither threads nor what lies behind
 // max_tokens may move them.
 TEST_F(StatisticsTest, SameBitsOnAnyThreadsAndWithMoreTextBehind) {
@@ -285,6 +473,86 @@ TEST_F(StatisticsTest, RefusesWhatCannotBeMeasured) {
                    .ok());
   anchor->pop_back();
   EXPECT_FALSE(ComputeOwnerStatistics(*base, *pair, *anchor, own_, {}).ok());
+}
+
+TEST(EigenTest, LeadingEigenvectors) {
+  // b b^T + diagonal, whose spectrum has no simple form: by the definition.
+  const int64_t n = 40, count = 5;
+  std::vector<double> a(n * n), b(n * 6);
+  for (int64_t i = 0; i < n * 6; ++i) b[i] = Normal(5, i);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t k = 0; k < 6; ++k) {
+        a[i * n + j] += b[i * 6 + k] * b[j * 6 + k];
+      }
+      if (i == j) a[i * n + j] += 0.05 * static_cast<double>(i);
+    }
+  }
+  const std::vector<double> v = LeadingEigenvectors(a, n, count);
+  ASSERT_EQ(v.size(), static_cast<size_t>(n * count));
+  double last = 1e9, sum = 0;
+  for (int64_t e = 0; e < count; ++e) {
+    const double* u = v.data() + e * n;
+    std::vector<double> image(n);
+    double value = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) image[i] += a[i * n + j] * u[j];
+      value += image[i] * u[i];
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      EXPECT_NEAR(image[i], value * u[i], 1e-3 * value);
+    }
+    for (int64_t f = 0; f <= e; ++f) {
+      double dot = 0;
+      for (int64_t i = 0; i < n; ++i) dot += u[i] * v[f * n + i];
+      EXPECT_NEAR(dot, e == f ? 1 : 0, 1e-12);
+    }
+    EXPECT_LE(value, last);
+    last = value;
+    sum += value;
+  }
+  double trace = 0;
+  for (int64_t i = 0; i < n; ++i) trace += a[i * n + i];
+  EXPECT_LT(sum, trace);
+  // The five largest of six strong directions leave less than their mean.
+  EXPECT_GT(sum, 5 * (trace - sum - 0.05 * n * (n - 1) / 2));
+
+  std::vector<double> diagonal(9);
+  for (int64_t i = 0; i < 3; ++i) diagonal[i * 4] = static_cast<double>(i);
+  const auto top = LeadingEigenvectors(diagonal, 3, 2);
+  EXPECT_NEAR(std::abs(top[2]), 1, 1e-9);
+  EXPECT_NEAR(std::abs(top[4]), 1, 1e-9);
+  // Equal eigenvalues, and none at all: any orthonormal vectors.
+  for (const double value : {1.0, 0.0}) {
+    std::vector<double> round(20 * 20);
+    for (int64_t i = 0; i < 20; ++i) round[i * 21] = value;
+    const auto any = LeadingEigenvectors(round, 20, 2);
+    double dot = 0, length = 0;
+    for (int64_t i = 0; i < 20; ++i) {
+      dot += any[i] * any[20 + i];
+      length += any[i] * any[i];
+    }
+    EXPECT_NEAR(dot, 0, 1e-12);
+    EXPECT_NEAR(length, 1, 1e-12);
+  }
+}
+
+// Over the unit vectors, the shaped draws' outer products add up to a^-1.
+TEST(CholeskyTest, ShapesDraws) {
+  const int64_t n = 3;
+  const std::vector<double> a = {4, 1, 0.5, 1, 3, -1, 0.5, -1, 2};
+  std::vector<double> inverse = a, sum(n * n);
+  ASSERT_TRUE(InvertPositive(inverse, n));
+  for (int64_t k = 0; k < n; ++k) {
+    std::vector<double> z(n);
+    z[k] = 1;
+    ASSERT_TRUE(ShapeByInverse(a, n, z.data()));
+    for (int64_t i = 0; i < n * n; ++i) sum[i] += z[i / n] * z[i % n];
+  }
+  for (int64_t i = 0; i < n * n; ++i) EXPECT_NEAR(sum[i], inverse[i], 1e-12);
+  double z[] = {1, 1};
+  EXPECT_FALSE(ShapeByInverse({1, 2, 2, 1}, 2, z));
+  EXPECT_EQ(z[0], 1);
 }
 
 TEST(CholeskyTest, InvertsAndRefuses) {

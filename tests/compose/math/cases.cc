@@ -419,6 +419,9 @@ struct OpCase<OpId::kAnchoredRoute> {
     }
     layer->rows = c.pool.Normal({experts, cols}, random);
     layer->gate = random.Int(0, 3) != 0;
+    if (random.Flip()) {
+      layer->factor = c.pool.Normal({random.Int(1, cols), cols}, random);
+    }
     layer->prefix_mean = random.Int(0, 3) == 0;
     layer->pair = random.Int(0, 3) != 0;
     auto segments = Keep(std::vector<RouteSegment>());

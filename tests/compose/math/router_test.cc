@@ -220,6 +220,58 @@ TEST(AnchoredRouteTest, ExcludedEqualsNeverComposed) {
   }
 }
 
+// G with G^T G = P decides as P does; one that sees a single direction decides
+// by it alone.
+TEST(AnchoredRouteTest, TheGateOfARank) {
+  Random random(5);
+  constexpr int64_t kCols = 16, kRows = 60;
+  Anchored a(2, kCols, random);
+  std::fill_n(a.layer.precision.f32(), kCols * kCols, 0.0f);
+  Tensor root = a.pool.Zeros({kCols, kCols});
+  for (int64_t c = 0; c < kCols; ++c) {
+    a.layer.precision.f32()[c * kCols + c] = static_cast<float>(c + 1);
+    root.f32()[c * kCols + c] = std::sqrt(static_cast<float>(c + 1));
+  }
+  a.layer.threshold.f32()[1] = 20;
+  const Tensor h = a.pool.Normal({kRows, kCols}, random);
+  RouteSegment segment{0, kRows, kAll, {}};
+  for (const Kernels* kernels : {&Reference(), &Cpu()}) {
+    const auto paired = [&](const AnchoredLayer& layer) {
+      Tensor idx = a.pool.Zeros({kRows, 2}, DType::kI32);
+      Tensor w = a.pool.Zeros({kRows, 2});
+      kernels->anchored_route(h, layer, {&segment, 1}, idx, w);
+      std::vector<bool> out;
+      for (int64_t t = 0; t < kRows; ++t) {
+        out.push_back(idx.i32()[2 * t + 1] > 0);
+      }
+      return out;
+    };
+    AnchoredLayer open = a.layer, full = a.layer;
+    open.gate = false;
+    full.factor = root;
+    full.precision = Tensor{};
+    EXPECT_EQ(paired(full), paired(a.layer));
+    EXPECT_NE(paired(full), paired(open));
+
+    AnchoredLayer one = a.layer;
+    one.factor = root.RowSlice(3, 1);
+    Tensor threshold = a.pool.Zeros({2});
+    threshold.f32()[1] = 0.4f;
+    one.threshold = threshold;
+    std::vector<bool> want = paired(open);
+    double hidden = 0;
+    for (int64_t t = 0; t < kRows; ++t) {
+      const double x = h.f32()[t * kCols + 3];
+      hidden = t == 0 ? x : 0.8 * hidden + 0.2 * x;
+      const double d = hidden - a.layer.pair_mean.f32()[kCols + 3];
+      want[t] = want[t] && 4 * d * d <= 0.4;
+    }
+    EXPECT_EQ(paired(one), want);
+    EXPECT_NE(want, paired(open));
+    EXPECT_NE(want, std::vector<bool>(kRows, false));
+  }
+}
+
 TEST(AnchoredRouteTest, TheGateSendsUnlikeTextToTheBase) {
   Random random(4);
   Anchored a(3, 16, random);

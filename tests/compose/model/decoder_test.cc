@@ -154,6 +154,15 @@ TEST(DecoderCreateTest, RefusesARouterOfAnotherShape) {
   EXPECT_THAT(refusal, HasSubstr("layer 1's selection vectors F32 [2, 28] "
                                  "(want F32 [3, 28])"));
   EXPECT_THAT(refusal, HasSubstr("layer 2's smoothing 1"));
+  // A factor takes the precision's place, and must fit.
+  router = model.anchored;
+  math::Arena arena;
+  router.anchored[0].precision = math::Tensor{};
+  router.anchored[0].factor = arena.Zeros({2, model.config.width});
+  EXPECT_EQ(Refusal(model.config, model.weights, router), "accepted");
+  router.anchored[0].factor = arena.Zeros({2, 3});
+  EXPECT_THAT(Refusal(model.config, model.weights, router),
+              HasSubstr("layer 0's gate's factor F32 [2, 3]"));
   // Without the gate, what it needs may be absent.
   router = model.anchored;
   for (math::AnchoredLayer& layer : router.anchored) {

@@ -214,6 +214,14 @@ TEST_F(Manifest, NamesDefectsOfStatistics) {
               }),
               AllOf(HasSubstr("smoothing is 1"),
                     HasSubstr("gate_quantile is 1.5"), HasSubstr("noise")));
+  EXPECT_THAT(After([&](M& m) {
+                v1::GateThresholds* gate = anchored(m).add_gates();
+                gate->set_quantile(0.9);
+                gate->add_thresholds(1);
+                gate->add_thresholds(1);
+                gate->set_rank(5);
+              }),
+              HasSubstr("rank 5 and 2 thresholds, want"));
 }
 
 TEST_F(Manifest, ChecksLicenceDates) {
