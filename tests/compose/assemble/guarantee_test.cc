@@ -254,7 +254,9 @@ class GuaranteeTest : public testing::Test {
     if (!lock.has_tuning()) return;
     const auto before = f.Load(BeforeTuning(lock));
     ASSERT_NE(before, nullptr);
-    EXPECT_FALSE(different.contains(logits(*before->decoder, 31, 0)));
+    const auto untuned = before->ScorerFor(before->All());
+    ASSERT_TRUE(untuned.ok()) << untuned.status();
+    EXPECT_FALSE(different.contains(logits(**untuned, 0)));
   }
 
   static void Tune(const TinyFederation& f, v1::CompositionLock& lock,
