@@ -95,7 +95,7 @@ TEST_F(KindsTest, DenseTrainsTheWholeBranchAndPublishesMeans) {
   // Means of the base's run and of the branch's own: those of the first
   // layer's attention differ, as attention was trained too.
   ASSERT_EQ(m.domain().anchored().layers_size(), 2);
-  EXPECT_EQ(m.domain().anchored().gates_size(), 9);
+  EXPECT_EQ(m.domain().anchored().gates_size(), 18);
   EXPECT_GT(m.domain().anchored().layers(0).threshold(), 0);
   auto base = package::LoadModel(base_);
   ASSERT_TRUE(base.ok());
