@@ -70,7 +70,14 @@ TEST_F(DaemonTest, ApprovedByPolicyTrainsAndPublishes) {
   ASSERT_EQ(m.domain().anchored().layers_size(), 2);
   EXPECT_EQ(m.domain().anchored().layers(1).pair_mean_size(), 16);
   // The plan's smoothing, none, and the prefix's mean, at three quantiles.
-  ASSERT_EQ(m.domain().anchored().gates_size(), 9);
+  // Of the full metric and, the base being 16 wide, of rank 8.
+  ASSERT_EQ(m.domain().anchored().gates_size(), 18);
+  for (int g = 0; g < 9; ++g) {
+    EXPECT_EQ(m.domain().anchored().gates(g).rank(), 0u);
+    EXPECT_EQ(m.domain().anchored().gates(g + 9).rank(), 8u);
+    EXPECT_LE(m.domain().anchored().gates(g + 9).thresholds(1),
+              m.domain().anchored().gates(g).thresholds(1));
+  }
   EXPECT_EQ(m.domain().anchored().gates(4).smoothing(), 0);
   EXPECT_TRUE(m.domain().anchored().gates(8).prefix_mean());
   EXPECT_LE(m.domain().anchored().gates(6).thresholds(1),

@@ -130,8 +130,9 @@ TEST_F(PlanTest, TheGatesRank) {
   const auto back = ParseLock(WriteLock(plan.lock), "motet.lock");
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(WriteLock(*back), WriteLock(plan.lock));
-  const math::AnchoredLayer layer =
-      f().Load(plan.lock)->decoder->router().anchored[1];
+  const auto composition = f().Load(plan.lock);
+  const math::AnchoredLayer& layer =
+      composition->decoder->router().anchored[1];
   EXPECT_EQ(layer.factor.rows(), 4);
   EXPECT_EQ(layer.threshold.f32()[2], 3.0f);
   EXPECT_TRUE(f().Load(f().Lock())->decoder->router().anchored[1]
