@@ -144,7 +144,7 @@ absl::StatusOr<Ranking> Index::SearchOne(std::span<const float> query,
   };
   const int64_t covered = structure_->rows();
   std::vector<int64_t> rows;
-  for (int64_t ask = 2 * k;; ask *= 2) {
+  for (int64_t ask = std::max<int64_t>(64, 2 * k);; ask *= 2) {
     if (ask >= covered / 2) {
       return SearchFlat(view.data, 0, view.rows, view.width, query, k,
                         alive)[0];

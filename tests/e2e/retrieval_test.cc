@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet eval retrieval as a process, on an encoder and a BEIR folder that the
-// test writes itself.
+// motet eval retrieval, index and search as processes, on an encoder and a BEIR
+// folder that the test writes itself.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -109,6 +109,93 @@ TEST_F(RetrievalTest, WrongInputsAreNamed) {
   EXPECT_EQ(missing.code, 2);
   EXPECT_THAT(missing.err, HasSubstr("test.tsv:1] got document \"d9\""));
   EXPECT_EQ(Json(Eval({"--allow-missing"}))["missing_documents"], 1);
+}
+
+TEST_F(RetrievalTest, AnIndexIsBuiltSearchedAndChanged) {
+  const std::string index = Path("index");
+  const json built =
+      Json({"index", "build", index, "--encoder", Path("encoder"), "--data",
+            Path("data/corpus.jsonl")});
+  EXPECT_EQ(built["added"], 6);
+  EXPECT_EQ(built["empty"], 1);
+  EXPECT_EQ(built["cut"], 1);
+  for (const char* mode : {"dense", "bm25", "fusion"}) {
+    const json hits = Json({"search", index, "--query", "law of the land", "-k",
+                            "2", "--mode", mode})["results"][0]["hits"];
+    EXPECT_EQ(hits[0]["id"], "d2") << mode;
+    EXPECT_EQ(hits[0]["text"], "law of the land");
+  }
+  EXPECT_THAT(
+      Motet({"search", index, "--query", "law of the land", "-k", "1"}).out,
+      HasSubstr("d2  law of the land"));
+  // Odd documents alone: the best answer is not among them.
+  const json odd = Json({"search", index, "--query", "law of the land", "-k",
+                         "9", "--filter", "parity=1"})["results"][0]["hits"];
+  EXPECT_EQ(odd.size(), 2u);
+  for (const json& hit : odd) EXPECT_EQ(hit["metadata"]["parity"], "1");
+
+  WriteText(Path("more.jsonl"), "{\"_id\": \"d9\", \"text\": \"stars\"}\n");
+  EXPECT_EQ(Json({"index", "add", index, "--data", Path("more.jsonl")})["rows"],
+            7);
+  Json({"index", "rm", index, "d2", "d0"});
+  const json info = Json({"index", "info", index, "--check"});
+  EXPECT_EQ(info["documents"], 5);
+  EXPECT_EQ(info["dead"], 2);
+  EXPECT_EQ(info["structure"], "flat");
+  EXPECT_EQ(info["fields"], json({"parity"}));
+  const json hits =
+      Json({"search", index, "--query", "stars"})["results"][0]["hits"];
+  EXPECT_EQ(hits.size(), 5u);
+  EXPECT_EQ(hits[0]["id"], "d9");
+}
+
+TEST_F(RetrievalTest, WrongSearchesAreNamed) {
+  const std::string index = Path("index");
+  Json({"index", "build", index, "--encoder", Path("encoder"), "--data",
+        Path("data/corpus.jsonl")});
+  WriteEncoderDirectory(Path("other"), {.seed = 2});
+  const struct {
+    std::vector<std::string> arguments;
+    int code;
+    const char* says;
+  } cases[] = {
+      {{"search", index, "--query", "a", "-k", "0"}, 2, "1 to 1000"},
+      {{"search", index}, 2, "no query"},
+      {{"search", index, "--query", "a", "--filter", "colour=red"},
+       2,
+       "parity"},
+      {{"search", index, "--query", "a", "--filter", "parity"},
+       2,
+       "field=value"},
+      {{"search", index, "--query", "a", "--encoder", Path("other")},
+       1,
+       "the one it was built with"},
+      {{"search", Path("data"), "--query", "a"}, 1, "index build"},
+      {{"index", "rm", index, "d1", "d77"}, 1, "d77"},
+      {{"index", "build", Path("data"), "--encoder", Path("encoder"), "--data",
+        Path("data/corpus.jsonl")},
+       1,
+       "another folder"},
+      {{"index", "build", index, "--encoder", Path("other"), "--data",
+        Path("data/corpus.jsonl")},
+       1,
+       "that is there"},
+  };
+  for (const auto& c : cases) {
+    const Result result = Motet(c.arguments);
+    EXPECT_EQ(result.code, c.code) << result.err;
+    EXPECT_THAT(result.err, HasSubstr(c.says));
+  }
+  // All or none: d1 is still there.
+  EXPECT_EQ(Json({"index", "info", index})["documents"], 6);
+  // A query of a megabyte is cut, and that is said.
+  std::string query;
+  for (int i = 0; i < 1 << 19; ++i) query += "q ";
+  WriteText(Path("query"), query);
+  const Result cut =
+      Motet({"search", index, "--query-file", Path("query"), "-k", "1"});
+  EXPECT_EQ(cut.code, 0) << cut.err;
+  EXPECT_THAT(cut.err, HasSubstr("cut at 48 tokens"));
 }
 
 }  // namespace
