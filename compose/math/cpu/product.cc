@@ -5,7 +5,9 @@
 // All of a is packed once. A task takes a group of panels of b and a block of
 // rows of a; for each block of terms it packs its panels and runs its rows
 // over them. c holds the sums between blocks of terms: f32 in, f32 out, so
-// where a block ends cannot be seen in the result.
+// where a block ends cannot be seen in the result. Where there are few rows
+// (direct) or, in bf16, not many (wide), b is not packed but read where it
+// lies.
 #include "compose/math/cpu/product.h"
 
 #include <algorithm>
