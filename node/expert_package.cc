@@ -14,6 +14,7 @@
 #include "compose/learn/hash.h"
 #include "compose/package/manifest_dense.h"
 #include "compose/package/manifest_kinds.h"
+#include "compose/package/manifest_proxy.h"
 #include "compose/package/manifest_training.h"
 #include "compose/package/package_folder.h"
 #include "node/plan_check.h"

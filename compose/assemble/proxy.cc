@@ -11,6 +11,7 @@
 #include "compose/learn/hash.h"
 #include "compose/learn/proxy.h"
 #include "compose/package/manifest.h"
+#include "compose/package/manifest_proxy.h"
 #include "compose/package/safetensors.h"
 #include "proto/error.h"
 #include "proto/files.h"

@@ -57,11 +57,6 @@ v1::TensorDigest ShapeOfTensor(const std::string& name,
 
 // The model shape against the base's config.json, and anchor.safetensors
 // against the model shape.
-// An expert's scores of the base's public documents, for proxy data (METHODS
-// 1, step 6): documents I64 [N], each the 64-bit FNV-1a of a text, and scores
-// F32 [N], finite.
-inline constexpr char kProxyFile[] = "proxy.safetensors";
-std::vector<std::string> CheckProxy(const SafetensorsFile& proxy);
 std::vector<std::string> CheckBase(const v1::ExpertManifest& manifest,
                                    const model::ModelConfig& config,
                                    const SafetensorsFile& anchor);

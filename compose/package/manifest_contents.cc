@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a manifest says of files and tensors, against the files and tensors.
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "compose/package/manifest.h"
@@ -138,30 +137,6 @@ std::vector<v1::TensorDigest> TensorTable(const SafetensorsFile& weights) {
   std::vector<v1::TensorDigest> sorted;
   for (auto& [name, entry] : table) sorted.push_back(std::move(entry));
   return sorted;
-}
-
-std::vector<std::string> CheckProxy(const SafetensorsFile& proxy) {
-  std::vector<std::string> reasons;
-  const math::Tensor ids = proxy.Find("documents");
-  const math::Tensor scores = proxy.Find("scores");
-  const auto fits = [&](const math::Tensor& t, math::DType dtype) {
-    return !t.empty() && t.dtype == dtype && t.shape.rank == 1 &&
-           t.size() == ids.size();
-  };
-  if (proxy.entries().size() != 2 || !fits(ids, math::DType::kI64) ||
-      !fits(scores, math::DType::kF32)) {
-    reasons.push_back(absl::StrCat(
-        kProxyFile, " has other tensors than documents I64 [N] and scores F32 "
-        "[N]"));
-    return reasons;
-  }
-  for (int64_t i = 0; i < scores.size(); ++i) {
-    if (std::isfinite(scores.f32()[i])) continue;
-    reasons.push_back(absl::StrCat(kProxyFile, " has a score that is not "
-                                   "finite"));
-    break;
-  }
-  return reasons;
 }
 
 std::vector<std::string> CheckBase(const v1::ExpertManifest& manifest,

@@ -13,6 +13,7 @@
 #include "compose/package/manifest.h"
 #include "compose/package/manifest_dense.h"
 #include "compose/package/manifest_kinds.h"
+#include "compose/package/manifest_proxy.h"
 #include "proto/digest.h"
 #include "proto/error.h"
 #include "proto/files.h"

@@ -13,7 +13,7 @@
 #include "compose/learn/statistics.h"
 #include "compose/learn/trainer.h"
 #include "compose/measure/perplexity.h"
-#include "compose/package/manifest.h"
+#include "compose/package/manifest_proxy.h"
 #include "compose/package/manifest_branch.h"
 #include "compose/package/manifest_training.h"
 #include "node/job_store.h"
