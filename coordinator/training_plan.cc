@@ -76,6 +76,7 @@ constexpr Other kOthers[] = {
     {"anchored", kTruth, "true or false"},
     {"second_moments", kTruth, "true or false"},
     {"fisher", kTruth, "true or false"},
+    {"proxy_scores", kTruth, "true or false"},
     {"trunk", kText, "a string"},
     {"size", kText, "a string"},
     {"ffn_widths", kCounts, "[768, 1024, …]"},

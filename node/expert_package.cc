@@ -11,8 +11,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "compose/learn/hash.h"
 #include "compose/package/manifest_dense.h"
 #include "compose/package/manifest_kinds.h"
+#include "compose/package/manifest_proxy.h"
 #include "compose/package/manifest_training.h"
 #include "compose/package/package_folder.h"
 #include "node/plan_check.h"
@@ -202,6 +204,10 @@ std::string Readme(const v1::ExpertManifest& m) {
             "router inputs over the owner's text: they say more of the text "
             "than means do."
           : "",
+      m.training().hyper_parameters().count("proxy_accuracy") > 0
+          ? "\n\n`proxy.safetensors` holds a score of each public document "
+            "of the base, by likeness to the owner's text."
+          : "",
       "\n\nFiles: `weights.safetensors` holds ",
       package::IsWhole(m.kind())
           ? absl::StrCat("the tensors of the branch that differ from the "
@@ -262,6 +268,25 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
                      math::Tensor& tensor) {
                    fisher.push_back({name, tensor});
                  });
+  }
+  std::vector<int64_t> scored;  // documents' ids, while they are written
+  if (trained.proxy) {
+    for (const std::string& text : base.public_documents) {
+      scored.push_back(static_cast<int64_t>(learn::Fnv1a(text)));
+    }
+    const auto view = [](const auto& numbers, math::DType dtype) {
+      math::Tensor t;
+      t.data = const_cast<void*>(static_cast<const void*>(numbers.data()));
+      t.dtype = dtype;
+      t.shape = {static_cast<int64_t>(numbers.size())};
+      return t;
+    };
+    content.tensor_files[package::kProxyFile] = {
+        {"documents", view(scored, math::DType::kI64)},
+        {"scores", view(trained.proxy->scores, math::DType::kF32)}};
+    auto& hyper = *m.mutable_training()->mutable_hyper_parameters();
+    hyper["proxy_accuracy"] = trained.proxy->accuracy;
+    hyper["proxy_documents"] = static_cast<double>(trained.proxy->own);
   }
   if (!trained.moments.empty()) {
     const std::string path = job_folder + "/statistics.partial";

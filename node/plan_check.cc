@@ -254,6 +254,11 @@ std::string DescribePlan(const v1::TrainingPlan& plan,
                        plan.weight_decay(), plan.seed()));
   if (plan.alone()) line("", "the own FFN alone, no public one beside it");
   if (plan.no_bias()) line("", "without the owner's bias");
+  if (plan.proxy_scores()) {
+    line("proxy", "a classifier of your text against the base's public text is "
+                  "trained here; one score a public document leaves, neither "
+                  "the classifier nor your text");
+  }
   line("publishes", absl::StrJoin(WouldPublish(plan), "; "));
   if (package::MakesAnchored(plan)) {
     line("statistics",

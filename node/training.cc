@@ -244,6 +244,10 @@ absl::StatusOr<TrainedExpert> TrainExpert(
   trained();
   out.noise = noise;
   MOTET_RETURN_IF_ERROR(TakeStatistics(plan, base, own, out));
+  if (plan.proxy_scores()) {
+    MOTET_ASSIGN_OR_RETURN(
+        out.proxy, learn::ScorePublicText(documents, base.public_documents));
+  }
   out.documents = static_cast<int64_t>(documents.size());
   return out;
 }

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "compose/learn/branch.h"
+#include "compose/learn/proxy.h"
 #include "compose/learn/statistics.h"
 #include "compose/learn/trainer.h"
 #include "node/base_store.h"
@@ -37,6 +38,7 @@ struct TrainedExpert {
   std::vector<learn::OwnerLayer> statistics;  // where the plan's kind has any
   std::vector<learn::SecondMoments> moments;  // where the plan asks for them
   std::optional<learn::OwnedModel> fisher;    // where the plan asks for it
+  std::optional<learn::ProxyScores> proxy;    // likewise
   int64_t documents = 0;         // behind the statistics
   int64_t statistics_tokens = 0;
   double noise = 0;              // on the statistics' means

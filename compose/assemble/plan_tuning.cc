@@ -102,7 +102,7 @@ void AddTuning(const Recipe& recipe, const Part& base, int64_t numbers,
                  "got [tuning] with router.kind = \"anchored\", want \"topk\" "
                  "or \"topp\", whose rows it tunes");
   }
-  if (from.data.empty()) {
+  if (from.data.empty() && !from.proxy) {
     problems.Add("recipe", "got [tuning] without data, want text to tune on");
   }
   if (lock.experts_size() == 0) {
@@ -159,6 +159,12 @@ void AddTuning(const Recipe& recipe, const Part& base, int64_t numbers,
       t.k() > 0 ? absl::StrCat(" at k = ", t.k()) : "", " on ",
       from.documents, " documents (", Short(from.data_sha256),
       "), in the presence of ", Presence(lock)));
+  if (from.proxy) {
+    notes.push_back(absl::StrCat(
+        "proxy data: the ", from.proxy_documents,
+        " public documents that each owner scored highest, and as many drawn "
+        "from all public ones"));
+  }
   if ((kind == "switch" || kind == "sample") &&
       base.manifest.model().block() == "olmo2") {
     notes.push_back(absl::StrCat(

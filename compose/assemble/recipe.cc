@@ -375,7 +375,9 @@ std::vector<Key> TuningKeys(Recipe::Tuning& t) {
           {"load_balance_weight", AtLeastZero(t.load_balance_weight, 10)},
           {"weight_decay", AtLeastZero(t.weight_decay, 1)},
           {"seed", Seed(t.seed)},
-          {"narrowed", OneOf(t.narrowed, {"untuned", "tuned"})}};
+          {"narrowed", OneOf(t.narrowed, {"untuned", "tuned"})},
+          {"proxy", Truth(t.proxy)},
+          {"proxy_documents", Whole(t.proxy_documents, 1, kMost)}};
 }
 
 // What [tuning] asks of the rest.
@@ -384,9 +386,15 @@ void CheckTuning(const toml::table& table, const Recipe& recipe,
   const toml::table* section = table["tuning"].as_table();
   if (section == nullptr) return;
   const std::string& kind = recipe.router.kind;
-  if (!section->contains("data")) {
+  const bool proxy = recipe.tuning->proxy;
+  if (!section->contains("data") && !proxy) {
     reader.Missing("tuning.data", "data = [\"proxy.jsonl\"], the text to tune "
-                                  "the routers on");
+                                  "the routers on, or proxy = true");
+  }
+  if (!proxy && section->contains("proxy_documents")) {
+    reader.Problem(*section->get("proxy_documents"),
+                   "\"tuning.proxy_documents\" without proxy",
+                   "it with proxy = true", "remove it");
   }
   if (kind == "anchored") {
     reader.Problem(*section, "a section [tuning] with router.kind \"anchored\"",

@@ -51,6 +51,8 @@
 //   weight_decay = 0.0
 //   seed = 1
 //   narrowed = "untuned"          # or "tuned"
+//   proxy = true                  # instead of data: public text of the base
+//   proxy_documents = 200         # that each owner scored highest
 // or, with method = "ensemble",
 //   [ensemble]
 //   weights = "bayes"             # or "uniform", "prior", "centroid"
@@ -115,6 +117,8 @@ struct Recipe {
     std::optional<double> router_z_weight, load_balance_weight, weight_decay;
     uint64_t seed = 1;
     std::string narrowed = "untuned";
+    bool proxy = false;
+    int proxy_documents = 200;  // of each expert
     // Of the text in `data`; whoever reads it says.
     std::string data_sha256;
     uint64_t documents = 0;

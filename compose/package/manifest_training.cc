@@ -56,6 +56,7 @@ std::vector<std::string> Leaves(const v1::TrainingPlan& plan) {
   if (MakesAnchored(plan)) leaves.push_back(kLeavesStatistics);
   if (plan.second_moments()) leaves.push_back(kLeavesMoments);
   if (plan.fisher()) leaves.push_back(kLeavesFisher);
+  if (plan.proxy_scores()) leaves.push_back(kLeavesProxy);
   if (!plan.size().empty()) leaves.push_back(kLeavesProbe);
   return leaves;
 }

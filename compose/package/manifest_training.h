@@ -28,6 +28,8 @@ inline constexpr char kLeavesAll[] = "all weights";
 inline constexpr char kLeavesStatistics[] = "per-layer means and thresholds";
 inline constexpr char kLeavesMoments[] = "second moments of router inputs";
 inline constexpr char kLeavesFisher[] = "Fisher information";
+inline constexpr char kLeavesProxy[] =
+    "scores of public documents by likeness to own text";
 inline constexpr char kLeavesProbe[] =
     "perplexity of the base on held-out text";
 // What the plan's kind and options make leave the node, listed or not.

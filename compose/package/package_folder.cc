@@ -13,6 +13,7 @@
 #include "compose/package/manifest.h"
 #include "compose/package/manifest_dense.h"
 #include "compose/package/manifest_kinds.h"
+#include "compose/package/manifest_proxy.h"
 #include "proto/digest.h"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -95,6 +96,15 @@ Reasons CheckWholeFiles(const v1::ExpertManifest& manifest,
   return CheckFisher(manifest, **fisher);
 }
 
+// The scores of public documents that any expert may carry.
+Reasons CheckProxyFile(const std::string& folder) {
+  const std::string path = absl::StrCat(folder, "/", kProxyFile);
+  if (!proto::Exists(path)) return {};
+  const auto proxy = SafetensorsFile::Open(path);
+  if (!proxy.ok()) return {std::string(proxy.status().message())};
+  return CheckProxy(**proxy);
+}
+
 std::string DigestOfFile(const v1::ExpertManifest& manifest,
                          absl::string_view path) {
   for (const v1::FileDigest& file : manifest.files()) {
@@ -134,6 +144,7 @@ absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
   } else {
     reasons.emplace_back(weights.status().message());
   }
+  Append(reasons, CheckProxyFile(folder));
   if (opened.manifest.kind() == "base") {
     Append(reasons, CheckBaseFiles(opened.manifest, folder));
   } else if (IsWhole(opened.manifest.kind())) {

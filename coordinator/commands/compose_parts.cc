@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "compose/assemble/proxy.h"
 #include "compose/assemble/tuning.h"
 #include "compose/assemble/verify.h"
 #include "compose/learn/corpus.h"
@@ -113,9 +114,24 @@ absl::StatusOr<std::vector<std::string>> ReadTuningText(
                            learn::ReadJsonl(file));
     for (std::string& text : more) documents.push_back(std::move(text));
   }
-  tuning.documents = documents.size();
-  tuning.data_sha256 = assemble::DocumentsSha256(documents);
   return documents;
+}
+
+// With the proxy data that packages point to, and its digest in the recipe.
+absl::Status FinishTuningText(RecipeParts& parts) {
+  assemble::Recipe::Tuning& tuning = *parts.recipe.tuning;
+  if (tuning.proxy) {
+    MOTET_ASSIGN_OR_RETURN(
+        std::vector<std::string> proxy,
+        assemble::ProxyDocuments(parts.base, parts.experts,
+                                 tuning.proxy_documents, tuning.seed));
+    for (std::string& text : proxy) {
+      parts.documents.push_back(std::move(text));
+    }
+  }
+  tuning.documents = parts.documents.size();
+  tuning.data_sha256 = assemble::DocumentsSha256(parts.documents);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -183,6 +199,9 @@ absl::StatusOr<RecipeParts> GatherRecipe(const ComposeSession& session,
                          GatherParts(session, std::move(recipe)));
   parts.text = text;
   parts.documents = std::move(documents);
+  if (parts.recipe.tuning.has_value()) {
+    MOTET_RETURN_IF_ERROR(FinishTuningText(parts));
+  }
   return parts;
 }
 

@@ -7,10 +7,13 @@
 #include <cmath>
 #include <numeric>
 
+#include "absl/strings/str_cat.h"
 #include "compose/learn/corpus.h"
+#include "compose/learn/hash.h"
 #include "compose/learn/statistics.h"
 #include "compose/learn/trainer.h"
 #include "compose/measure/perplexity.h"
+#include "compose/package/manifest_proxy.h"
 #include "compose/package/manifest_branch.h"
 #include "compose/package/manifest_training.h"
 #include "node/job_store.h"
@@ -189,6 +192,35 @@ TEST_F(KindsTest, BesideABaseInBf16) {
   ASSERT_TRUE(branch.ok()) << branch.status();
   HoldOut(10);
   EXPECT_LT(HeldOutPerplexity(**branch), HeldOutPerplexity(**base));
+}
+
+// METHODS 1, step 6: a score of each public document of the base leaves, after
+// the owner was asked.
+TEST_F(KindsTest, ProxyScoresLeaveWithConsent) {
+  v1::TrainingPlan plan = BranchPlan("dense");
+  plan.set_proxy_scores(true);
+  coordinator_->Offer(plan);
+  Start();
+  ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT)) << JobDetail();
+  EXPECT_THAT(JobDetail(), HasSubstr("scores of public documents"));
+  EXPECT_THAT(DescribePlan(plan, settings_, ""),
+              HasSubstr("one score a public document leaves"));
+  ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1", {}).ok());
+  ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();
+  const package::OpenedPackage opened = Published();
+  const auto proxy = package::SafetensorsFile::Open(
+      absl::StrCat(opened.folder, "/", package::kProxyFile));
+  ASSERT_TRUE(proxy.ok()) << proxy.status();
+  const auto texts = learn::ReadJsonl(base_ + "/public.jsonl");
+  ASSERT_TRUE(texts.ok());
+  const math::Tensor ids = (*proxy)->Find("documents");
+  ASSERT_EQ(ids.size(), static_cast<int64_t>(texts->size()));
+  for (size_t i = 0; i < texts->size(); ++i) {
+    EXPECT_EQ(static_cast<const int64_t*>(ids.data)[i],
+              static_cast<int64_t>(learn::Fnv1a((*texts)[i])));
+  }
+  const auto& hyper = opened.manifest.training().hyper_parameters();
+  EXPECT_GE(hyper.at("proxy_accuracy"), 0.5);
 }
 
 TEST_F(KindsTest, SizedIsPickedByTheProbe) {

@@ -116,7 +116,8 @@ TEST(RecipeTest, UnknownKeyNamesLineAndKnownKeys) {
   EXPECT_THAT(inner, HasSubstr("\"router.kk\""));
   EXPECT_THAT(inner, HasSubstr("kind, k, null_experts, top_p, renormalise, "
                                "most_active, smoothing, mixing, gate, "
-                               "quantile, temperature, ridge"));
+                               "quantile, gate_rank, covariance, temperature, "
+                               "ridge"));
 }
 
 TEST(RecipeTest, AllProblemsAtOnce) {

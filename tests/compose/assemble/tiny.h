@@ -18,6 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "compose/assemble/composition.h"
+#include "compose/learn/hash.h"
 #include "compose/model/tokenizer.h"
 #include "compose/package/manifest_dense.h"
 #include "compose/package/package_folder.h"
@@ -47,6 +48,9 @@ struct TinyOptions {
   bool qkv_bias = false;
   bool means = true;    // dense: published, of the base's router inputs
   int alone = 0;  // FFN experts, from the first, that were trained alone
+  // FFN experts score the base's public documents (there are 8 then): expert
+  // e puts 2e first, then 2e + 1.
+  bool proxy = false;
 };
 
 class TinyFederation {
@@ -82,6 +86,13 @@ class TinyFederation {
             "The licensee may copy and distribute the work under terms.\n",
             "Use the option -v to print more, and -q to print less.\n",
             "A choir of voices sings, and any voice can be silent.\n"};
+  }
+  static std::vector<std::string> PublicDocuments() {
+    std::vector<std::string> texts;
+    for (int i = 0; i < 8; ++i) {
+      texts.push_back(absl::StrCat("public text of number ", i));
+    }
+    return texts;
   }
   static const char* Domain(int e) {
     static const char* const kDomains[] = {"code", "legal", "manual",
@@ -257,6 +268,13 @@ class TinyFederation {
     content.files["config.json"] = model::WriteConfig(config_);
     content.files["tokenizer.json"] = tokenizer_json_;
     content.files["public.jsonl"] = "{\"text\": \"public text\"}\n";
+    if (options_.proxy) {
+      content.files["public.jsonl"].clear();
+      for (const std::string& text : PublicDocuments()) {
+        absl::StrAppend(&content.files["public.jsonl"], "{\"text\": \"", text,
+                        "\"}\n");
+      }
+    }
     std::vector<package::NamedTensor> anchor;
     for (int64_t l = 0; l < config_.layers; ++l) {
       const std::string layer = absl::StrCat("layers.", l, ".");
@@ -417,6 +435,22 @@ class TinyFederation {
           {layer + "mlp.down_proj.weight", Random({width, ffn}, 0.3)});
       content.weights.push_back({layer + "router.row", Random({width}, 0.5)});
       content.weights.push_back({layer + "router.bias", Random({1}, 1)});
+    }
+    std::vector<int64_t> ids;
+    std::vector<float> scores;
+    if (options_.proxy) {
+      for (const std::string& text : PublicDocuments()) {
+        const int i = static_cast<int>(ids.size());
+        ids.push_back(static_cast<int64_t>(learn::Fnv1a(text)));
+        scores.push_back(i == 2 * e ? 2.0f : i == 2 * e + 1 ? 1.0f : -1.0f);
+      }
+      math::Tensor documents, values;
+      documents.data = ids.data();
+      documents.dtype = math::DType::kI64;
+      values.data = scores.data();
+      documents.shape = values.shape = {static_cast<int64_t>(ids.size())};
+      content.tensor_files["proxy.safetensors"] = {{"documents", documents},
+                                                   {"scores", values}};
     }
     content.files["statistics.safetensors"] = Moments(e);
     v1::SecondMoments& moments = *m.mutable_domain()->mutable_second_moments();
