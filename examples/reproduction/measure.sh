@@ -12,7 +12,7 @@ anchored_rows() {
     experts=ffn
     [ $mixing = switch ] && experts=ffn-alone
     for smoothing in 0 0.8 prefix; do
-      for gate in off 0.9 0.97 0.995; do
+      for gate in 0.9 0.97 0.995 off; do
         name=anchored-$mixing-$smoothing-$gate
         recipe="[router]; kind = \"anchored\"; mixing = \"$mixing\"; smoothing = $([ $smoothing = prefix ] && echo '"prefix"' || echo $smoothing)"
         if [ $gate = off ]; then recipe="$recipe; gate = false"; else recipe="$recipe; quantile = $gate"; fi
