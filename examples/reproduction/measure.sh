@@ -12,7 +12,7 @@ anchored_rows() {
     experts=ffn
     [ $mixing = switch ] && experts=ffn-alone
     for smoothing in 0 0.8 prefix; do
-      for gate in off 0.9 0.97 0.995; do
+      for gate in 0.9 0.97 0.995 off; do
         name=anchored-$mixing-$smoothing-$gate
         recipe="[router]; kind = \"anchored\"; mixing = \"$mixing\"; smoothing = $([ $smoothing = prefix ] && echo '"prefix"' || echo $smoothing)"
         if [ $gate = off ]; then recipe="$recipe; gate = false"; else recipe="$recipe; quantile = $gate"; fi
@@ -57,7 +57,7 @@ experts_of() {
   done
 }
 # The manifest of a package, by its id without version; the base's too.
-manifest_of() { grep -l "\"id\": *\"$1@" "$out"/federation/packages/*/manifest.json "$out"/federation/base/manifest.json 2>/dev/null | head -n 1; }
+manifest_of() { grep -l "^ \"id\": \"$1@" "$out"/federation/packages/*/manifest.json "$out"/federation/base/manifest.json 2>/dev/null | head -n 1; }
 tokens_of() {
   awk '/"training": \{/ {on = 1} on && /"tokens":/ {gsub(/[^0-9]/, ""); print; exit}' "$(manifest_of "$1")"
 }
@@ -89,6 +89,7 @@ measure_row() {  # measure_row NAME
   fi
   mapfile -t ids < <(experts_of "$experts")
   recipe=${recipe/WEIGHTS/[$(weights_by_text)]}
+  recipe=${recipe/TUNING/[tuning]; data = [\"$root/text/proxy.jsonl\"]; steps = $owner_steps; batch_sequences = $batch_sequences; sequence_tokens = $sequence_tokens; seed = $seed}
   {
     printf 'name = "%s"\nexperts = [%s]\n' "$name" "$(printf '"%s", ' "${ids[@]}")"
     # Keys of the recipe come before its sections.
@@ -103,15 +104,16 @@ measure_row() {  # measure_row NAME
 }
 # One line a row and expert left out, of what is measured so far.
 collect_seed() {
-  local name experts id tokens bytes file=$docs/reproduction/seed-$seed.csv
+  local name experts recipe id tokens bytes file=$docs/reproduction/seed-$seed.csv
   {
     printf 'row,without'
     printf ',%s' "${domains[@]}" owners all active_parameters parameters tokens bytes
     printf '\n'
-    while IFS='|' read -r name experts _; do
+    while IFS='|' read -r name experts _ recipe _; do
       name=$(trim <<<"$name") experts=$(trim <<<"$experts")
       [ -e "$out/done/row-$name" ] || continue
       tokens=$(tokens_of reproduction/base) bytes=$(weights_bytes_of reproduction/base)
+      case $recipe in *TUNING*) tokens=$((tokens + owner_steps * batch_sequences * sequence_tokens)) ;; esac
       if [ "$experts" != - ]; then
         for id in $(experts_of "$experts"); do
           tokens=$((tokens + $(tokens_of "$id"))) bytes=$((bytes + $(weights_bytes_of "$id")))
@@ -120,16 +122,18 @@ collect_seed() {
         [ -e "$out/federation/compositions/$name/weights.safetensors" ] &&
           bytes=$(wc -c <"$out/federation/compositions/$name/weights.safetensors")
       fi
-      awk -F, -v row="$name" -v numbers="$(plan_numbers "$name"),$tokens,$bytes" '
-        NR == 1 {next}
-        $1 != model {put(); model = $1; line = ""}
-        {line = line "," sprintf("%.4f", $4)}
+      # The means are over all owners' domains, which come first, also where
+      # a row has one owner's expert alone.
+      awk -F, -v row="$name" -v numbers="$(plan_numbers "$name"),$tokens,$bytes" -v owners="${#owners[@]}" '
+        NR == 1 || $3 ~ /^\(/ {next}
+        $1 != model {put(); model = $1; line = ""; n = own = all = 0}
+        {line = line "," sprintf("%.4f", $4); all += log($4); if (++n <= owners) own += log($4)}
         END {put()}
         function put(  without) {
           if (model == "") return
           without = model
           if (!sub(/.*without /, "", without)) without = ""
-          print row "," without line "," numbers
+          printf "%s,%s%s,%.4f,%.4f,%s\n", row, without, line, exp(own / owners), exp(all / n), numbers
         }' "$out/rows/$name.csv"
     done < <(all_rows)
   } >"$file.part"

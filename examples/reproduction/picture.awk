@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # After stats.awk: one of two figures, as SVG on standard output.
-#   -v figure=rows   every row's owners' mean over the base's, a dot a seed
+#   -v figure=rows   every row's (but of branches alone) owners' mean over the base's, a dot a seed
 #   -v figure=gate   anchored rows: that against what an owner's text costs
 #                    with its expert excluded
 function text(s) {gsub(/&/, "\\&amp;", s); gsub(/</, "\\&lt;", s); gsub(/>/, "\\&gt;", s); return s}
@@ -23,10 +23,12 @@ function begin_svg(w, h, title) {
 function grid(t, light) {return t > 0.999 && t < 1.001 ? "#888" : light}
 END {if (figure == "gate") gate(); else all_rows_figure()}
 
+# A branch on others' texts is far off, and would leave no room.
+function drawn(name) {return ((name, "") in there) && name !~ /^branch-/}
 function all_rows_figure(   r, s, name, shown, y, x, low, high, v, left, w, t, sum, n) {
   low = 9; high = 1; shown = 0
   for (r = 1; r <= rows; ++r) {
-    if (!((names[r], "") in there)) continue
+    if (!drawn(names[r])) continue
     ++shown
     for (s = 1; s <= seed_count; ++s) if (has(seeds[s], names[r], "")) {
       v = relative(seeds[s], names[r], "", "owners")
@@ -34,16 +36,16 @@ function all_rows_figure(   r, s, name, shown, y, x, low, high, v, left, w, t, s
       if (v > high) high = v
     }
   }
-  low -= 0.02; high += 0.02; left = 400; w = 420
+  low -= 0.02; high += 0.02; left = 440; w = 420
   begin_svg(left + w + 40, 60 + shown * 18, "Perplexity on the owners' texts over the base's (lower is better; a dot a seed, a line the mean)")
-  for (t = int(low * 20 + 1) / 20; t < high; t += 0.05) {
+  for (t = int(low * 10 + 1) / 10; t < high; t += 0.1) {
     x = left + w * (t - low) / (high - low)
-    printf "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"34\" y2=\"%d\" stroke=\"%s\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" fill=\"#555\">%.2f</text>\n", x, x, 40 + shown * 18, grid(t, "#e4e4e4"), x, 54 + shown * 18, t
+    printf "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"34\" y2=\"%d\" stroke=\"%s\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" fill=\"#555\">%.1f</text>\n", x, x, 40 + shown * 18, grid(t, "#e4e4e4"), x, 54 + shown * 18, t
   }
   y = 46
   for (r = 1; r <= rows; ++r) {
     name = names[r]
-    if (!((name, "") in there)) continue
+    if (!drawn(name)) continue
     printf "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n", left - 10, y + 4, text(label[name])
     sum = n = 0
     for (s = 1; s <= seed_count; ++s) if (has(seeds[s], name, "")) {
@@ -77,7 +79,7 @@ function gate(   r, s, name, part, n, x, y, a, b, kx, ky, lowx, highx, lowy, hig
   }
   if (keys == 0) {begin_svg(600, 60, "No anchored rows yet"); print "</svg>"; return}
   lowx -= 0.01; highx += 0.01; lowy -= 0.02; highy += 0.02
-  begin_svg(700, 480, "The gate: what it costs with all experts, what it saves with the own expert excluded")
+  begin_svg(740, 480, "The gate: what it costs with all experts, what it saves with the own expert excluded")
   for (t = int(lowx * 50 + 1) / 50; t < highx; t += 0.02) {
     px = 70 + 480 * (t - lowx) / (highx - lowx)
     printf "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"40\" y2=\"420\" stroke=\"#eee\"/><text x=\"%.1f\" y=\"436\" text-anchor=\"middle\" fill=\"#555\">%.2f</text>\n", px, px, px, t
@@ -100,7 +102,9 @@ function gate(   r, s, name, part, n, x, y, a, b, kx, ky, lowx, highx, lowy, hig
     printf "<text x=\"%.1f\" y=\"%.1f\" font-size=\"9\" fill=\"#555\">%s</text>\n", px + 6, py - 4, b
   }
   y = 60
-  for (a in color) {
+  n = split("0 0.8 prefix", part, " ")
+  for (k = 1; k <= n; ++k) {
+    a = part[k]
     printf "<line x1=\"570\" x2=\"590\" y1=\"%d\" y2=\"%d\" stroke=\"%s\" stroke-width=\"3\"/><text x=\"596\" y=\"%d\">a = %s</text>\n", y - 4, y - 4, color[a], y, a
     y += 20
   }

@@ -46,7 +46,7 @@ text_make() {
     held[public]=$text/public/test.jsonl
     # The owners' held-out text is what their nodes keep back.
   fi
-  [ -e "$text/.done" ] && return
+  [ -e "$text/.done" ] && { proxy_make; return; }
   step "Text of ${#owners[@]} owners: ${owners[*]}"
   rm -rf "$text"
   mkdir -p "$text"
@@ -68,4 +68,27 @@ text_make() {
   fi
   for d in "${owners[@]}"; do cat "$text/$d.jsonl"; done >"$text/pooled.jsonl"
   touch "$text/.done"
+  proxy_make
+}
+
+# ROOT/text/proxy.jsonl, what routers are tuned on at the coordinator: public
+# text alone, half of it of the kinds that the owners have (METHODS 1, step 6).
+# Here it is told which documents these are; a classifier at each owner, of
+# which ids and scores leave, would have to find them.
+proxy_make() {
+  local d text=$root/text size=$((text_bytes / 8))
+  [ -e "$text/proxy.jsonl" ] && return
+  if [ -d "$data/text" ]; then
+    for d in "${owners[@]}"; do
+      awk 'NR % 12 == 0' "${train[$d]}" >"$text/slice"
+      thin "$text/slice" "$size"
+    done >"$text/proxy.part"
+    for d in "${domains[@]}"; do
+      case " ${owners[*]} " in *" $d "*) ;; *) thin "${train[$d]}" $((size * ${#owners[@]} / (${#domains[@]} - ${#owners[@]}))) ;; esac
+    done >>"$text/proxy.part"
+    rm "$text/slice"
+  else
+    thin "$text/public/train.jsonl" $((2 * size * ${#owners[@]})) >"$text/proxy.part"
+  fi
+  mv "$text/proxy.part" "$text/proxy.jsonl"
 }
