@@ -59,7 +59,7 @@ class IndexFault : public ::testing::Test {
   }
   json Must(std::vector<std::string> arguments) const {
     arguments.insert(arguments.end(), {"-o", "json"});
-    const Result result = Run(arguments, folder_, kEnvironment);
+    const Result result = motet::testing::Run(arguments, folder_, kEnvironment);
     EXPECT_EQ(result.code, 0) << result.err;
     return json::parse(result.out, nullptr, false);
   }
