@@ -60,7 +60,12 @@ const std::multimap<std::string, Variant>& Variants() {
       {"flexolmo",
        {"gate of a rank", "ffn", [](Recipe& r) { r.router.gate_rank = 4; }}},
       {"flexolmo",
-       {"pooled", "ffn", [](Recipe& r) { r.router.covariance = "pooled"; }}},
+       {"pooled", "ffn",
+        [](Recipe& r) {  // the gate off, or too few tokens have an expert
+          r.router.covariance = "pooled";
+          r.router.gate = false;
+          r.router.smoothing = 0;
+        }}},
       {"flexolmo", {"topk", "ffn", router("topk")}},
       {"flexolmo", {"topp", "ffn", router("topp")}},
       {"dume", {"topk", "ffn", router("topk")}},
