@@ -24,7 +24,7 @@ code=${PIPESTATUS[0]}
 awk '
   / Test +#[0-9]+: / {
     name = $0; sub(/.*Test +#[0-9]+: /, "", name)
-    box = name; sub(/\/[A-Z].*/, "", box)
+    box = name; sub(/ .*/, "", box); sub(/\/[A-Z].*/, "", box)
     if (name ~ /\*\*\*Skipped|\*\*\*Not Run|Disabled/) skipped[box]++
     else if (name ~ /Passed/) passed[box]++
     else failed[box]++

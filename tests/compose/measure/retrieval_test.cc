@@ -60,16 +60,19 @@ TEST(TrecRun, KeepsTheOrderWhereScoresAreEqual) {
             "q Q0 a 1 1 t\nq Q0 b 2 0.99999994 t\nq Q0 c 3 0.999999881 t\n");
 }
 
-// The folder that holds the shared retrieval sets, "" where there is none.
+// The folder that holds the shared retrieval sets, "" where there is none:
+// MOTET_SHARED's, or that of the nearest folder above with a shared/ in it.
 std::string SharedSets() {
-  const char* shared = std::getenv("MOTET_SHARED");
-  const char* source = std::getenv("MOTET_SOURCE");
-  const std::string folder =
-      (shared != nullptr   ? std::string(shared)
-       : source != nullptr ? std::string(source) + "/../shared"
-                           : std::string("../shared")) +
-      "/data/retrieval";
-  return std::filesystem::exists(folder) ? folder : "";
+  namespace fs = std::filesystem;
+  const auto sets = [](const fs::path& shared) {
+    const fs::path folder = shared / "data" / "retrieval";
+    return fs::is_directory(folder) ? folder.string() : std::string();
+  };
+  if (const char* shared = std::getenv("MOTET_SHARED")) return sets(shared);
+  for (fs::path at = fs::current_path();; at = at.parent_path()) {
+    const std::string found = sets(at / "shared");
+    if (!found.empty() || at == at.root_path()) return found;
+  }
 }
 
 class Bm25Figures
