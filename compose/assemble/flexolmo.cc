@@ -71,7 +71,8 @@ void Select(const float* precision, const std::vector<float>& mu, double noise,
     w[i] = static_cast<float>(sum);
     dot += double{mu[i]} * sum;
   }
-  dot -= noise * noise * static_cast<double>(width);
+  // mu'P mu is never below 0: a stated noise cannot make an expert likelier.
+  dot = std::max(0.0, dot - noise * noise * static_cast<double>(width));
   *c = static_cast<float>(-0.5 * dot);
 }
 

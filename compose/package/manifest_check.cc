@@ -244,7 +244,8 @@ void CheckAnchored(const v1::ExpertManifest& m, Reasons& reasons) {
   };
   within("smoothing", a.smoothing(), 0, 0.9999);
   within("gate_quantile", a.gate_quantile(), 0, 1);
-  if (a.noise() < 0) reasons.push_back("domain.anchored.noise is below 0");
+  // Its bias is taken off again in the selection, so its size is bounded.
+  within("noise", a.noise(), 0, 100);
   if (a.layers_size() != static_cast<int64_t>(m.model().layers())) {
     reasons.push_back(absl::StrCat("domain.anchored has ", a.layers_size(),
                                    " layers, want ", m.model().layers()));
@@ -259,9 +260,20 @@ void CheckAnchored(const v1::ExpertManifest& m, Reasons& reasons) {
     };
     length("base_mean", layer.base_mean_size());
     length("pair_mean", layer.pair_mean_size());
-    if (layer.threshold() < 0) {
+    const auto finite = [&](const char* name, const auto& numbers) {
+      if (std::all_of(numbers.begin(), numbers.end(),
+                      [](float x) { return std::isfinite(x); })) {
+        return;
+      }
+      reasons.push_back(absl::StrCat("domain.anchored.layers[", l, "].", name,
+                                     " has numbers that are not finite"));
+    };
+    finite("base_mean", layer.base_mean());
+    finite("pair_mean", layer.pair_mean());
+    if (!(layer.threshold() >= 0)) {  // NaN too
       reasons.push_back(absl::StrCat("domain.anchored.layers[", l,
-                                     "].threshold is below 0"));
+                                     "].threshold is ", layer.threshold(),
+                                     ", want 0 or more"));
     }
   }
 }

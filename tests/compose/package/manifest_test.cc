@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -206,7 +207,19 @@ TEST_F(Manifest, NamesDefectsOfStatistics) {
               }),
               AllOf(HasSubstr("layers[1].pair_mean has 5 numbers, want 4"),
                     HasSubstr("layers[0].base_mean has 0 numbers"),
-                    HasSubstr("layers[0].threshold is below 0")));
+                    HasSubstr("layers[0].threshold is -1, want 0 or more")));
+  // What would capture the selection or keep a gate from ever closing.
+  EXPECT_THAT(After([&](M& m) {
+                anchored(m).set_noise(std::numeric_limits<double>::infinity());
+                anchored(m).mutable_layers(0)->set_base_mean(
+                    1, std::numeric_limits<float>::infinity());
+                anchored(m).mutable_layers(1)->set_threshold(
+                    std::numeric_limits<float>::quiet_NaN());
+              }),
+              AllOf(HasSubstr("noise is inf, want 0 to 100"),
+                    HasSubstr("layers[0].base_mean has numbers that are not "
+                              "finite"),
+                    HasSubstr("layers[1].threshold is nan")));
   EXPECT_THAT(After([&](M& m) {
                 anchored(m).set_smoothing(1);
                 anchored(m).set_gate_quantile(1.5);
