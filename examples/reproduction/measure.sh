@@ -178,6 +178,7 @@ told() {
 plan_numbers() {
   local plan=$out/rows/$1.plan.json
   [ -e "$plan" ] || plan=$out/rows/pooled.plan.json
+  [ -e "$plan" ] || { echo 0,0; return; }  # not known yet
   awk '
     {n = $0; gsub(/[^0-9]/, "", n)}
     /^  "parameters":/ {p = n}

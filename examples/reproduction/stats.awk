@@ -22,7 +22,7 @@ FNR == 1 {
 {
   there[$1, $2] = there[$1, $2] + 1
   for (i = 3; i <= NF - 4; ++i) value[seed, $1, $2, head[i]] = $i
-  if ($2 == "") for (i = NF - 3; i <= NF; ++i) cost[$1, head[i]] = $i
+  if ($2 == "") for (i = NF - 3; i <= NF; ++i) if ($i > 0) cost[$1, head[i]] = $i
   if ($2 != "" && !(($1, $2) in known)) {known[$1, $2] = 1; left_out[$1] = left_out[$1] " " $2}
 }
 function has(seed, name, without) {return ((seed, name, without, "all") in value)}
