@@ -95,8 +95,8 @@ measure_row() {  # measure_row NAME
     # Keys of the recipe come before its sections.
     tr ';' '\n' <<<"$recipe" | trim
   } >"$out/recipes/$name.toml"
-  patiently motet -o json compose plan "$out/recipes/$name.toml" >"$out/logs/plan.json"
-  sed '/^  \$/d' "$out/logs/plan.json" >"$out/rows/$name.plan.json"
+  patiently motet -o json compose plan "$out/recipes/$name.toml" >"$out/logs/plan-$name.json"
+  sed '/^  \$/d' "$out/logs/plan-$name.json" >"$out/rows/$name.plan.json"
   patiently motet compose apply "$out/recipes/$name.toml" >"$out/logs/apply-$name.log"
   kinds=composition
   [ "$without" = yes ] && kinds=composition,without
@@ -171,6 +171,7 @@ told() {
       for (i = fields - 2; i <= fields; ++i) {
         if (i == fields - 1 || prefix == "expert") cost[i] -= (found - 1) * base[i]
       }
+      if (base[fields - 2] == 0) cost[fields - 2] = 0  # not known yet
       printf "%s,%.4f,%.4f,%d,%d,%d,%d\n", line, exp(own / m), exp(all / n), cost[fields - 3], cost[fields - 2], cost[fields - 1], cost[fields]
     }' "$2"
 }
