@@ -61,6 +61,11 @@ class Mapped : public faiss::Index {
   VectorView vectors;
 };
 
+// How many levels a row may have: those that FAISS has a place for.
+int Levels(const faiss::HNSW& hnsw) {
+  return std::min(kHighestLevel, static_cast<int>(hnsw.assign_probas.size()));
+}
+
 // A row's level is a function of its number, so that a graph which was
 // written and goes on has the levels of one that was never interrupted.
 int LevelOf(const faiss::HNSW& hnsw, int64_t row) {
@@ -69,8 +74,7 @@ int LevelOf(const faiss::HNSW& hnsw, int64_t row) {
   x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
   x ^= x >> 31;
   double f = static_cast<double>(x >> 11) / 9007199254740992.0;
-  const int levels =
-      std::min(kHighestLevel, static_cast<int>(hnsw.assign_probas.size()));
+  const int levels = Levels(hnsw);
   for (int level = 0; level < levels; ++level) {
     if (f < hnsw.assign_probas[static_cast<size_t>(level)]) return level;
     f -= hnsw.assign_probas[static_cast<size_t>(level)];
@@ -148,7 +152,7 @@ class Graph : public Approximate {
     }
     hnsw.offsets.assign(1, 0);
     for (const int level : hnsw.levels) {
-      if (level < 1 || level > kHighestLevel) return Damaged(path);
+      if (level < 1 || level > Levels(hnsw)) return Damaged(path);
       hnsw.offsets.push_back(hnsw.offsets.back() +
                              static_cast<size_t>(hnsw.cum_nb_neighbors(level)));
     }
@@ -157,9 +161,7 @@ class Graph : public Approximate {
     }
     hnsw.neighbors.resize(hnsw.offsets.back());
     in.Take(hnsw.neighbors.data(), hnsw.neighbors.size() * sizeof(int));
-    for (const int neighbor : hnsw.neighbors) {
-      if (neighbor < -1 || neighbor >= rows) return Damaged(path);
-    }
+    if (!LinksHold()) return Damaged(path);
     if (rows > 0 && (head[2] < 0 || head[2] >= rows || head[3] < 0 ||
                      head[3] >= hnsw.levels[static_cast<size_t>(head[2])])) {
       return Damaged(path);
@@ -171,6 +173,27 @@ class Graph : public Approximate {
   }
 
  private:
+  // A search goes on from a neighbour on the level of the link, so it must
+  // have that level.
+  bool LinksHold() const {
+    const faiss::HNSW& hnsw = index_.hnsw;
+    const size_t rows = hnsw.levels.size();
+    for (size_t row = 0; row < rows; ++row) {
+      for (int level = 0; level < hnsw.levels[row]; ++level) {
+        size_t begin = 0, end = 0;
+        hnsw.neighbor_range(static_cast<int64_t>(row), level, &begin, &end);
+        for (size_t i = begin; i < end; ++i) {
+          const int neighbor = hnsw.neighbors[i];
+          if (neighbor == -1) continue;
+          if (neighbor < 0 || static_cast<size_t>(neighbor) >= rows ||
+              hnsw.levels[static_cast<size_t>(neighbor)] <= level) {
+            return false;
+          }
+        }
+      }
+    }
+    return true;
+  }
   static absl::Status Damaged(const std::string& path) {
     return Error(absl::StatusCode::kDataLoss, path,
                  "a file that is cut or altered", "the graph of this index",

@@ -43,11 +43,7 @@ absl::Status Index::Load(const OpenOptions& options) {
   dead_.assign(lengths_.size(), false);
   MOTET_ASSIGN_OR_RETURN(const std::vector<int64_t> dead, store_->DeadRows());
   for (const int64_t row : dead) {
-    if (row < 0 || row >= rows) {
-      return Error(absl::StatusCode::kDataLoss, TextsPath(folder_),
-                   absl::StrCat("dead row ", row), absl::StrCat("below ", rows),
-                   "build the index anew");
-    }
+    MOTET_RETURN_IF_ERROR(CheckRow("dead row", row));
     dead_[static_cast<size_t>(row)] = true;
   }
   documents_ = rows - static_cast<int64_t>(dead.size());
@@ -68,6 +64,16 @@ absl::Status Index::Load(const OpenOptions& options) {
       Approximate::Read(StructuresPath(folder_) + "/" + record_->file,
                         record_->kind, vectors_->view(), /*writable=*/false));
   return absl::OkStatus();
+}
+
+// The text store's rows lead into the vectors, and no digest covers its keys.
+absl::Status Index::CheckRow(absl::string_view what, int64_t row) const {
+  const auto rows = static_cast<int64_t>(lengths_.size());
+  if (row >= 0 && row < rows) return absl::OkStatus();
+  return Error(absl::StatusCode::kDataLoss, TextsPath(folder_),
+               absl::StrCat(what, " ", row),
+               absl::StrCat("rows from 0, below ", rows),
+               "build the index anew");
 }
 
 absl::Status Index::CheckBase(const TextEncoder& base) const {
@@ -95,6 +101,9 @@ absl::StatusOr<std::vector<int64_t>> Index::RowsWhere(
     }
     MOTET_ASSIGN_OR_RETURN(const std::vector<int64_t> found,
                            store_->RowsWith(field, value));
+    for (const int64_t row : found) {
+      MOTET_RETURN_IF_ERROR(CheckRow("a field of row", row));
+    }
     if (i == 0) {
       rows = found;
       continue;
@@ -173,14 +182,16 @@ absl::StatusOr<Ranking> Index::SearchText(
       return std::binary_search(only->begin(), only->end(), row);
     };
   }
-  const auto rows = static_cast<int64_t>(lengths_.size());
   return SearchBm25(
       query, k, collection,
       [&](const std::string& term) -> absl::StatusOr<std::vector<Posting>> {
         MOTET_ASSIGN_OR_RETURN(std::vector<Posting> postings,
                                store_->Postings(term));
+        for (const Posting& posting : postings) {
+          MOTET_RETURN_IF_ERROR(CheckRow("a term of row", posting.row));
+        }
         std::erase_if(postings, [&](const Posting& posting) {
-          return posting.row >= rows || dead_[static_cast<size_t>(posting.row)];
+          return dead_[static_cast<size_t>(posting.row)];
         });
         return postings;
       });

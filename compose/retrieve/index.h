@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "compose/retrieve/index_files.h"
 #include "compose/retrieve/ranking.h"
 #include "compose/retrieve/text_encoder.h"
@@ -70,6 +71,7 @@ class Index {
  private:
   Index() = default;
   absl::Status Load(const OpenOptions& options);
+  absl::Status CheckRow(absl::string_view what, int64_t row) const;
   absl::StatusOr<Ranking> SearchOne(std::span<const float> query,
                                     int64_t k) const;
 

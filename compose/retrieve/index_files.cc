@@ -29,6 +29,7 @@ using proto::Error;
 using proto::Invalid;
 
 constexpr int kFormat = 1;
+constexpr char kAnew[] = "build the index anew";
 constexpr int64_t kMostNumbers = 1 << 20;  // of a vector
 
 absl::Status DataLoss(const std::string& where, const std::string& got,
@@ -56,7 +57,7 @@ absl::StatusOr<json> Fields(absl::string_view text, const std::string& where,
   }
   if (given != names) {
     return Invalid(where, absl::StrCat("fields ", absl::StrJoin(given, ", ")),
-                   absl::StrJoin(names, ", "), "build the index anew");
+                   absl::StrJoin(names, ", "), kAnew);
   }
   return object;
 }
@@ -65,7 +66,7 @@ absl::StatusOr<std::string> Text(const json& object, const char* name,
                                  const std::string& where) {
   if (!object[name].is_string()) {
     return Invalid(where, absl::StrCat(name, ": ", object[name].type_name()),
-                   "a string");
+                   "a string", kAnew);
   }
   return object[name].get<std::string>();
 }
@@ -75,9 +76,30 @@ absl::StatusOr<int64_t> Count(const json& object, const char* name,
   if (!object[name].is_number_unsigned() ||
       object[name].get<uint64_t>() > static_cast<uint64_t>(most)) {
     return Invalid(where, absl::StrCat(name, ": ", object[name].dump()),
-                   absl::StrCat("a whole number up to ", most));
+                   absl::StrCat("a whole number up to ", most), kAnew);
   }
   return object[name].get<int64_t>();
+}
+
+std::string Quoted(const char* name, const std::string& value) {
+  constexpr size_t kShown = 80;
+  return absl::StrCat(name, ": \"", value.substr(0, kShown), "\"");
+}
+
+absl::StatusOr<proto::Digest> DigestIn(const json& object, const char* name,
+                                       const std::string& where) {
+  MOTET_ASSIGN_OR_RETURN(const std::string hex, Text(object, name, where));
+  auto digest = proto::DigestFromHex(hex);
+  if (digest.ok()) return digest;
+  return Invalid(where, Quoted(name, hex), "64 lower-case hexadecimal digits",
+                 kAnew);
+}
+
+absl::StatusOr<IndexKind> KindIn(const json& object, const std::string& where) {
+  MOTET_ASSIGN_OR_RETURN(const std::string name, Text(object, "kind", where));
+  auto kind = ParseIndexKind(name);
+  if (kind.ok()) return kind;
+  return Invalid(where, Quoted("kind", name), "a kind of index", kAnew);
 }
 
 }  // namespace
@@ -116,20 +138,18 @@ absl::StatusOr<IndexHeader> ParseIndexHeader(absl::string_view text,
                          Count(object, "format", kMostNumbers, where));
   if (format != kFormat) {
     return Invalid(where, absl::StrCat("format ", format),
-                   absl::StrCat("format ", kFormat), "build the index anew");
+                   absl::StrCat("format ", kFormat), kAnew);
   }
   IndexHeader header;
   MOTET_ASSIGN_OR_RETURN(header.encoder_folder, Text(object, "encoder", where));
-  MOTET_ASSIGN_OR_RETURN(const std::string hex,
-                         Text(object, "encoder_sha256", where));
-  MOTET_ASSIGN_OR_RETURN(header.encoder, proto::DigestFromHex(hex));
+  MOTET_ASSIGN_OR_RETURN(header.encoder,
+                         DigestIn(object, "encoder_sha256", where));
   MOTET_ASSIGN_OR_RETURN(header.width,
                          Count(object, "width", kMostNumbers, where));
   MOTET_ASSIGN_OR_RETURN(header.max_tokens,
                          Count(object, "max_tokens", kMostNumbers, where));
-  MOTET_ASSIGN_OR_RETURN(const std::string kind, Text(object, "kind", where));
-  MOTET_ASSIGN_OR_RETURN(header.kind, ParseIndexKind(kind));
-  if (header.width < 1) return Invalid(where, "width 0", "1 or more");
+  MOTET_ASSIGN_OR_RETURN(header.kind, KindIn(object, where));
+  if (header.width < 1) return Invalid(where, "width 0", "1 or more", kAnew);
   MOTET_ASSIGN_OR_RETURN(const std::string sha256,
                          Text(object, "sha256", where));
   const ordered_json again = ordered_json::parse(WriteIndexHeader(header));
@@ -168,19 +188,17 @@ absl::StatusOr<StructureRecord> ParseStructureRecord(absl::string_view text,
       const json object,
       Fields(text, where, {"kind", "file", "rows", "bytes", "sha256"}));
   StructureRecord record;
-  MOTET_ASSIGN_OR_RETURN(const std::string kind, Text(object, "kind", where));
-  MOTET_ASSIGN_OR_RETURN(record.kind, ParseIndexKind(kind));
+  MOTET_ASSIGN_OR_RETURN(record.kind, KindIn(object, where));
   MOTET_ASSIGN_OR_RETURN(record.file, Text(object, "file", where));
   if (record.file.empty() || record.file.find('/') != std::string::npos ||
       (record.kind != IndexKind::kHnsw && record.kind != IndexKind::kIvfPq)) {
-    return Invalid(where, absl::StrCat(kind, " in ", record.file),
-                   "a structure's kind and file");
+    return Invalid(where, absl::StrCat(Name(record.kind), " in ", record.file),
+                   "a structure's kind and file", kAnew);
   }
   constexpr int64_t kMost = int64_t{1} << 62;
   MOTET_ASSIGN_OR_RETURN(record.rows, Count(object, "rows", kMost, where));
   MOTET_ASSIGN_OR_RETURN(record.bytes, Count(object, "bytes", kMost, where));
-  MOTET_ASSIGN_OR_RETURN(const std::string hex, Text(object, "sha256", where));
-  MOTET_ASSIGN_OR_RETURN(record.sha256, proto::DigestFromHex(hex));
+  MOTET_ASSIGN_OR_RETURN(record.sha256, DigestIn(object, "sha256", where));
   return record;
 }
 

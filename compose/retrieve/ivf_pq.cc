@@ -10,6 +10,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "compose/retrieve/flat.h"
 #include "compose/retrieve/structure_file.h"
 #include "proto/error.h"
@@ -83,7 +84,13 @@ class IvfPq : public Approximate {
                        &parameters);
       }
     }));
-    std::erase_if(found, [](int64_t row) { return row < 0; });
+    std::erase(found, -1);  // a place that was not filled
+    for (const int64_t row : found) {
+      if (row < 0 || row >= rows()) {
+        return Damaged(absl::StrCat("row ", row, " in a list"),
+                       absl::StrCat("rows from 0, below ", rows()));
+      }
+    }
     return found;
   }
   absl::Status Write(const std::string& path) const override {
@@ -93,6 +100,7 @@ class IvfPq : public Approximate {
   }
   absl::Status Load(const std::string& path, const VectorView& vectors,
                     bool writable) {
+    path_ = path;
     std::unique_ptr<faiss::Index> read;
     MOTET_RETURN_IF_ERROR(Guarded("ivf-pq", [&] {
       read.reset(
@@ -103,10 +111,8 @@ class IvfPq : public Approximate {
                      ? nullptr
                      : dynamic_cast<faiss::IndexFlat*>(index->quantizer);
     if (flat == nullptr || index->d != width_ || !index->is_trained ||
-        index->ntotal > vectors.rows) {
-      return proto::Error(absl::StatusCode::kDataLoss, path,
-                          "another structure", "IVF-PQ of this index",
-                          "build the index anew");
+        index->ntotal < 0 || index->ntotal > vectors.rows || !Fits(*index)) {
+      return Damaged("another structure", "IVF-PQ of this index");
     }
     auto centroids = std::make_unique<Centroids>(width_);
     centroids->add(flat->ntotal, flat->get_xb());
@@ -117,6 +123,22 @@ class IvfPq : public Approximate {
   }
 
  private:
+  // Its parts are of one size: FAISS reads each by itself.
+  static bool Fits(const faiss::IndexIVFPQ& index) {
+    const faiss::ProductQuantizer& pq = index.pq;
+    return index.quantizer->d == index.d && index.invlists != nullptr &&
+           static_cast<size_t>(index.quantizer->ntotal) == index.nlist &&
+           index.invlists->nlist == index.nlist &&
+           index.invlists->code_size == index.code_size &&
+           pq.code_size == index.code_size &&
+           pq.d == static_cast<size_t>(index.d) &&
+           (pq.nbits == 4 || pq.nbits == 8) &&
+           pq.centroids.size() == pq.d * pq.ksub;
+  }
+  absl::Status Damaged(const std::string& got, const std::string& want) const {
+    return proto::Error(absl::StatusCode::kDataLoss, path_, got, want,
+                        "build the index anew");
+  }
   void Train(const VectorView& vectors, int64_t rows) {
     const auto lists = static_cast<int64_t>(
         std::clamp(4 * std::sqrt(static_cast<double>(rows)), 1.0,
@@ -146,6 +168,7 @@ class IvfPq : public Approximate {
   }
 
   int64_t width_;
+  std::string path_;                      // that was read
   std::unique_ptr<Centroids> centroids_;  // outlives index_
   std::unique_ptr<faiss::IndexIVFPQ> index_;
 };

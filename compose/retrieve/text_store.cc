@@ -326,6 +326,10 @@ absl::StatusOr<std::vector<Posting>> RocksTextStore::Postings(
           return Damaged(folder_, "postings are cut");
         }
         const int64_t first = NumberAt(key, 0);
+        constexpr int64_t kMost = int64_t{1} << 62;  // a sum stays a number
+        if (first < 0 || first > kMost) {
+          return Damaged(folder_, absl::StrCat("postings of row ", first));
+        }
         for (size_t at = 0; at < value.size(); at += 8) {
           postings.push_back({first + At4(value, at), At4(value, at + 4)});
         }

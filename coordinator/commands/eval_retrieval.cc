@@ -15,6 +15,7 @@
 #include "compose/retrieve/text_encoder.h"
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/retrieval_parts.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -127,7 +128,7 @@ std::string Json(const Options& options, const retrieve::BeirSet& set,
                                {"mrr@10", query.mrr_10},
                                {"recall@100", query.recall_100}});
   }
-  return json.dump();
+  return JsonText(json);
 }
 
 // What was done to the texts, where anything was.

@@ -13,6 +13,7 @@
 #include "compose/retrieve/index_writer.h"
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/retrieval_parts.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 
@@ -65,14 +66,14 @@ absl::Status AddDocuments(IndexWriter& writer, const Options& options,
           : absl::StrCat(", ", report.empty, " without text left out")));
   MOTET_RETURN_IF_ERROR(BuildStructure(writer, whole));
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::ordered_json{{"index", options.index},
+    absl::PrintF(
+        "%s\n", JsonText(nlohmann::ordered_json{{"index", options.index},
                                                 {"added", report.added},
                                                 {"replaced", report.replaced},
                                                 {"unchanged", report.unchanged},
                                                 {"cut", report.cut},
                                                 {"empty", report.empty},
-                                                {"rows", writer.rows()}}
-                             .dump());
+                                                {"rows", writer.rows()}}));
   } else {
     absl::PrintF("%s: %d documents added, %d replaced, %d there already\n",
                  options.index, report.added, report.replaced,
@@ -108,10 +109,9 @@ absl::Status RunRemove(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const auto writer, IndexWriter::Open(options.index));
   MOTET_RETURN_IF_ERROR(writer->Remove(options.ids));
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::ordered_json{{"index", options.index},
-                                                {"removed", options.ids}}
-                             .dump(-1, ' ', false,
-                                   nlohmann::json::error_handler_t::replace));
+    absl::PrintF("%s\n",
+                 JsonText(nlohmann::ordered_json{{"index", options.index},
+                                                 {"removed", options.ids}}));
   } else {
     absl::PrintF("%s: %d documents removed\n", options.index,
                  options.ids.size());
@@ -128,21 +128,19 @@ absl::Status RunInfo(const Options& options, const Context& context) {
   const retrieve::IndexHeader& header = index->header();
   const std::string content = proto::Hex(index->ContentDigest());
   if (context.json) {
-    absl::PrintF(
-        "%s\n",
-        nlohmann::ordered_json{{"index", options.index},
-                               {"documents", index->documents()},
-                               {"dead", index->rows() - index->documents()},
-                               {"kind", retrieve::Name(header.kind)},
-                               {"structure", retrieve::Name(index->kind())},
-                               {"structure_rows", index->structure_rows()},
-                               {"width", header.width},
-                               {"max_tokens", header.max_tokens},
-                               {"fields", fields},
-                               {"encoder", header.encoder_folder},
-                               {"encoder_sha256", proto::Hex(header.encoder)},
-                               {"content_sha256", content}}
-            .dump());
+    absl::PrintF("%s\n", JsonText(nlohmann::ordered_json{
+                             {"index", options.index},
+                             {"documents", index->documents()},
+                             {"dead", index->rows() - index->documents()},
+                             {"kind", retrieve::Name(header.kind)},
+                             {"structure", retrieve::Name(index->kind())},
+                             {"structure_rows", index->structure_rows()},
+                             {"width", header.width},
+                             {"max_tokens", header.max_tokens},
+                             {"fields", fields},
+                             {"encoder", header.encoder_folder},
+                             {"encoder_sha256", proto::Hex(header.encoder)},
+                             {"content_sha256", content}}));
     return absl::OkStatus();
   }
   absl::PrintF("documents  %d, and %d rows of removed ones\n",

@@ -13,6 +13,7 @@
 #include "compose/package/peft.h"
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/retrieval_parts.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -93,9 +94,8 @@ absl::Status Print(const retrieve::Index& index,
     all.push_back({{"hits", hits}});
   }
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::ordered_json{{"results", all},
-                                                {"cut_queries", result.cut}}
-                             .dump());
+    absl::PrintF("%s\n", JsonText(nlohmann::ordered_json{
+                             {"results", all}, {"cut_queries", result.cut}}));
   }
   return absl::OkStatus();
 }

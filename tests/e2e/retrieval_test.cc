@@ -149,6 +149,20 @@ TEST_F(RetrievalTest, AnIndexIsBuiltSearchedAndChanged) {
   EXPECT_EQ(hits[0]["id"], "d9");
 }
 
+// JSON cannot say such a path, and says so in its place.
+TEST_F(RetrievalTest, APathMayBeAnyBytes) {
+  const std::string index = Path("index\xFF"), said = "index\xEF\xBF\xBD";
+  const auto name = [&](std::vector<std::string> arguments) {
+    const json answer = Json(std::move(arguments));
+    return std::filesystem::path(answer.value("index", "")).filename().string();
+  };
+  EXPECT_EQ(name({"index", "build", index, "--encoder", Path("encoder"),
+                  "--data", Path("data/corpus.jsonl")}),
+            said);
+  EXPECT_EQ(name({"index", "info", index}), said);
+  EXPECT_EQ(name({"index", "rm", index, "d1"}), said);
+}
+
 TEST_F(RetrievalTest, WrongSearchesAreNamed) {
   const std::string index = Path("index");
   Json({"index", "build", index, "--encoder", Path("encoder"), "--data",

@@ -5,6 +5,7 @@
 
 #include <omp.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -298,6 +299,56 @@ TEST_F(IndexTest, AnotherHeaderIsRefused) {
   EXPECT_EQ(foreign.status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+// A block's record that says less than was written: no digest covers it.
+TEST_F(IndexTest, RowsThatAreNotThereAreRefused) {
+  AddFive();
+  {
+    auto store = TextStore::OpenForWriting(TextsPath(folder_));
+    ASSERT_TRUE(store.ok()) << store.status();
+    const Block block = {0, 1, proto::Digest{}, {1}};
+    const std::vector<Document> documents = {{"other", "", "other", {}}};
+    ASSERT_TRUE((*store)->Commit(block, documents, false).ok());
+  }
+  const auto index = OpenIndex({.verify = false});
+  EXPECT_EQ(index->rows(), 1);
+  const auto refused = [&](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(
+        std::string(status.message()),
+        AllOf(HasSubstr(TextsPath(folder_)), HasSubstr("build the index")));
+  };
+  using Filters = std::vector<std::pair<std::string, std::string>>;
+  refused(index->RowsWhere(Filters{{"parity", "1"}}).status());
+  refused(index->SearchText("river", 3).status());
+}
+
+TEST(IndexFiles, AWrongFieldNamesItsFile) {
+  const std::string record = WriteStructureRecord(
+      {IndexKind::kHnsw, "hnsw-9", 9, 1234, proto::Sha256("c")});
+  const auto says = [&](const std::string& field, const std::string& value,
+                        const std::string& name) {
+    std::string altered = record;
+    altered.replace(altered.find(field), field.size(), value);
+    const auto parsed = ParseStructureRecord(altered, "the/file");
+    EXPECT_THAT(std::string(parsed.status().message()),
+                AllOf(HasSubstr("[the/file]"), HasSubstr(name),
+                      HasSubstr("build the index anew")))
+        << altered;
+  };
+  says(proto::Hex(proto::Sha256("c")), "abc", "sha256: \"abc\"");
+  says("\"hnsw\"", "\"tree\"", "kind: \"tree\"");
+  says("\"hnsw\"", "7", "kind: number");
+  says("1234", "-1", "bytes: -1");
+  says("\"hnsw\"", "\"flat\"", "flat in hnsw-9");
+  const auto header = ParseIndexHeader(
+      R"({"format": 1, "encoder": "e", "encoder_sha256": "xyz", "width": 1,
+          "max_tokens": 1, "kind": "auto", "sha256": ""})",
+      "the/file");
+  EXPECT_THAT(std::string(header.status().message()),
+              AllOf(HasSubstr("[the/file]"), HasSubstr("encoder_sha256"),
+                    HasSubstr("build the index anew")));
+}
+
 class StructureTest : public IndexTest,
                       public ::testing::WithParamInterface<IndexKind> {};
 
@@ -381,6 +432,80 @@ INSTANTIATE_TEST_SUITE_P(Kinds, StructureTest,
                                       ? std::string("Hnsw")
                                       : std::string("IvfPq");
                          });
+
+// Size and, in a crafted index, digest hold, but the links lead astray.
+TEST_F(IndexTest, AGraphsLinksStayOnTheirLevels) {
+  constexpr int64_t kWidth = 16, kRows = 2000;
+  {
+    auto writer = Create(IndexKind::kHnsw, kWidth);
+    AddDirections(*writer, Directions(kRows, kWidth, 3), 0, kRows);
+    ASSERT_TRUE(writer->Build(true, nullptr).ok());
+  }
+  const std::string name = "structures/hnsw-2000";
+  const std::string good = Bytes(name);
+  constexpr size_t kHead = 8 + 4 * 8;
+  const auto number = [&](size_t at) {
+    int32_t value = 0;
+    std::memcpy(&value, good.data() + kHead + 4 * at, 4);
+    return value;
+  };
+  // The first row of two levels, one of one, and where the links of the first
+  // begin on its upper level.
+  size_t high = kRows, low = kRows, links = kRows;
+  for (size_t row = kRows; row-- > 0;) (number(row) > 1 ? high : low) = row;
+  ASSERT_LT(high, size_t{kRows});
+  ASSERT_LT(low, size_t{kRows});
+  ASSERT_EQ(number(high), 2);
+  for (size_t row = 0; row < high; ++row) {
+    links += static_cast<size_t>(32 + 32 * number(row));
+  }
+  const auto damaged = [&](size_t at, int32_t value) {
+    std::string altered = good;
+    std::memcpy(altered.data() + kHead + 4 * at, &value, 4);
+    Write(name, altered);
+    const absl::Status status = Opened({.verify = false});
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(name));
+  };
+  damaged(links + 64, static_cast<int32_t>(low));  // low is not so high
+  damaged(links, kRows);                           // no such row
+  damaged(links, -2);
+  damaged(low, 16);  // more levels than FAISS has
+  Write(name, good);
+  EXPECT_TRUE(Opened({.verify = false}).ok());
+}
+
+TEST_F(IndexTest, AListsRowsAreThere) {
+  constexpr int64_t kWidth = 16, kRows = 2000, kRow = 1234;
+  const std::vector<float> vectors = Directions(kRows, kWidth, 3);
+  {
+    auto writer = Create(IndexKind::kIvfPq, kWidth);
+    AddDirections(*writer, vectors, 0, kRows);
+    ASSERT_TRUE(writer->Build(true, nullptr).ok());
+  }
+  const std::string name = "structures/ivf-pq-2000";
+  const std::string good = Bytes(name);
+  const auto bytes = [](int64_t row) {
+    return std::string(reinterpret_cast<const char*>(&row), sizeof row);
+  };
+  const size_t at = good.find(bytes(kRow));
+  ASSERT_NE(at, std::string::npos);
+  ASSERT_EQ(good.find(bytes(kRow), at + 1), std::string::npos);
+  for (const int64_t row : {kRows, int64_t{1} << 40, int64_t{-2}}) {
+    std::string altered = good;
+    altered.replace(at, sizeof row, bytes(row));
+    Write(name, altered);
+    const auto found =
+        OpenIndex({.verify = false})
+            ->SearchVectors(std::span(vectors).subspan(kRow * kWidth, kWidth),
+                            3);
+    EXPECT_EQ(found.status().code(), absl::StatusCode::kDataLoss)
+        << found.status();
+    EXPECT_THAT(
+        std::string(found.status().message()),
+        AllOf(HasSubstr(name), HasSubstr("row " + std::to_string(row))));
+  }
+}
 
 // On one thread a graph that went on from what was written is that of a
 // process which was never interrupted.
