@@ -6,7 +6,7 @@
 // A set's scorer is made of the set's models alone and starts from the same
 // prior for each of them, so what answers without an expert is what was
 // composed without it.
-#include <set>
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -92,16 +92,28 @@ absl::Status LoadFfn(const package::LoadedModel& base, bool pair,
 
 absl::StatusOr<std::shared_ptr<const Member>> LoadMember(
     const std::string& folder, v1::ExpertManifest expert,
-    const v1::ExpertManifest& base_manifest, const package::LoadedModel& base,
-    const std::string& ffn) {
+    const v1::BaseReference& locked, const v1::ExpertManifest& base_manifest,
+    const package::LoadedModel& base, const std::string& ffn) {
   auto member = std::make_shared<Member>();
   const std::string where = absl::StrCat("expert ", expert.id());
   package::OpenedPackage opened;
   opened.folder = folder;
   opened.manifest = std::move(expert);
+  const auto same = [&](const char* what, const std::string& got,
+                        const std::string& want) -> absl::Status {
+    if (got == want) return absl::OkStatus();
+    return proto::Invalid(where, absl::StrCat(what, " = \"", got, "\""),
+                          absl::StrCat("\"", want, "\", of the lock's base"),
+                          "apply the recipe again");
+  };
   MOTET_ASSIGN_OR_RETURN(
       member->file, SafetensorsFile::Open(folder + "/weights.safetensors"));
   if (opened.manifest.kind() == "ffn") {
+    MOTET_RETURN_IF_ERROR(same("base.manifest_sha256",
+                               opened.manifest.base().manifest_sha256(),
+                               locked.manifest_sha256()));
+    MOTET_RETURN_IF_ERROR(same("frozen_sha256", opened.manifest.frozen_sha256(),
+                               package::FrozenDigest(base_manifest)));
     MOTET_RETURN_IF_ERROR(
         LoadFfn(base, !RunsAlone(opened.manifest, ffn), where, *member));
     return member;
@@ -173,8 +185,9 @@ class EnsembleComposition : public Composition {
     }
     for (size_t i = 0; i < folders.size(); ++i) {
       MOTET_ASSIGN_OR_RETURN(
-          auto member, LoadMember(folders[i], std::move(manifests[i]), manifest,
-                                  *base, lock.ensemble().ffn()));
+          auto member,
+          LoadMember(folders[i], std::move(manifests[i]), lock.base(), manifest,
+                     *base, lock.ensemble().ffn()));
       files.push_back(member->file);
       members_.push_back(std::move(member));
     }

@@ -4,6 +4,7 @@
 // promises no stable bytes, and the lock's digest is an identity, so the text
 // is made here; reading accepts any proto3 JSON of the message and then
 // checks what the rest of the program takes for granted.
+#include <algorithm>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -121,6 +122,26 @@ void CheckRouter(const v1::RouterLock& router,
                      " (want 0 to below 1)"));
 }
 
+// A lock has the sections of its method, the base and the experts.
+void CheckSections(const v1::CompositionLock& lock, const Method& method,
+                   std::vector<std::string>& problems) {
+  const auto* descriptor = lock.GetDescriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const FieldDescriptor* field = descriptor->field(i);
+    if (field->message_type() == nullptr || field->is_repeated() ||
+        field->name() == "base" ||
+        !lock.GetReflection()->HasField(lock, field)) {
+      continue;
+    }
+    if (std::find(method.sections.begin(), method.sections.end(),
+                  field->name()) == method.sections.end()) {
+      problems.push_back(absl::StrCat("a section ", field->name(),
+                                      " (want none for method ", method.name,
+                                      ")"));
+    }
+  }
+}
+
 std::vector<std::string> Problems(const v1::CompositionLock& lock) {
   std::vector<std::string> problems;
   const auto check = [&](bool good, const std::string& problem) {
@@ -150,10 +171,8 @@ std::vector<std::string> Problems(const v1::CompositionLock& lock) {
     digest(expert.id() + ".manifest_sha256", expert.manifest_sha256());
     digest(expert.id() + ".weights_sha256", expert.weights_sha256());
   }
-  if (method != nullptr && !method->router) {
-    check(!lock.has_router(), absl::StrCat("a router (want none for method ",
-                                           lock.method(), ")"));
-  } else {
+  if (method != nullptr) CheckSections(lock, *method, problems);
+  if (method == nullptr || method->router) {
     CheckRouter(lock.router(), problems);
     CheckTuningLock(lock, problems);
     const std::string& kind = lock.router().kind();

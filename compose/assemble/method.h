@@ -14,7 +14,7 @@ namespace motet::assemble {
 
 struct Method {
   const char* name;
-  // The recipe's sections that this method reads.
+  // The recipe's sections that this method reads; a lock's, by the same names.
   std::vector<const char*> sections;
   bool router;  // routes among experts: its locks have a router
   Plan (*plan)(const Recipe& recipe, const Part& base,

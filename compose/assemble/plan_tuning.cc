@@ -39,7 +39,8 @@ const Defaults* DefaultsOf(const std::string& method) {
 
 // A weight that does not depend on its row gives the row no gradient.
 bool OneIsBlind(const v1::CompositionLock& lock, const Part& base) {
-  return lock.router().renormalise() || base.manifest.model().block() == "olmo2";
+  return lock.router().renormalise() ||
+         base.manifest.model().block() == "olmo2";
 }
 
 // Of top-k, while tuning; 0 for another kind.
@@ -191,6 +192,7 @@ v1::CompositionLock BeforeTuning(v1::CompositionLock lock) {
 bool TunedAlike(const v1::CompositionLock& a, const v1::CompositionLock& b) {
   v1::CompositionLock other = b;
   other.mutable_tuning()->set_rows_sha256(a.tuning().rows_sha256());
+  other.set_software(a.software());  // an upgrade tunes nothing anew
   return WriteLock(a) == WriteLock(other);
 }
 
@@ -205,7 +207,8 @@ void CheckTuningLock(const v1::CompositionLock& lock,
   if (!lock.has_tuning()) return;
   const v1::TuningLock& t = lock.tuning();
   const bool routed = t.narrowed() == "tuned";
-  check(DefaultsOf(lock.method()) != nullptr && lock.router().kind() != "anchored",
+  check(DefaultsOf(lock.method()) != nullptr &&
+            lock.router().kind() != "anchored",
         "tuning (want none for method ", lock.method(), " and router.kind ",
         lock.router().kind(), ")");
   check(routed || t.narrowed() == "untuned", "tuning.narrowed = \"",

@@ -51,7 +51,7 @@
 //   weight_decay = 0.0
 //   seed = 1
 //   narrowed = "untuned"          # or "tuned"
-//   proxy = true                  # instead of data: public text of the base
+//   proxy = true                  # after data or alone: text of the base
 //   proxy_documents = 200         # that each owner scored highest
 // or, with method = "ensemble",
 //   [ensemble]

@@ -97,6 +97,7 @@ class TunedRows : public model::RowSource {
   std::shared_ptr<const Rows> For(math::ExpertMask set) override {
     return always_ || (set & all_) == all_ ? tuned_ : untuned_;
   }
+  const Rows& untuned() const { return *untuned_; }
 
  private:
   const std::shared_ptr<const Rows> tuned_, untuned_;
@@ -219,6 +220,12 @@ std::shared_ptr<model::RowSource> MakeTunedRows(std::vector<Tensor> tuned,
                                                 bool always) {
   return std::make_shared<TunedRows>(std::move(tuned), std::move(untuned), all,
                                      always);
+}
+
+std::shared_ptr<model::RowSource> UntunedRows(const model::RowSource& tuned) {
+  const std::vector<Tensor>& rows =
+      static_cast<const TunedRows&>(tuned).untuned().rows;
+  return MakeTunedRows(rows, rows, 0, true);
 }
 
 }  // namespace motet::assemble

@@ -31,7 +31,7 @@ void AddTuning(const Recipe& recipe, const Part& base, int64_t numbers,
 std::string RowsBeforeTuning(const v1::CompositionLock& lock);
 // The lock of the same composition before tuning, whose exclusion is exact.
 v1::CompositionLock BeforeTuning(v1::CompositionLock lock);
-// Whether the two differ in rows_sha256 at most.
+// Whether the two differ in rows_sha256 and software at most.
 bool TunedAlike(const v1::CompositionLock& a, const v1::CompositionLock& b);
 void CheckTuningLock(const v1::CompositionLock& lock,
                      std::vector<std::string>& problems);
@@ -65,5 +65,7 @@ bool TunedServe(const v1::CompositionLock& lock, math::ExpertMask set,
 std::shared_ptr<model::RowSource> MakeTunedRows(
     std::vector<math::Tensor> tuned, std::vector<math::Tensor> untuned,
     math::ExpertMask all, bool always);
+// Of what MakeTunedRows made: the rows before tuning, for every set.
+std::shared_ptr<model::RowSource> UntunedRows(const model::RowSource& tuned);
 
 }  // namespace motet::assemble

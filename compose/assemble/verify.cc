@@ -58,7 +58,8 @@ absl::StatusOr<v1::ExpertManifest> Verifier::Manifest(
 
 absl::Status Verifier::Base(const std::string& folder,
                             const v1::BaseReference& base) {
-  // Public text is for owners' batches; a composition does not read it.
+  // Public text is for owners' batches; loading a composition does not
+  // read it.
   MOTET_ASSIGN_OR_RETURN(
       const v1::ExpertManifest manifest,
       Manifest(folder, base.manifest_sha256(), [](const std::string& path) {

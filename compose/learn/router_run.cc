@@ -23,7 +23,9 @@ std::string Obstacle(const model::Decoder& decoder,
   const model::ModelConfig& config = decoder.config();
   const model::Router& router = decoder.router();
   if (config.experts == 0) return "a dense model";
-  if (router.kind == model::Router::Kind::kAnchored) return "an anchored router";
+  if (router.kind == model::Router::Kind::kAnchored) {
+    return "an anchored router";
+  }
   if (router.rows != nullptr) return "rows that depend on the expert set";
   const bool top_k = router.kind == model::Router::Kind::kTopK &&
                      options.choice == Choice::kServed;

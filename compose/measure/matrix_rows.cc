@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "compose/assemble/tuning.h"
 #include "compose/measure/matrix.h"
 #include "proto/error.h"
 
@@ -21,8 +22,9 @@ int Count(math::ExpertMask set) {
 
 // The base alone is FFN 0 with weight 1 under either router, and top-k
 // depends on (k, set) only, unless null experts or solved rows take part.
+// pair: under a pair's router in place of the composition's.
 std::string ArithmeticOf(const v1::CompositionLock& lock,
-                         const model::Router* router,
+                         const model::Router* router, bool pair,
                          math::ExpertMask allowed) {
   std::string key = lock.base().manifest_sha256();
   if (allowed == 1) return key;
@@ -36,9 +38,12 @@ std::string ArithmeticOf(const v1::CompositionLock& lock,
     absl::StrAppend(&key, " topk ",
                     std::min<int64_t>(router->k, Count(allowed)), " ",
                     router->renormalise, " ", lock.router().rows());
-  } else {  // all that its lock says of it
+  } else {  // all that its lock says of it, and the router that is run
     absl::StrAppend(&key, " ", lock.router().SerializeAsString(), " ",
-                    lock.tuning().rows_sha256());
+                    lock.tuning().SerializeAsString());
+    absl::StrAppend(&key, pair ? " pair " : " whole ",
+                    static_cast<int>(router->kind), " ", router->k, " ",
+                    router->top_p, " ", router->most_active);
   }
   absl::StrAppend(&key, " ", lock.method());
   for (int e = 0; e < lock.experts_size(); ++e) {
@@ -73,7 +78,8 @@ MatrixRow RowOf(std::shared_ptr<const assemble::Composition> composition,
           composition,
           decoder,
           allowed,
-          ArithmeticOf(lock, whole ? &whole->router() : nullptr, allowed),
+          ArithmeticOf(lock, whole ? &whole->router() : nullptr,
+                       whole != composition->decoder.get(), allowed),
           lock.base().tokenizer_sha256()};
 }
 
@@ -99,7 +105,11 @@ absl::StatusOr<std::vector<MatrixRow>> PairRows(
     model::Router pair;
     pair.k = 2;
     pair.renormalise = lock.router().renormalise();
-    pair.rows = decoder->router().rows;  // of tuned ones: those before
+    // The weights' rows are the packages', or else tuned ones. What an
+    // anchored router solves for a set are no rows to choose by.
+    if (lock.has_tuning()) {
+      pair.rows = assemble::UntunedRows(*decoder->router().rows);
+    }
     MOTET_ASSIGN_OR_RETURN(
         model::Decoder view,
         model::Decoder::Create(decoder->config(), decoder->weights(), pair));

@@ -44,8 +44,8 @@ class Scorer {
   virtual std::unique_ptr<ScorerState> NewState(int64_t capacity) const = 0;
   // Of memory that such a state may take.
   virtual int64_t StateBytes(int64_t capacity) const = 0;
-  // Runs the inputs. The sink gets the logits of the rows wanted, which are
-  // in ascending order and each within one input, a few rows at a time. With
+  // Runs the inputs. The sink gets the logits of the rows wanted, a few at a
+  // time; ranges ascend, and one may go over several inputs. With
   // exact products a row's bits depend on its sequence alone, not on what else
   // is run with it nor on the pieces that a sequence comes in. After a sink
   // that said false the states are of no further use. The arena is as before.

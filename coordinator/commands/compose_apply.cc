@@ -11,15 +11,23 @@
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/strings/str_cat.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "compose/assemble/composition.h"
 #include "compose/assemble/tuning.h"
 #include "coordinator/commands/compose_parts.h"
 #include "nlohmann/json.hpp"
@@ -45,19 +53,14 @@ using Make = std::function<absl::Status(const std::string& partial,
                                         v1::CompositionLock& lock)>;
 
 // Lock and weights into a folder beside `folder`, which then change places.
-// Whatever ends it before, what was there is there, untouched.
+// Whatever ends it before, what was there is there, untouched. The caller
+// holds the composition's lock.
 absl::Status WriteWhole(const ComposeSession& session,
                         v1::CompositionLock& lock,
                         const assemble::PackageFolder& folder_of,
                         const std::string& recipe, const std::string& folder,
                         const Make& make) {
   const Federation& federation = session.federation;
-  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(federation.Path("work")));
-  MOTET_ASSIGN_OR_RETURN(
-      const proto::FileLock held,
-      proto::FileLock::Take(
-          federation.Path(absl::StrCat("work/compose-", lock.name())),
-          "compose apply"));
   const std::string partial = federation.Path(
       absl::StrCat("compositions/.", lock.name(), ".partial"));
   std::error_code ignored;
@@ -97,7 +100,8 @@ Make Build(const assemble::PackageFolder& folder_of) {
 // Checkpoints of a composition's tunings: one for each lock that was asked
 // for, so that another recipe begins anew.
 constexpr int kDigits = 12;
-std::string CheckpointName(const v1::CompositionLock& pending) {
+std::string CheckpointName(v1::CompositionLock pending) {
+  pending.clear_software();  // as TunedAlike has it
   const std::string sha256 =
       proto::Hex(proto::Sha256(assemble::WriteLock(pending)));
   return absl::StrCat("tune-", pending.name(), "-", sha256.substr(0, kDigits),
@@ -211,6 +215,17 @@ absl::Status ApplyParts(const ComposeSession& session,
   MOTET_RETURN_IF_ERROR(PlanStatus(plan, where));
   const assemble::PackageFolder folder_of = FolderOf(session, parts);
   MOTET_RETURN_IF_ERROR(Learn(parts.recipe, folder_of, plan));
+  // From before what is there is read to the end of what is written: another
+  // apply of the name sees all of this one or nothing.
+  std::optional<proto::FileLock> held;
+  if (!dry_run) {
+    MOTET_RETURN_IF_ERROR(
+        proto::MakeDirectories(session.federation.Path("work")));
+    MOTET_ASSIGN_OR_RETURN(
+        held, proto::FileLock::Take(session.federation.Path(absl::StrCat(
+                                        "work/compose-", plan.lock.name())),
+                                    "compose apply"));
+  }
   std::optional<assemble::PlanDiff> diff;
   if (show_changes) {
     MOTET_ASSIGN_OR_RETURN(diff, DiffOf(session, plan));

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 
+#include "proto/files.h"
 #include "tests/harness/federation.h"
 
 namespace motet::testing {
@@ -217,6 +218,16 @@ TEST_F(ComposeFault, KilledTuningGoesOnAndEndsAsIfItHadNot) {
   EXPECT_FALSE(checkpoint()) << "of a run that is done";
   EXPECT_THAT(federation_.MustMotet({"compose", "apply", recipe}).out,
               HasSubstr("unchanged"));
+  // Made by another version: the rows serve as they are.
+  const json older = json::parse(whole.at("motet.lock"));
+  const std::string mark = "\"software\": " + older["software"].dump();
+  std::string text = whole.at("motet.lock");
+  ASSERT_NE(text.find(mark), std::string::npos);
+  text.replace(text.find(mark), mark.size(), "\"software\": \"motet 0.0\"");
+  WriteText(Soup() + "/motet.lock", text);
+  EXPECT_THAT(federation_.MustMotet({"compose", "apply", recipe}).out,
+              HasSubstr("unchanged"));
+  EXPECT_EQ(ReadText(Soup() + "/motet.lock"), text);
 
   // Killed after a checkpoint, it ends with the bits of one that was not.
   fs::remove_all(Soup());
@@ -261,6 +272,34 @@ TEST_F(ComposeFault, KilledTuningGoesOnAndEndsAsIfItHadNot) {
   EXPECT_EQ(missing.code, 1);
   EXPECT_THAT(missing.err, HasSubstr("none.jsonl"));
   EXPECT_FALSE(fs::exists(Soup() + "/rows.safetensors"));
+}
+
+// Nor does what only refers to packages change under another apply.
+TEST_F(ComposeFault, OneApplyOfANameAtATime) {
+  const std::string recipe = federation_.Path("voices.toml");
+  const auto write = [&](const std::string& weights) {
+    WriteText(recipe,
+              "name = \"soup\"\nmethod = \"ensemble\"\n"
+              "experts = [\"code.example/tuned\", \"law.example/tuned\"]\n"
+              "[ensemble]\nweights = \"" +
+                  weights + "\"\n");
+  };
+  write("uniform");
+  federation_.MustMotet({"compose", "apply", recipe});
+  const auto before = Files(Soup());
+  write("bayes");
+  {
+    const auto held = proto::FileLock::Take(
+        federation_.home() + "/work/compose-soup", "test");
+    ASSERT_TRUE(held.ok()) << held.status();
+    const Result refused = federation_.Motet({"compose", "apply", recipe});
+    EXPECT_EQ(refused.code, 1);
+    EXPECT_THAT(refused.err, HasSubstr("compose-soup"));
+    EXPECT_EQ(Files(Soup()), before);
+    federation_.MustMotet({"compose", "apply", recipe, "--dry-run"});
+  }
+  EXPECT_THAT(federation_.MustMotet({"compose", "apply", recipe}).out,
+              HasSubstr("replaced"));
 }
 
 TEST_F(ComposeFault, ALostPackageIsFetchedOrNamed) {

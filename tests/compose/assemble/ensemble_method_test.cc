@@ -14,6 +14,7 @@
 #include "compose/measure/exclusion.h"
 #include "compose/measure/matrix.h"
 #include "gmock/gmock.h"
+#include "proto/digest.h"
 #include "tests/compose/assemble/ensemble_fixture.h"
 
 namespace motet::assemble {
@@ -157,6 +158,65 @@ TEST_F(EnsembleMethodTest, LocksThatCannotBeAreRefused) {
               }),
               AllOf(HasSubstr("ensemble.prior of 3 experts (want all 4)"),
                     HasSubstr("ln_p (want 2 numbers of each model")));
+}
+
+TEST_F(EnsembleMethodTest, SectionsOfOtherMethodsAreRefused) {
+  const auto refusal =
+      [&](const std::string& method,
+          const std::function<void(v1::CompositionLock&)>& set) {
+        Recipe recipe = RecipeFor(f().Experts({1}), "uniform");
+        recipe.method = method;
+        v1::CompositionLock lock =
+            MakePlan(recipe, f().base(), f().Experts({1})).lock;
+        set(lock);
+        return std::string(
+            ParseLock(WriteLock(lock), "motet.lock").status().message());
+      };
+  const auto nothing = [](v1::CompositionLock&) {};
+  EXPECT_EQ(refusal("ensemble", nothing), "");
+  EXPECT_EQ(refusal("merge", nothing), "");
+  EXPECT_THAT(refusal("ensemble", [](auto& l) { l.mutable_router(); }),
+              HasSubstr("a section router (want none for method ensemble)"));
+  EXPECT_THAT(refusal("ensemble", [](auto& l) { l.mutable_btx(); }),
+              HasSubstr("a section btx"));
+  EXPECT_THAT(refusal("merge", [](auto& l) { l.mutable_tuning(); }),
+              HasSubstr("a section tuning (want none for method merge)"));
+  EXPECT_THAT(refusal("merge", [](auto& l) { l.mutable_ensemble(); }),
+              HasSubstr("a section ensemble"));
+}
+
+// A lock whose expert was trained beside another trunk: no plan makes one.
+TEST_F(EnsembleMethodTest, AnFfnOfAnotherBaseIsRefused) {
+  const Part part = f().experts()[0];
+  const auto lock = MakePlan(RecipeFor({part}), f().base(), {part}).lock;
+  const std::string folder = f().Path("foreign");
+  std::filesystem::copy(part.folder, folder);
+  const std::string path = folder + "/manifest.json";
+  const std::string text = *proto::ReadFile(path, 1 << 20);
+  const auto refusal = [&](const std::string& from) {
+    std::string other = text;
+    for (size_t at; (at = other.find(from)) != std::string::npos;) {
+      other.replace(at, 64, std::string(64, 'e'));
+    }
+    EXPECT_NE(other, text);
+    EXPECT_TRUE(proto::WriteFileAtomic(path, other).ok());
+    v1::CompositionLock changed = lock;
+    const std::string sha256 = proto::Hex(proto::Sha256(other));
+    changed.mutable_experts(0)->set_manifest_sha256(sha256);
+    const auto loaded = LoadComposition(
+        changed,
+        [&](const std::string& asked) -> absl::StatusOr<std::string> {
+          return asked == sha256 ? folder : f().FolderOf()(asked);
+        },
+        {});
+    EXPECT_FALSE(loaded.ok());
+    return std::string(loaded.status().message());
+  };
+  EXPECT_THAT(refusal(f().base().manifest_sha256),
+              AllOf(HasSubstr("expert code.example/code@1.0.0"),
+                    HasSubstr("base.manifest_sha256")));
+  EXPECT_THAT(refusal(part.manifest.frozen_sha256()),
+              HasSubstr("frozen_sha256"));
 }
 
 TEST_F(EnsembleMethodTest, RecipeTextAndItsDifference) {

@@ -127,6 +127,11 @@ TEST_F(TuningTest, LossFallsAndTheSameLockGivesTheSameBytes) {
   const auto parsed = ParseLock(WriteLock(one), "motet.lock");
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_TRUE(TunedAlike(*parsed, plan.lock));
+  v1::CompositionLock upgraded = plan.lock;
+  upgraded.set_software("motet of next year");
+  EXPECT_TRUE(TunedAlike(*parsed, upgraded));
+  upgraded.mutable_tuning()->set_seed(99);
+  EXPECT_FALSE(TunedAlike(*parsed, upgraded));
   EXPECT_EQ(WriteLock(BeforeTuning(one)), WriteLock(f().Lock("topk")));
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stack>
 
+#include "compose/assemble/tuning.h"
 #include "compose/measure/perplexity.h"
 #include "gmock/gmock.h"
 #include "nlohmann/json.hpp"
@@ -105,7 +106,7 @@ TEST_P(MatrixTest, RowsAreWhatTheySay) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Routers, MatrixTest,
-                         testing::Values("anchored", "topk"),
+                         testing::Values("anchored", "topk", "pooled"),
                          [](const auto& info) { return info.param; });
 
 TEST(MatrixErrorsTest, SayWhatIsWrong) {
@@ -203,6 +204,51 @@ TEST(MatrixRowsTest, SeveralCompositionsShareWhatTheyShare) {
                     static_cast<double>(matrix->scored_tokens[d]) / bytes,
                 1e-9);
   }
+}
+
+// As their owners trained them: tuning does not show, whatever the narrower
+// sets are answered by.
+TEST(MatrixRowsTest, PairsAreThoseBeforeTuning) {
+  const TinyFederation federation;
+  const auto parts = federation.Experts({0, 1});
+  assemble::Recipe recipe = TinyFederation::RecipeFor(parts, "topk");
+  assemble::Recipe::Tuning& tuning = recipe.tuning.emplace();
+  tuning.data = {"text.jsonl"};
+  tuning.data_sha256 = assemble::DocumentsSha256(TinyFederation::Documents());
+  tuning.documents = TinyFederation::Documents().size();
+  tuning.steps = 6;
+  tuning.learning_rate = 0.05;
+  tuning.batch_sequences = 2;
+  tuning.sequence_tokens = 16;
+  tuning.narrowed = "tuned";
+  assemble::LoadOptions load;
+  load.folder = federation.Path("tuned");
+  ASSERT_TRUE(proto::MakeDirectories(load.folder).ok());
+  const auto lock = assemble::TuneComposition(
+      assemble::MakePlan(recipe, federation.base(), parts).lock,
+      federation.FolderOf(), TinyFederation::Documents(), load.folder, {});
+  ASSERT_TRUE(lock.ok()) << lock.status();
+  const std::shared_ptr<const assemble::Composition> tuned =
+      federation.Load(*lock, load);
+  MatrixOptions options;
+  options.window = 20;
+  const auto matrix = MeasureMatrix(*tuned, Domains(), options);
+  ASSERT_TRUE(matrix.ok()) << matrix.status();
+  const auto before = MeasureMatrix(
+      *federation.Load(assemble::BeforeTuning(*lock)), Domains(), options);
+  ASSERT_TRUE(before.ok()) << before.status();
+  ASSERT_THAT(matrix->models,
+              ElementsAre("base", "base + code", "base + legal", "composition",
+                          "without code", "without legal"));
+  EXPECT_EQ(matrix->values[1], before->values[1]);
+  EXPECT_EQ(matrix->values[2], before->values[2]);
+  EXPECT_NE(matrix->values[3], before->values[3]);
+  // The same set under tuned rows: another arithmetic, with a key of its own.
+  EXPECT_NE(matrix->values[5], matrix->values[1]);
+  const auto rows = CompositionRows(tuned, false);
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  EXPECT_EQ((*rows)[5].allowed & 0b111, (*rows)[1].allowed);
+  EXPECT_NE((*rows)[5].arithmetic, (*rows)[1].arithmetic);
 }
 
 TEST(MatrixRowsTest, ExpertsAloneHaveNoComposition) {
