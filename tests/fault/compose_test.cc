@@ -289,8 +289,9 @@ TEST_F(ComposeFault, OneApplyOfANameAtATime) {
   const auto before = Files(Soup());
   write("bayes");
   {
+    const fs::path home = federation_.home();
     const auto held = proto::FileLock::Take(
-        federation_.home() + "/work/compose-soup", "test");
+        (home / "work" / "compose-soup").string(), "test");
     ASSERT_TRUE(held.ok()) << held.status();
     const Result refused = federation_.Motet({"compose", "apply", recipe});
     EXPECT_EQ(refused.code, 1);
