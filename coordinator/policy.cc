@@ -72,37 +72,7 @@ std::string WithheldByTerms(const v1::LicenceTerms& terms,
   return "";
 }
 
-namespace {
-
-// Whether a request may have so many experts work on a token.
-absl::Status CheckActive(const assemble::ServedModel& model, uint32_t active) {
-  const std::string got = absl::StrCat("active = ", active);
-  const bool merged = model.decoder != nullptr && !model.experts.empty() &&
-                      model.decoder->config().experts == 0;
-  if (model.experts.empty() || model.decoder == nullptr || merged ||
-      !model::TakesActive(model.decoder->router())) {
-    return proto::Invalid(
-        "experts.active", got,
-        model.experts.empty()      ? "none: this model has no experts"
-        : model.decoder == nullptr ? "none: whole models answer together"
-        : merged                   ? "none: this model's experts are merged"
-                                   : "none: this model's router takes the "
-                                     "base and at most one expert",
-        "leave it out");
-  }
-  const model::Router& router = model.decoder->router();
-  int64_t most = static_cast<int64_t>(model.experts.size());
-  if (router.kind == model::Router::Kind::kTopK) most += router.null_experts;
-  if (router.most_active > 0) most = std::min(most, router.most_active);
-  if (active <= most) return absl::OkStatus();
-  return proto::Invalid("experts.active", got,
-                        absl::StrCat("1 to ", most, ", what this model allows"),
-                        "ask for fewer");
-}
-
-}  // namespace
-
-PolicyGate::PolicyGate(const assemble::ServedModel& model,
+PolicyGate::PolicyGate(const assemble::Served& model,
                        std::set<std::string> revoked)
     : model_(model), revoked_(std::move(revoked)) {}
 
@@ -178,7 +148,7 @@ absl::StatusOr<Admission> PolicyGate::Admit(
                           "exclude fewer or include one");
   }
   if (selection.active() > 0) {
-    MOTET_RETURN_IF_ERROR(CheckActive(model_, selection.active()));
+    MOTET_RETURN_IF_ERROR(model_.CheckActive(selection.active()));
     admission.active_ = static_cast<int32_t>(selection.active());
   }
   admission.experts_ = model_.Names(admission.mask_);

@@ -45,7 +45,7 @@ class Admission {
 class PolicyGate {
  public:
   // revoked: manifest SHA-256 (hex) of packages that may answer nothing.
-  PolicyGate(const assemble::ServedModel& model,
+  PolicyGate(const assemble::Served& model,
              std::set<std::string> revoked);
 
   // NotFound: a name that is no expert here. InvalidArgument: the request
@@ -59,7 +59,7 @@ class PolicyGate {
                                   absl::Time now) const;
 
  private:
-  const assemble::ServedModel& model_;
+  const assemble::Served& model_;
   const std::set<std::string> revoked_;
 };
 

@@ -3,6 +3,7 @@
 // domain that two owners serve, an owner with two experts), it means all.
 #include "compose/assemble/served_model.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 
@@ -48,7 +49,7 @@ absl::StatusOr<std::shared_ptr<const model::Scorer>> ServedModel::ScorerFor(
                                                 active);
 }
 
-bool ServedModel::NamesAlways(const std::string& name) const {
+bool Served::NamesAlways(const std::string& name) const {
   for (const ServedExpert& expert : experts) {
     // The base of a composition has no owner's name among the experts.
     if (expert.always && (name == "base" || name == expert.id)) return true;
@@ -56,7 +57,7 @@ bool ServedModel::NamesAlways(const std::string& name) const {
   return false;
 }
 
-absl::StatusOr<math::ExpertMask> ServedModel::Resolve(
+absl::StatusOr<math::ExpertMask> Served::Resolve(
     const std::vector<std::string>& names) const {
   math::ExpertMask mask = 0;
   for (const std::string& name : names) {
@@ -85,13 +86,39 @@ absl::StatusOr<math::ExpertMask> ServedModel::Resolve(
   return mask;
 }
 
-math::ExpertMask ServedModel::All() const {
+absl::Status ServedModel::CheckActive(uint32_t active) const {
+  if (active == 0) return absl::OkStatus();
+  const std::string got = absl::StrCat("active = ", active);
+  const bool merged = decoder != nullptr && !experts.empty() &&
+                      decoder->config().experts == 0;
+  if (experts.empty() || decoder == nullptr || merged ||
+      !model::TakesActive(decoder->router())) {
+    return proto::Invalid(
+        "experts.active", got,
+        experts.empty()      ? "none: this model has no experts"
+        : decoder == nullptr ? "none: whole models answer together"
+        : merged             ? "none: this model's experts are merged"
+                             : "none: this model's router takes the base "
+                               "and at most one expert",
+        "leave it out");
+  }
+  const model::Router& router = decoder->router();
+  int64_t most = static_cast<int64_t>(experts.size());
+  if (router.kind == model::Router::Kind::kTopK) most += router.null_experts;
+  if (router.most_active > 0) most = std::min(most, router.most_active);
+  if (active <= most) return absl::OkStatus();
+  return proto::Invalid("experts.active", got,
+                        absl::StrCat("1 to ", most, ", what this model allows"),
+                        "ask for fewer");
+}
+
+math::ExpertMask Served::All() const {
   math::ExpertMask mask = 0;
   for (size_t i = 0; i < experts.size(); ++i) mask |= Bit(i);
   return mask;
 }
 
-math::ExpertMask ServedModel::Always() const {
+math::ExpertMask Served::Always() const {
   math::ExpertMask mask = 0;
   for (size_t i = 0; i < experts.size(); ++i) {
     if (experts[i].always) mask |= Bit(i);
@@ -99,7 +126,7 @@ math::ExpertMask ServedModel::Always() const {
   return mask;
 }
 
-std::vector<std::string> ServedModel::Names(math::ExpertMask set) const {
+std::vector<std::string> Served::Names(math::ExpertMask set) const {
   std::vector<std::string> names;
   for (size_t i = 0; i < experts.size(); ++i) {
     if (experts[i].always || (set & Bit(i)) != 0) {

@@ -26,16 +26,37 @@ struct ServedExpert {
   bool always = false;          // in every set: no query can leave it out
 };
 
-struct ServedModel {
-  ServedModel() = default;
-  virtual ~ServedModel() = default;
-  ServedModel(const ServedModel&) = delete;
-  ServedModel& operator=(const ServedModel&) = delete;
+// The experts of whatever answers, text or searches: all that the policy gate
+// needs of it.
+struct Served {
+  Served() = default;
+  virtual ~Served() = default;
+  Served(const Served&) = delete;
+  Served& operator=(const Served&) = delete;
 
   std::string name;
   std::string lock_sha256;      // empty: there is no lock
   bool exact_exclusion = true;  // leaving an expert out leaves no trace
   std::vector<ServedExpert> experts;  // none: a dense model
+
+  // Masks by id ("code.example/code@1.0.0", "2"), owner ("code.example"),
+  // owner/name, or domain label ("code"); a name of several means all. Those
+  // that are in every set are known, as "base" too, and add nothing. NotFound
+  // names what exists.
+  absl::StatusOr<math::ExpertMask> Resolve(
+      const std::vector<std::string>& names) const;
+  // True when the name means an expert that is in every set.
+  bool NamesAlways(const std::string& name) const;
+  math::ExpertMask All() const;
+  math::ExpertMask Always() const;
+  // Ids, in the decoder's order.
+  std::vector<std::string> Names(math::ExpertMask set) const;
+  // InvalidArgument where a request may not have so many experts work on a
+  // token; 0 is always fine.
+  virtual absl::Status CheckActive(uint32_t active) const = 0;
+};
+
+struct ServedModel : Served {
   model::ModelConfig config;
   std::unique_ptr<package::LoadedModel> base;  // keeps what is mapped
   // Of all experts; null where several models answer (an ensemble).
@@ -52,19 +73,7 @@ struct ServedModel {
   // one. active: SequenceInput::active. The model must outlive it.
   virtual absl::StatusOr<std::shared_ptr<const model::Scorer>> ScorerFor(
       math::ExpertMask set, int32_t active = 0) const;
-
-  // Masks by id ("code.example/code@1.0.0", "2"), owner ("code.example"),
-  // owner/name, or domain label ("code"); a name of several means all. Those
-  // that are in every set are known, as "base" too, and add nothing. NotFound
-  // names what exists.
-  absl::StatusOr<math::ExpertMask> Resolve(
-      const std::vector<std::string>& names) const;
-  // True when the name means an expert that is in every set.
-  bool NamesAlways(const std::string& name) const;
-  math::ExpertMask All() const;
-  math::ExpertMask Always() const;
-  // Ids, in the decoder's order.
-  std::vector<std::string> Names(math::ExpertMask set) const;
+  absl::Status CheckActive(uint32_t active) const override;
 };
 
 // A Hugging Face directory with its tokenizer. Experts of a mixture are
