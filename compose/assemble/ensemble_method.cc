@@ -145,7 +145,7 @@ class EnsembleComposition : public Composition {
     Verifier verifier;
     MOTET_ASSIGN_OR_RETURN(const std::string folder,
                            folder_of(lock.base().manifest_sha256()));
-    MOTET_RETURN_IF_ERROR(verifier.Base(folder, lock.base()));
+    MOTET_RETURN_IF_ERROR(verifier.Base(folder, lock.base()).status());
     std::vector<std::string> folders;
     std::vector<v1::ExpertManifest> manifests;
     for (const v1::LockedExpert& expert : lock.experts()) {

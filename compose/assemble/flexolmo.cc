@@ -241,7 +241,7 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   MOTET_ASSIGN_OR_RETURN(const std::string base_folder,
                          folder_of(chosen.base().manifest_sha256()));
   Verifier verifier;
-  MOTET_RETURN_IF_ERROR(verifier.Base(base_folder, chosen.base()));
+  MOTET_RETURN_IF_ERROR(verifier.Base(base_folder, chosen.base()).status());
   Opened opened;
   const bool dume = chosen.method() == "dume";
   const bool anchored = chosen.router().kind() == "anchored";

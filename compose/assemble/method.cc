@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/assemble/method.h"
 
+#include <algorithm>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -148,6 +149,16 @@ absl::StatusOr<v1::CompositionLock> SelectExperts(
     }
   }
   if (!lock.has_merge()) selected.clear_merge();
+  if (lock.has_retriever()) {
+    // What an expert's owner says of its queries goes with the expert.
+    selected.mutable_retriever()->clear_pilots();
+    for (const v1::LockedPilots& pilots : lock.retriever().pilots()) {
+      const bool kept = std::any_of(
+          selected.experts().begin(), selected.experts().end(),
+          [&](const auto& expert) { return expert.id() == pilots.of(); });
+      if (kept) *selected.mutable_retriever()->add_pilots() = pilots;
+    }
+  }
   // Tuned in the presence of all, they are nobody else's.
   if (selected.experts_size() != lock.experts_size()) {
     return BeforeTuning(std::move(selected));

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "compose/assemble/verify.h"
 #include "compose/package/manifest.h"
 
 namespace motet::assemble {
@@ -234,7 +235,7 @@ v1::CompositionLock LockOf(const Recipe& recipe, const Part& base,
     v1::LockedExpert& e = *lock.add_experts();
     e.set_id(m.id());
     e.set_manifest_sha256(part.manifest_sha256);
-    e.set_weights_sha256(FileSha256(m, "weights.safetensors"));
+    e.set_weights_sha256(FileSha256(m, WeightsFile(m)));
     e.set_domain(m.domain().domain());
     *e.mutable_licence() = m.licence();
     e.set_log_index(part.log_index);

@@ -37,6 +37,11 @@ absl::Status Expect(const v1::ExpertManifest& manifest,
 
 }  // namespace
 
+std::string WeightsFile(const v1::ExpertManifest& manifest) {
+  return manifest.kind() == "embedding_adapter" ? "adapter_model.safetensors"
+                                                : "weights.safetensors";
+}
+
 // The manifest whose digest this is; every file that `wanted` accepts is for
 // Files().
 absl::StatusOr<v1::ExpertManifest> Verifier::Manifest(
@@ -56,19 +61,21 @@ absl::StatusOr<v1::ExpertManifest> Verifier::Manifest(
   return manifest;
 }
 
-absl::Status Verifier::Base(const std::string& folder,
-                            const v1::BaseReference& base) {
+absl::StatusOr<v1::ExpertManifest> Verifier::Base(
+    const std::string& folder, const v1::BaseReference& base) {
   // Public text is for owners' batches; loading a composition does not
   // read it.
   MOTET_ASSIGN_OR_RETURN(
-      const v1::ExpertManifest manifest,
+      v1::ExpertManifest manifest,
       Manifest(folder, base.manifest_sha256(), [](const std::string& path) {
         return absl::EndsWith(path, ".safetensors") ||
-               path == "config.json" || path == "tokenizer.json";
+               absl::EndsWith(path, ".json");
       }));
   MOTET_RETURN_IF_ERROR(
       Expect(manifest, "weights.safetensors", base.weights_sha256()));
-  return Expect(manifest, "tokenizer.json", base.tokenizer_sha256());
+  MOTET_RETURN_IF_ERROR(
+      Expect(manifest, "tokenizer.json", base.tokenizer_sha256()));
+  return manifest;
 }
 
 absl::StatusOr<v1::ExpertManifest> Verifier::Expert(
@@ -77,11 +84,20 @@ absl::StatusOr<v1::ExpertManifest> Verifier::Expert(
   MOTET_ASSIGN_OR_RETURN(
       v1::ExpertManifest manifest,
       Manifest(folder, expert.manifest_sha256(), [&](const std::string& path) {
-        return path == "weights.safetensors" || more.contains(path);
+        return path == "weights.safetensors" ||
+               path == "adapter_model.safetensors" || more.contains(path);
       }));
   MOTET_RETURN_IF_ERROR(
-      Expect(manifest, "weights.safetensors", expert.weights_sha256()));
+      Expect(manifest, WeightsFile(manifest), expert.weights_sha256()));
   return manifest;
+}
+
+absl::StatusOr<v1::ExpertManifest> Verifier::Pilots(
+    const std::string& folder, const v1::LockedPilots& pilots) {
+  v1::LockedExpert as;
+  as.set_manifest_sha256(pilots.manifest_sha256());
+  as.set_weights_sha256(pilots.weights_sha256());
+  return Expert(folder, as);
 }
 
 absl::Status Verifier::Files() const {
@@ -102,7 +118,7 @@ absl::Status Verifier::Files() const {
 absl::Status VerifyBase(const std::string& folder,
                         const v1::BaseReference& base) {
   Verifier verifier;
-  MOTET_RETURN_IF_ERROR(verifier.Base(folder, base));
+  MOTET_RETURN_IF_ERROR(verifier.Base(folder, base).status());
   return verifier.Files();
 }
 

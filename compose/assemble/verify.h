@@ -18,6 +18,9 @@ namespace motet::assemble {
 // An expert package's second moments, where its owner published them.
 inline constexpr char kStatisticsFile[] = "statistics.safetensors";
 
+// The file whose digest a lock holds for a package of this kind.
+std::string WeightsFile(const v1::ExpertManifest& manifest);
+
 // Signatures were checked when the package was fetched; here the bytes are
 // compared with the digests in the lock: the manifest's, and through it every
 // file that a composition reads.
@@ -32,10 +35,13 @@ absl::StatusOr<v1::ExpertManifest> VerifyExpert(
 // several at a time, and for who can wait for it beside other work.
 class Verifier {
  public:
-  absl::Status Base(const std::string& folder, const v1::BaseReference& base);
+  absl::StatusOr<v1::ExpertManifest> Base(const std::string& folder,
+                                          const v1::BaseReference& base);
   absl::StatusOr<v1::ExpertManifest> Expert(
       const std::string& folder, const v1::LockedExpert& expert,
       const std::set<std::string>& more = {});
+  absl::StatusOr<v1::ExpertManifest> Pilots(const std::string& folder,
+                                            const v1::LockedPilots& pilots);
   // Of all the above; the first that differs, in their order.
   absl::Status Files() const;
 

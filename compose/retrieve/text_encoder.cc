@@ -95,6 +95,7 @@ absl::StatusOr<Vectors> TextEncoder::Encode(std::span<const std::string> texts,
     std::vector<std::vector<int32_t>> ids;
     for (const std::string& text : step) {
       ids.push_back(tokenizer_->Encode(text));
+      out.tokens.push_back(static_cast<int32_t>(ids.back().size()));
       if (ids.back().size() > limit) {
         ids.back() = tokenizer_->Encode(text, {.max_tokens = max_tokens()});
         ++out.cut;

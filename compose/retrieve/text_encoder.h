@@ -23,6 +23,7 @@ namespace motet::retrieve {
 struct Vectors {
   std::vector<float> values;  // [N,C]
   int64_t cut = 0;            // texts beyond the encoder's limit of tokens
+  std::vector<int32_t> tokens;  // of each text, before the cut
 };
 using Fraction = std::function<void(double)>;
 

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/retrieve/pilots.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "compose/learn/hash.h"
+#include "compose/math/tensor.h"
+#include "compose/retrieve/dot.h"
+
+namespace motet::retrieve {
+
+MadePilots MakePilots(std::span<const double> scores,
+                      std::span<const float> vectors, int64_t experts,
+                      int64_t width, const PilotOptions& options) {
+  MadePilots made;
+  if (experts == 0) return made;
+  const int64_t queries = static_cast<int64_t>(scores.size()) / experts;
+  MOTET_CHECK(static_cast<int64_t>(scores.size()) == queries * experts);
+  MOTET_CHECK(static_cast<int64_t>(vectors.size()) == queries * width);
+  made.scorings = queries * experts;
+  std::vector<std::vector<double>> sums(
+      static_cast<size_t>(experts),
+      std::vector<double>(static_cast<size_t>(width)));
+  std::vector<int64_t> counts(static_cast<size_t>(experts));
+  for (int64_t q = 0; q < queries; ++q) {
+    const auto of = scores.subspan(static_cast<size_t>(q * experts),
+                                   static_cast<size_t>(experts));
+    const auto best = static_cast<size_t>(
+        std::max_element(of.begin(), of.end()) - of.begin());
+    ++counts[best];
+    const float* vector = vectors.data() + q * width;
+    for (int64_t c = 0; c < width; ++c) sums[best][c] += vector[c];
+  }
+  for (size_t e = 0; e < sums.size(); ++e) {
+    if (counts[e] == 0) continue;
+    if (counts[e] < options.min_queries) {
+      ++made.withheld;
+      continue;
+    }
+    PilotGroup& group = made.groups.emplace_back();
+    group.expert = static_cast<int>(e);
+    group.queries = counts[e];
+    const uint64_t stream = learn::Mix(options.seed + e);
+    for (size_t c = 0; c < sums[e].size(); ++c) {
+      double mean = sums[e][c] / static_cast<double>(counts[e]);
+      if (options.noise > 0) mean += options.noise * learn::Normal(stream, c);
+      group.mean.push_back(static_cast<float>(mean));
+    }
+  }
+  return made;
+}
+
+PilotRouter::PilotRouter(std::vector<float> pilots, std::vector<int> experts,
+                         int64_t width, Similarity similarity,
+                         Aggregate aggregate)
+    : pilots_(std::move(pilots)),
+      experts_(std::move(experts)),
+      width_(width),
+      similarity_(similarity),
+      aggregate_(aggregate) {
+  MOTET_CHECK(pilots_.size() == experts_.size() * static_cast<size_t>(width));
+  if (similarity_ != Similarity::kCosine) return;
+  const Dot dot = BestDot();
+  for (size_t i = 0; i < experts_.size(); ++i) {
+    const float* pilot = pilots_.data() + i * static_cast<size_t>(width_);
+    lengths_.push_back(std::sqrt(dot(pilot, pilot, width_)));
+  }
+}
+
+std::vector<PilotRouter::Score> PilotRouter::Scores(
+    std::span<const float> query) const {
+  const Dot dot = BestDot();
+  const double length = similarity_ == Similarity::kCosine
+                            ? std::sqrt(dot(query.data(), query.data(), width_))
+                            : 1;
+  struct Sum {
+    double value = 0;
+    int64_t n = 0;
+  };
+  std::map<int, Sum> sums;
+  // In the order of the pilots, which is the same with others left out.
+  for (size_t i = 0; i < experts_.size(); ++i) {
+    double similarity = dot(
+        query.data(), pilots_.data() + i * static_cast<size_t>(width_), width_);
+    if (similarity_ == Similarity::kCosine) {
+      const double both = length * lengths_[i];
+      similarity = both > 0 ? similarity / both : 0;
+    }
+    Sum& sum = sums[experts_[i]];
+    if (aggregate_ == Aggregate::kMean) {
+      sum.value += similarity;
+    } else if (sum.n == 0 || similarity > sum.value) {
+      sum.value = similarity;
+    }
+    ++sum.n;
+  }
+  std::vector<Score> scores;
+  for (const auto& [expert, sum] : sums) {
+    scores.push_back({expert, aggregate_ == Aggregate::kMean
+                                  ? sum.value / static_cast<double>(sum.n)
+                                  : sum.value});
+  }
+  return scores;
+}
+
+std::vector<int> PilotRouter::Route(std::span<const float> queries) const {
+  std::vector<int> route;
+  const auto width = static_cast<size_t>(width_);
+  for (size_t at = 0; at < queries.size(); at += width) {
+    Score best{-1, 0};
+    for (const Score& score : Scores(queries.subspan(at, width))) {
+      if (best.expert < 0 || score.score > best.score) best = score;
+    }
+    route.push_back(best.expert);
+  }
+  return route;
+}
+
+}  // namespace motet::retrieve

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// The numbers of RouterRetriever (METHODS 9): pilots, which are means of the
+// base's vectors of an owner's queries, grouped by the expert that ranks best
+// for them; and the routing of a query among the experts that pilots are of.
+// What a routing says of a query does not depend on other queries, nor on
+// pilots that are not in it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace motet::retrieve {
+
+struct PilotOptions {
+  int64_t min_queries = 20;  // smaller groups are withheld
+  double noise = 0;          // standard deviation added to every number
+  uint64_t seed = 0;         // of the noise
+};
+struct PilotGroup {
+  int expert = 0;  // of those that were scored, from 0
+  int64_t queries = 0;
+  std::vector<float> mean;  // [C]
+};
+struct MadePilots {
+  std::vector<PilotGroup> groups;  // by expert
+  int64_t withheld = 0;            // groups below the floor
+  int64_t scorings = 0;            // Q E
+};
+// One pilot of each expert that is best for enough queries.
+//   best_q = argmax_e score_qe, ties to the first; p_e = mean {v_q: best_q = e}
+//                                                              [2409.02685 §3]
+// scores: [Q,E]. vectors: [Q,C], of the base.
+MadePilots MakePilots(std::span<const double> scores,
+                      std::span<const float> vectors, int64_t experts,
+                      int64_t width, const PilotOptions& options);
+
+enum class Similarity : uint8_t { kDot, kCosine };
+enum class Aggregate : uint8_t { kMean, kMax };
+
+// Sends queries to experts.
+//   score_e = mean (or max) over e's pilots of sim(query, pilot)
+//   argmax_e, ties to the lowest e                             [2409.02685 §3]
+// Differs from the authors' code, which takes the maximum: "max" is an option.
+class PilotRouter {
+ public:
+  // pilots: [N,C]. experts: [N], whose each is, from 0. A pilot without
+  // length is as far as can be from everything by cosine: similarity 0.
+  PilotRouter(std::vector<float> pilots, std::vector<int> experts,
+              int64_t width, Similarity similarity, Aggregate aggregate);
+
+  struct Score {
+    int expert = 0;
+    double score = 0;
+  };
+  // Of every expert with a pilot, ascending. query: [C].
+  std::vector<Score> Scores(std::span<const float> query) const;
+  // The expert for each query, -1 where nobody has a pilot. queries: [Q,C].
+  std::vector<int> Route(std::span<const float> queries) const;
+  int64_t pilots() const { return static_cast<int64_t>(experts_.size()); }
+
+ private:
+  std::vector<float> pilots_;
+  std::vector<int> experts_;
+  std::vector<double> lengths_;  // by cosine
+  int64_t width_;
+  Similarity similarity_;
+  Aggregate aggregate_;
+};
+
+}  // namespace motet::retrieve

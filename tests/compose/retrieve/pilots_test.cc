@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Grouping, the owner's floor, noise, ties, and routing by every similarity
+// and aggregate.
+#include "compose/retrieve/pilots.h"
+
+#include <cmath>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace motet::retrieve {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+// Four queries of two numbers; the third is a tie, which the first wins.
+const std::vector<double> kScores = {0.5, 0.1, 0.0,  //
+                                     0.2, 0.9, 0.3,  //
+                                     0.7, 0.0, 0.7,  //
+                                     0.0, 0.0, 0.0};
+const std::vector<float> kVectors = {1, 2, 10, 20, 3, 4, 5, 0};
+
+TEST(MakePilots, GroupsByTheBestAndTiesToTheFirst) {
+  const MadePilots made =
+      MakePilots(kScores, kVectors, 3, 2, {.min_queries = 1});
+  ASSERT_THAT(made.groups, SizeIs(2));
+  EXPECT_EQ(made.groups[0].expert, 0);
+  EXPECT_EQ(made.groups[0].queries, 3);
+  EXPECT_THAT(made.groups[0].mean, ElementsAre(3, 2));
+  EXPECT_EQ(made.groups[1].expert, 1);
+  EXPECT_EQ(made.groups[1].queries, 1);
+  EXPECT_THAT(made.groups[1].mean, ElementsAre(10, 20));
+  EXPECT_EQ(made.withheld, 0);
+  EXPECT_EQ(made.scorings, 12);
+}
+
+TEST(MakePilots, TheFloorWithholdsAndCounts) {
+  const MadePilots made =
+      MakePilots(kScores, kVectors, 3, 2, {.min_queries = 3});
+  ASSERT_THAT(made.groups, SizeIs(1));  // exactly at the floor
+  EXPECT_EQ(made.groups[0].expert, 0);
+  EXPECT_EQ(made.withheld, 1);
+  const MadePilots none =
+      MakePilots(kScores, kVectors, 3, 2, {.min_queries = 4});
+  EXPECT_THAT(none.groups, IsEmpty());
+  EXPECT_EQ(none.withheld, 2);
+  EXPECT_EQ(MakePilots({}, {}, 3, 2, {}).scorings, 0);
+}
+
+TEST(MakePilots, NoiseIsOfItsSizeAndSeed) {
+  const int64_t width = 4000;
+  const std::vector<float> vectors(width, 1);
+  const std::vector<double> scores = {1};
+  const auto make = [&](double noise, uint64_t seed) {
+    return MakePilots(scores, vectors, 1, width,
+                      {.min_queries = 1, .noise = noise, .seed = seed})
+        .groups[0]
+        .mean;
+  };
+  EXPECT_EQ(make(0.1, 1), make(0.1, 1));
+  EXPECT_NE(make(0.1, 1), make(0.1, 2));
+  EXPECT_EQ(make(0, 1), vectors);
+  double square = 0;
+  for (const float x : make(0.1, 1)) square += (x - 1.0) * (x - 1.0);
+  EXPECT_NEAR(std::sqrt(square / width), 0.1, 0.01);
+}
+
+std::vector<int> Route(const std::vector<float>& pilots,
+                       const std::vector<int>& experts,
+                       const std::vector<float>& queries,
+                       Similarity similarity = Similarity::kDot,
+                       Aggregate aggregate = Aggregate::kMean) {
+  return PilotRouter(pilots, experts, 2, similarity, aggregate).Route(queries);
+}
+
+TEST(PilotRouter, MeanAndMaxDiffer) {
+  // Expert 1 has one near pilot and one far; expert 2 two that are so-so.
+  const std::vector<float> pilots = {4, 0, -4, 0, 1, 0, 1, 0};
+  const std::vector<int> experts = {1, 1, 2, 2};
+  EXPECT_THAT(Route(pilots, experts, {1, 0}), ElementsAre(2));
+  EXPECT_THAT(Route(pilots, experts, {1, 0}, Similarity::kDot, Aggregate::kMax),
+              ElementsAre(1));
+  // All below 0: the maximum is of what is there.
+  EXPECT_THAT(
+      Route({-3, 0, -2, 0}, {1, 2}, {1, 0}, Similarity::kDot, Aggregate::kMax),
+      ElementsAre(2));
+}
+
+TEST(PilotRouter, DotKnowsLengthsAndCosineDoesNot) {
+  const std::vector<float> pilots = {10, 10, 1, 0};
+  EXPECT_THAT(Route(pilots, {3, 5}, {1, 0}), ElementsAre(3));
+  EXPECT_THAT(Route(pilots, {3, 5}, {1, 0}, Similarity::kCosine),
+              ElementsAre(5));
+  const PilotRouter router({3, 4, 0, 0}, {0, 1}, 2, Similarity::kCosine,
+                           Aggregate::kMean);
+  const std::vector<float> query = {6, 8};
+  const auto scores = router.Scores(query);
+  ASSERT_THAT(scores, SizeIs(2));
+  EXPECT_NEAR(scores[0].score, 1, 1e-6);
+  EXPECT_EQ(scores[1].score, 0);  // of no length
+}
+
+TEST(PilotRouter, TiesToTheLowestWhateverTheOrderOfPilots) {
+  EXPECT_THAT(Route({1, 0, 1, 0}, {7, 2}, {1, 1}), ElementsAre(2));
+  EXPECT_THAT(Route({0, 1, 1, 0}, {2, 7}, {0, 0}), ElementsAre(2));
+}
+
+TEST(PilotRouter, ManyQueriesEachByItselfAndNoPilotsNobody) {
+  EXPECT_THAT(Route({1, 0, 0, 1}, {0, 1}, {1, 0, 0, 1, 3, 2}),
+              ElementsAre(0, 1, 0));
+  EXPECT_THAT(Route({}, {}, {1, 0, 0, 1}), ElementsAre(-1, -1));
+}
+
+}  // namespace
+}  // namespace motet::retrieve
