@@ -27,5 +27,9 @@ inline constexpr int64_t kMaxTokenizerBytes = int64_t{64} << 20;
 inline constexpr int64_t kMaxConfigBytes = 1 << 20;
 inline constexpr int64_t kMaxAnchorBytes = int64_t{4} << 30;
 inline constexpr int64_t kMaxDocumentBytes = int64_t{16} << 20;
+// Of one request to encode or to search.
+inline constexpr int64_t kMaxRequestTexts = 2048;
+inline constexpr int64_t kMaxTextBytes = int64_t{1} << 20;
+inline constexpr int64_t kMaxFoundDocuments = 10000;
 
 }  // namespace motet::proto

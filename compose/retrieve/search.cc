@@ -20,6 +20,32 @@ constexpr std::array<absl::string_view, 3> kModes = {"dense", "bm25", "fusion"};
 // Rankings that are fused are at least so long.
 constexpr int64_t kFused = 100;
 
+// One request by itself.
+class Alone : public DenseSearch {
+ public:
+  explicit Alone(const QueryEncoder* encoder) : encoder_(encoder) {}
+  absl::StatusOr<SearchResult> Find(
+      const Index& index, std::span<const std::string> queries, int64_t depth,
+      const std::vector<int64_t>* only) const override {
+    MOTET_RETURN_IF_ERROR(index.CheckBase(encoder_->base()));
+    MOTET_ASSIGN_OR_RETURN(QueryEncoder::Queries encoded,
+                           encoder_->Encode(queries));
+    SearchResult result;
+    MOTET_ASSIGN_OR_RETURN(
+        result.rankings,
+        index.SearchVectors(encoded.vectors.values, depth, only));
+    result.experts = std::move(encoded.experts);
+    result.cut = encoded.vectors.cut;
+    for (const int32_t tokens : encoded.vectors.tokens) {
+      result.tokens += std::min<int64_t>(tokens, encoder_->base().max_tokens());
+    }
+    return result;
+  }
+
+ private:
+  const QueryEncoder* encoder_;
+};
+
 absl::Status Check(const SearchRequest& request) {
   if (request.k < 1 || request.k > proto::kMaxListPage) {
     return Invalid("search", absl::StrCat("k ", request.k),
@@ -45,7 +71,7 @@ absl::StatusOr<SearchMode> ParseSearchMode(absl::string_view name) {
 }
 
 absl::StatusOr<SearchResult> Search(const Index& index,
-                                    const QueryEncoder* encoder,
+                                    const DenseSearch* dense,
                                     const SearchRequest& request) {
   MOTET_RETURN_IF_ERROR(Check(request));
   std::vector<int64_t> rows;
@@ -58,15 +84,9 @@ absl::StatusOr<SearchResult> Search(const Index& index,
   const bool fused = request.mode == SearchMode::kFusion;
   const int64_t depth = fused ? std::max(request.k, kFused) : request.k;
   if (request.mode != SearchMode::kBm25) {
-    MOTET_CHECK(encoder != nullptr);
-    MOTET_RETURN_IF_ERROR(index.CheckBase(encoder->base()));
-    MOTET_ASSIGN_OR_RETURN(QueryEncoder::Queries queries,
-                           encoder->Encode(request.queries));
-    MOTET_ASSIGN_OR_RETURN(
-        result.rankings,
-        index.SearchVectors(queries.vectors.values, depth, only));
-    result.experts = std::move(queries.experts);
-    result.cut = queries.vectors.cut;
+    MOTET_CHECK(dense != nullptr);
+    MOTET_ASSIGN_OR_RETURN(result,
+                           dense->Find(index, request.queries, depth, only));
     if (!fused) return result;
   }
   result.rankings.resize(request.queries.size());
@@ -79,6 +99,16 @@ absl::StatusOr<SearchResult> Search(const Index& index,
             : std::move(ranking);
   }
   return result;
+}
+
+absl::StatusOr<SearchResult> Search(const Index& index,
+                                    const QueryEncoder* encoder,
+                                    const SearchRequest& request) {
+  if (encoder == nullptr) {
+    return Search(index, static_cast<const DenseSearch*>(nullptr), request);
+  }
+  const Alone alone(encoder);
+  return Search(index, &alone, request);
 }
 
 }  // namespace motet::retrieve

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,10 +30,26 @@ struct SearchRequest {
 struct SearchResult {
   std::vector<Ranking> rankings;     // one a query
   std::vector<std::string> experts;  // which encoder answered; empty for BM25
-  int64_t cut = 0;  // queries beyond the encoder's limit of tokens
+  int64_t cut = 0;     // queries beyond the encoder's limit of tokens
+  int64_t tokens = 0;  // that were encoded
 };
-// encoder: may be null for kBm25. InvalidArgument: k out of range, an empty
+
+// Ranks rows by their vectors, and says who encoded the queries: where a
+// server puts the work of many requests together.
+class DenseSearch {
+ public:
+  virtual ~DenseSearch() = default;
+  // The `depth` best rows for each query, of all or of `only`.
+  virtual absl::StatusOr<SearchResult> Find(
+      const Index& index, std::span<const std::string> queries, int64_t depth,
+      const std::vector<int64_t>* only) const = 0;
+};
+// dense: may be null for kBm25. InvalidArgument: k out of range, an empty
 // query, an unknown field. FailedPrecondition: another base.
+absl::StatusOr<SearchResult> Search(const Index& index,
+                                    const DenseSearch* dense,
+                                    const SearchRequest& request);
+// This request by itself; encoder: may be null for kBm25.
 absl::StatusOr<SearchResult> Search(const Index& index,
                                     const QueryEncoder* encoder,
                                     const SearchRequest& request);

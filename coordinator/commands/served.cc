@@ -31,24 +31,6 @@ absl::StatusOr<Served> OpenDirectory(const ServedOptions& options) {
   return served;
 }
 
-absl::StatusOr<std::set<std::string>> Revoked(
-    registry::Client& client, const v1::CompositionLock& lock) {
-  std::set<std::string> revoked;
-  for (const v1::LockedExpert& expert : lock.experts()) {
-    const auto record = client.Inspect(expert.manifest_sha256());
-    if (!record.ok()) {
-      return proto::Error(
-          absl::StatusCode::kUnavailable, kWhere,
-          absl::StrCat("no word from the registry on ", expert.id(), " (",
-                       std::string(record.status().message()), ")"),
-          "to know that no expert is revoked",
-          "start the registry, or use --offline to go by what was known");
-    }
-    if (record->revoked()) revoked.insert(expert.manifest_sha256());
-  }
-  return revoked;
-}
-
 absl::StatusOr<Served> OpenComposition(const ServedOptions& options,
                                        const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const ComposeSession session,
@@ -69,6 +51,35 @@ absl::StatusOr<Served> OpenComposition(const ServedOptions& options,
 }
 
 }  // namespace
+
+absl::StatusOr<std::set<std::string>> Revoked(
+    registry::Client& client, const v1::CompositionLock& lock) {
+  std::set<std::string> revoked;
+  const auto is_revoked =
+      [&](const std::string& id,
+          const std::string& manifest_sha256) -> absl::StatusOr<bool> {
+    const auto record = client.Inspect(manifest_sha256);
+    if (record.ok()) return record->revoked();
+    return proto::Error(
+        absl::StatusCode::kUnavailable, kWhere,
+        absl::StrCat("no word from the registry on ", id, " (",
+                     std::string(record.status().message()), ")"),
+        "to know that no expert is revoked",
+        "start the registry, or use --offline to go by what was known");
+  };
+  for (const v1::LockedExpert& expert : lock.experts()) {
+    MOTET_ASSIGN_OR_RETURN(
+        bool out, is_revoked(expert.id(), expert.manifest_sha256()));
+    for (const v1::LockedPilots& pilots : lock.retriever().pilots()) {
+      if (pilots.of() != expert.id()) continue;
+      MOTET_ASSIGN_OR_RETURN(const bool of_it,
+                             is_revoked(pilots.id(), pilots.manifest_sha256()));
+      out = out || of_it;
+    }
+    if (out) revoked.insert(expert.manifest_sha256());
+  }
+  return revoked;
+}
 
 void AddServedOptions(CLI::App& command, ServedOptions& options) {
   command

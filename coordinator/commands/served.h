@@ -12,6 +12,8 @@
 #include "coordinator/cli.h"
 #include "coordinator/policy.h"
 #include "generation.pb.h"
+#include "lock.pb.h"
+#include "registry/client.h"
 
 namespace motet::coordinator {
 
@@ -36,6 +38,10 @@ struct Served {
   std::set<std::string> revoked;  // manifest SHA-256, for the gate
   std::string router;             // "anchored", "topk"; empty: no experts
 };
+// Experts of the lock, by manifest SHA-256, that are revoked or whose pilots
+// are; asked of the registry.
+absl::StatusOr<std::set<std::string>> Revoked(registry::Client& client,
+                                              const v1::CompositionLock& lock);
 // A composition's revocations are asked of the registry unless offline.
 absl::StatusOr<Served> OpenServed(const ServedOptions& options,
                                   const Context& context);

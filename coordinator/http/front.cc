@@ -4,22 +4,13 @@
 #include <atomic>
 #include <random>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "coordinator/http/openai.h"
-#include "coordinator/stream_text.h"
-#include "proto/error.h"
+#include "coordinator/http/routes.h"
 
 namespace motet::coordinator {
 namespace {
-
-constexpr char kJson[] = "application/json";
-
-void Fail(HttpReply& reply, const absl::Status& status) {
-  const HttpError error = ToHttpError(status);
-  reply.Reply(error.status, kJson, error.body);
-}
 
 // Unique in this process and across restarts; carries nothing about the
 // request.
@@ -37,41 +28,6 @@ std::string NewId() {
 Front::Front(const assemble::ServedModel& model, const PolicyGate& gate,
              Engine& engine)
     : model_(model), gate_(gate), engine_(engine) {}
-
-void Front::Models(const std::string& path, HttpReply& reply) const {
-  nlohmann::json experts = nlohmann::json::array();
-  // Those that a query can leave out.
-  for (const assemble::ServedExpert& expert : model_.experts) {
-    if (expert.always) continue;
-    nlohmann::json entry{{"id", expert.id}};
-    if (!model_.lock_sha256.empty()) {
-      entry["domain"] = expert.domain;
-      entry["licence"] = expert.licence.spdx();
-    }
-    experts.push_back(std::move(entry));
-  }
-  nlohmann::json model{{"id", model_.name},
-                             {"object", "model"},
-                             {"created", 0},
-                             {"owned_by", "motet"},
-                             {"context_length",
-                              model_.config.max_positions},
-                             {"experts", experts}};
-  if (!model_.lock_sha256.empty()) model["lock_sha256"] = model_.lock_sha256;
-  constexpr char kList[] = "/v1/models";
-  if (path == kList) {
-    return reply.Reply(
-        200, kJson,
-        nlohmann::json{{"object", "list"}, {"data", {model}}}.dump());
-  }
-  const std::string name = path.substr(sizeof kList);
-  if (name == model_.name) {
-    return reply.Reply(200, kJson, model.dump());
-  }
-  Fail(reply, proto::Error(absl::StatusCode::kNotFound, "model",
-                           absl::StrCat("\"", ValidUtf8(name), "\""),
-                           absl::StrCat("\"", model_.name, "\"")));
-}
 
 void Front::Completions(const HttpRequest& request, HttpReply& reply) {
   auto call = ParseCompletion(request.body, model_.name);
@@ -148,25 +104,16 @@ void Front::Completions(const HttpRequest& request, HttpReply& reply) {
   response["choices"] = choices;
   response["usage"] = usage;
   response["motet"] = motet;
-  reply.Reply(200, kJson, response.dump());
+  ReplyJson(reply, response);
 }
 
 void Front::Handle(const HttpRequest& request, HttpReply& reply) {
-  const auto is = [&](const char* method, const char* path) {
-    return request.method == method && request.path == path;
-  };
-  if (is("POST", "/v1/completions")) return Completions(request, reply);
-  if (is("GET", "/v1/models") ||
-      (request.method == "GET" && request.path.starts_with("/v1/models/"))) {
-    return Models(request.path, reply);
+  if (request.method == "POST" && request.path == "/v1/completions") {
+    return Completions(request, reply);
   }
-  if (is("GET", "/livez") || is("GET", "/readyz")) {
-    return reply.Reply(200, "text/plain", "ok\n");
-  }
-  Fail(reply, proto::Error(
-                  absl::StatusCode::kNotFound, "route",
-                  absl::StrCat(request.method, " ", request.path),
-                  "POST /v1/completions, GET /v1/models, /livez or /readyz"));
+  ServeCommonRoutes(request, model_,
+                    {{"context_length", model_.config.max_positions}},
+                    "POST /v1/completions", reply);
 }
 
 }  // namespace motet::coordinator

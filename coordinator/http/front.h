@@ -18,8 +18,6 @@ class Front {
   void Handle(const HttpRequest& request, HttpReply& reply);
 
  private:
-  // The list, or one model by name.
-  void Models(const std::string& path, HttpReply& reply) const;
   void Completions(const HttpRequest& request, HttpReply& reply);
 
   const assemble::ServedModel& model_;

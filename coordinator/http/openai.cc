@@ -3,14 +3,9 @@
 
 #include <algorithm>
 #include <functional>
-#include <map>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
+#include "coordinator/http/fields.h"
 #include "coordinator/stream_text.h"
 #include "proto/error.h"
 
@@ -20,38 +15,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int kMaxChoices = 128;
-constexpr int kMaxNames = 64;
-
-absl::Status Wrong(const std::string& field, const json& got,
-                   absl::string_view want) {
-  std::string text = got.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 60) + "…";
-  return proto::Invalid(field, ValidUtf8(text), want);
-}
-
-absl::Status Number(const std::string& field, const json& value, double least,
-                    double most, bool integer, double* out) {
-  if (!value.is_number() || (integer && !value.is_number_integer()) ||
-      !(value.get<double>() >= least && value.get<double>() <= most)) {
-    return Wrong(field, value,
-                 absl::StrFormat("%s from %.15g to %.15g",
-                                 integer ? "an integer" : "a number", least,
-                                 most));
-  }
-  *out = value.get<double>();
-  return absl::OkStatus();
-}
-
-absl::Status Names(const std::string& field, const json& value,
-                   google::protobuf::RepeatedPtrField<std::string>* out) {
-  if (value.is_array() && value.size() <= kMaxNames &&
-      std::all_of(value.begin(), value.end(),
-                  [](const json& v) { return v.is_string(); })) {
-    for (const json& v : value) *out->Add() = v.get<std::string>();
-    return absl::OkStatus();
-  }
-  return Wrong(field, value, "a list of experts' names");
-}
 
 absl::Status Prompts(const json& value,
                      std::vector<v1::GenerationRequest>* out) {
@@ -110,86 +73,12 @@ absl::Status Stops(const json& value, v1::GenerationRequest* request) {
   return Wrong("stop", value, "a text or a list of at most 4 texts");
 }
 
-// NAME@no-code@no-legal: virtual models.
-absl::Status Model(const json& value, const std::string& model,
-                   v1::GenerationRequest* request) {
-  if (!value.is_string()) return Wrong("model", value, "a model's name");
-  // Our own name may hold an @.
-  const std::string name = value.get<std::string>();
-  absl::string_view rest = name;
-  if (!absl::ConsumePrefix(&rest, model) ||
-      (!rest.empty() && rest[0] != '@')) {
-    return proto::Error(absl::StatusCode::kNotFound, "model",
-                        absl::StrCat("\"", ValidUtf8(name), "\""),
-                        absl::StrCat("\"", model, "\""),
-                        "GET /v1/models lists what is served");
-  }
-  const std::vector<std::string> parts = absl::StrSplit(rest, '@');
-  for (size_t i = 1; i < parts.size(); ++i) {
-    if (!absl::StartsWith(parts[i], "no-")) {
-      return Wrong("model", value, "NAME or NAME@no-EXPERT");
-    }
-    request->mutable_experts()->add_exclude(parts[i].substr(3));
-  }
-  request->set_model(name);
-  return absl::OkStatus();
-}
-
-absl::Status Experts(const json& value, v1::ExpertSelection* selection) {
-  if (!value.is_object()) {
-    return Wrong("experts", value,
-                 "{\"include\": […], \"exclude\": […], \"active\": 2}");
-  }
-  for (const auto& [key, names] : value.items()) {
-    if (names.is_null()) continue;
-    if (key == "include") {
-      MOTET_RETURN_IF_ERROR(
-          Names("experts.include", names, selection->mutable_include()));
-    } else if (key == "exclude") {
-      MOTET_RETURN_IF_ERROR(
-          Names("experts.exclude", names, selection->mutable_exclude()));
-    } else if (key == "active") {
-      const bool fits = names.is_number_integer() &&
-                        names.get<double>() >= 1 &&
-                        names.get<double>() <= math::kMaxExperts;
-      if (!fits) {
-        return Wrong("experts.active", names,
-                     absl::StrCat("a whole number from 1 to ",
-                                  math::kMaxExperts));
-      }
-      selection->set_active(names.get<uint32_t>());
-    } else {
-      return proto::Invalid("experts", absl::StrCat("key \"", key, "\""),
-                            "include, exclude or active");
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<CompletionCall> ParseCompletion(absl::string_view body,
                                                const std::string& model) {
-  if (const std::string body_text(body); ValidUtf8(body_text) != body_text) {
-    return proto::Invalid("body", "bytes that are not UTF-8", "JSON in UTF-8");
-  }
-  // Nested deeper than any request of ours is: refused before it is built.
-  int depth = 0;
-  bool too_deep = false;
-  const json j = json::parse(
-      body.begin(), body.end(),
-      [&](int d, json::parse_event_t, json&) {
-        depth = std::max(depth, d);
-        too_deep = too_deep || d > 16;
-        return !too_deep;
-      },
-      /*allow_exceptions=*/false);
-  if (j.is_discarded() || !j.is_object() || too_deep) {
-    return proto::Invalid("body", j.is_discarded() ? "malformed JSON"
-                                                   : "JSON that is no request",
-                          "a JSON object",
-                          "send {\"model\": …, \"prompt\": …}");
-  }
+  MOTET_ASSIGN_OR_RETURN(const json j,
+                         ParseBody(body, "{\"model\": …, \"prompt\": …}"));
   CompletionCall call;
   v1::GenerationRequest common;
   common.set_max_tokens(16);
@@ -198,35 +87,15 @@ absl::StatusOr<CompletionCall> ParseCompletion(absl::string_view body,
   common.set_logprobs(-1);
   double n = 1;
   // One table of fields: name and what to do with its value.
-  using Take = std::function<absl::Status(const json&)>;
-  const auto number = [&](const char* field, double least, double most,
-                          bool integer, std::function<void(double)> set) {
-    return Take([=](const json& v) -> absl::Status {
-      double value = 0;
-      MOTET_RETURN_IF_ERROR(Number(field, v, least, most, integer, &value));
-      set(value);
-      return absl::OkStatus();
-    });
+  const auto number = TakeNumber;
+  const auto flag = [](const char* field, bool* target) {
+    return TakeFlag(field, [target](bool v) { *target = v; });
   };
-  const auto flag = [&](const char* field, bool* target) {
-    return Take([=](const json& v) -> absl::Status {
-      if (!v.is_boolean()) return Wrong(field, v, "true or false");
-      *target = v.get<bool>();
-      return absl::OkStatus();
-    });
-  };
-  // Fields that would change the result and are not done here: only their
-  // neutral value is accepted.
-  const auto neutral = [&](const char* field, json value) {
-    return Take([=](const json& v) -> absl::Status {
-      if (v == value) return absl::OkStatus();
-      return Wrong(field, v, absl::StrCat(value.dump(), ", as long as this "
-                                          "server has nothing else"));
-    });
-  };
+  const auto neutral = TakeNeutral;
   bool echo = false;
-  const std::map<std::string, Take> fields = {
-      {"model", [&](const json& v) { return Model(v, model, &common); }},
+  const Fields fields = {
+      {"model", TakeText("model", kMaxModelBytes,
+                         [&](const std::string& v) { common.set_model(v); })},
       {"prompt", [&](const json& v) { return Prompts(v, &call.requests); }},
       {"max_tokens", number("max_tokens", 0, 1 << 20, true,
                             [&](double v) { common.set_max_tokens(v); })},
@@ -259,37 +128,17 @@ absl::StatusOr<CompletionCall> ParseCompletion(absl::string_view body,
          return absl::OkStatus();
        }},
       {"stop", [&](const json& v) { return Stops(v, &common); }},
-      {"experts",
-       [&](const json& v) { return Experts(v, common.mutable_experts()); }},
-      {"purpose",
-       [&](const json& v) -> absl::Status {
-         if (!v.is_string() || v.get<std::string>().size() > 100) {
-           return Wrong("purpose", v, "a text of at most 100 bytes");
-         }
-         common.set_purpose(v.get<std::string>());
-         return absl::OkStatus();
-       }},
+      {"experts", TakeExperts(common.mutable_experts())},
+      {"purpose", TakePurpose(common.mutable_purpose())},
       {"user", [](const json&) { return absl::OkStatus(); }},
       {"suffix", neutral("suffix", "")},
       {"presence_penalty", neutral("presence_penalty", 0)},
       {"frequency_penalty", neutral("frequency_penalty", 0)},
       {"logit_bias", neutral("logit_bias", json::object())},
   };
-  for (const auto& [key, value] : j.items()) {
-    const auto field = fields.find(key);
-    if (field == fields.end()) {
-      std::vector<std::string> known;
-      for (const auto& [name, take] : fields) known.push_back(name);
-      return proto::Invalid("body",
-                            absl::StrCat("field \"", ValidUtf8(key), "\""),
-                            absl::StrCat("one of ", absl::StrJoin(known, ", ")),
-                            "remove it");
-    }
-    if (!value.is_null()) MOTET_RETURN_IF_ERROR(field->second(value));
-  }
-  if (common.model().empty()) {
-    return proto::Invalid("model", "none", "the model's name");
-  }
+  MOTET_RETURN_IF_ERROR(TakeFields(j, fields));
+  MOTET_RETURN_IF_ERROR(
+      SelectByName(common.model(), model, common.mutable_experts()));
   if (call.requests.empty()) {
     return proto::Invalid("prompt", "none", "text or token ids");
   }

@@ -132,6 +132,8 @@ player merge "$smollm2" "$branches/model2" -- "$build/tests/merge_bench" \
 player compose -- "$build/tests/compose_bench" --out "$cache/compose"
 player index -- "$build/tests/index_bench" --out "$cache/index" \
   --vectors "${MOTET_BENCH_VECTORS:-1000000}"
+player search "$minilm" -- "$build/tests/search_bench" --model "$minilm" \
+  --out "$cache/search" --arithmetic "$arithmetic"
 python_player mergekit "$mergekit_python" MOTET_BENCH_MERGEKIT_PYTHON \
   mergekit "$smollm2" "$branches/model2" \
   -- $peers/merge_mergekit.py "$smollm2" "$branches" "$cache/mergekit"
@@ -193,6 +195,12 @@ row index vectors/s higher 0.9 "index build" \
   "index faiss FAISS, HNSW in memory"
 row memory_index MiB lower 0.83 "index build_memory" \
   "index faiss_memory FAISS, HNSW in memory"
+row search_16 queries/s higher 0.45 "search search" \
+  "search faiss ours, base encoder alone, and FAISS flat, batches of 16"
+row search_16_base queries/s higher 0.9 "search search_base" \
+  "search faiss ours, base encoder alone, and FAISS flat, batches of 16"
+row routing us lower 1.0 "search routing" \
+  "search routing_allowed 3 % of a query of search_16"
 
 if [ -n "$list" ]; then
   printf '%s\n' "${known[@]}"
