@@ -34,6 +34,7 @@ constexpr AddCommand kCommands[] = {
     motet::coordinator::AddEval,    motet::coordinator::AddServe,
     motet::coordinator::AddGenerate, motet::coordinator::AddModel,
     motet::coordinator::AddIndex,   motet::coordinator::AddSearch,
+    motet::coordinator::AddAdapter,
 };
 
 std::string CommandName(const CLI::App& app) {

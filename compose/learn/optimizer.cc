@@ -26,7 +26,9 @@ double SumOfSquares(const float* x, int64_t n) {
 
 }  // namespace
 
-Optimizer::Optimizer(std::vector<Parameter> parameters, Tape& tape) {
+Optimizer::Optimizer(std::vector<Parameter> parameters, Tape& tape,
+                     float beta2)
+    : beta2_(beta2) {
   for (Parameter& p : parameters) {
     tape.Watch(p.watched);
     Item item;
@@ -68,7 +70,7 @@ void Optimizer::Step(const math::Kernels& kernels, double learning_rate,
   math::AdamWOptions options{};
   options.learning_rate = static_cast<float>(learning_rate);
   options.beta1 = 0.9f;
-  options.beta2 = 0.95f;
+  options.beta2 = beta2_;
   options.eps = 1e-8f;
   options.step = updates_;
   options.gradient_scale =

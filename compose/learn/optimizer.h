@@ -30,8 +30,9 @@ class Optimizer {
     math::Tensor gradient, m, v;  // as large as parameter.value
   };
   // Watches every parameter on the tape, which must outlive this. Moments
-  // start at zero.
-  Optimizer(std::vector<Parameter> parameters, Tape& tape);
+  // start at zero. beta2: the share of the old in AdamW's second moment.
+  Optimizer(std::vector<Parameter> parameters, Tape& tape,
+            float beta2 = 0.95f);
 
   // The Euclidean norm over all gradients, summed in double in a fixed order
   // whatever the thread count is. Not finite when any gradient is not.
@@ -50,6 +51,7 @@ class Optimizer {
  private:
   std::vector<Item> items_;
   std::vector<std::unique_ptr<float[]>> storage_;
+  float beta2_;
   int64_t updates_ = 0;
 };
 

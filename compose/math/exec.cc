@@ -107,6 +107,20 @@ Tensor Exec::AddScaled(const Tensor& a, float s, const Tensor& b) {
   return y;
 }
 
+Tensor Exec::Dropout(const Tensor& x, double rate, uint64_t seed) {
+  if (rate == 0) return x;
+  Tensor y = arena_.New(x.shape);
+  kernels_.dropout(x, rate, seed, y);
+  if (Needs(x)) {
+    recorder_->MarkNeeded(y);
+    recorder_->Record(OpId::kDropout, [k = &kernels_, r = recorder_, x, rate,
+                                       seed, y] {
+      k->dropout_backward(r->Gradient(y), rate, seed, r->Gradient(x));
+    });
+  }
+  return y;
+}
+
 Tensor Exec::RmsNorm(const Tensor& x, const Tensor& w, float eps) {
   Tensor y = arena_.New(x.shape);
   const bool needed = Needs(x) || Needs(w);

@@ -79,6 +79,8 @@ class Exec {
   Tensor AddBias(const Tensor& x, const Tensor& b);
   // a may be empty: s b alone.
   Tensor AddScaled(const Tensor& a, float s, const Tensor& b);
+  // rate 0: x itself.
+  Tensor Dropout(const Tensor& x, double rate, uint64_t seed);
   Tensor RmsNorm(const Tensor& x, const Tensor& w, float eps);
   Tensor LayerNorm(const Tensor& x, const Tensor& w, const Tensor& b,
                    float eps);

@@ -19,6 +19,8 @@
   X(add_bias, AddBias)                             \
   X(add_bias_backward, AddBiasBackward)            \
   X(add_scaled, AddScaled)                         \
+  X(dropout, Dropout)                              \
+  X(dropout_backward, DropoutBackward)             \
   X(rms_norm, RmsNorm)                             \
   X(rms_norm_backward, RmsNormBackward)            \
   X(layer_norm, LayerNorm)                         \

@@ -25,6 +25,8 @@
   X(AddBias, true, "y = x + b", "x [M,C], b [C] -> [M,C]", "affine map")      \
   X(AddScaled, true, "y = a + s b; y = s b without a",                        \
     "a, b [M,C] -> [M,C]", "LoRA, arXiv 2106.09685")                          \
+  X(Dropout, true, "y = x / (1 - p) where it is kept, else 0", "[M,C] -> [M,C]", \
+    "arXiv 1207.0580")                                                        \
   X(RmsNorm, true, "y = w x / sqrt(mean x^2 + eps)",                          \
     "x [M,C], w [C] -> [M,C]", "arXiv 1910.07467")                            \
   X(LayerNorm, true, "y = w (x - mean x) / sqrt(var x + eps) + b",            \
@@ -220,6 +222,11 @@ struct Kernels {
 
   // a may be empty: zeros. y may alias a. Its own backward: db += s dy.
   void (*add_scaled)(const Tensor& a, float s, const Tensor& b, Tensor y);
+
+  // What goes is drawn by seed and place (dropout.h); rate is its share.
+  void (*dropout)(const Tensor& x, double rate, uint64_t seed, Tensor y);
+  void (*dropout_backward)(const Tensor& dy, double rate, uint64_t seed,
+                           Tensor dx);
 
   void (*rms_norm)(const Tensor& x, const Tensor& w, float eps, Tensor y,
                    Tensor inverse_rms /* [M], may be empty */);

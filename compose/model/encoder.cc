@@ -19,12 +19,24 @@ using math::Tensor;
 // second-level cache, and products want some hundred rows.
 constexpr int64_t kBatchRows = 512;
 
-// y + scale B (A x) with an adapter, else y = W x as it is.
-Tensor Adapted(Exec& exec, const LoraPair* lora, float scale, const Tensor& x,
+// y + scale B (A x) with an adapter on this map, else y = W x as it is. With
+// noise, A reads x after dropout, as PEFT trains.
+Tensor Adapted(Exec& exec, const Lora* lora, std::optional<uint64_t> noise,
+               int64_t layer, EncoderMap map, const Tensor& x,
                const Tensor& y) {
-  if (lora == nullptr || lora->a.empty()) return y;
-  const Tensor low = exec.Linear(x, lora->a);
-  return exec.AddScaled(y, scale, exec.Linear(low, lora->b));
+  if (lora == nullptr) return y;
+  const LoraPair& pair = lora->At(static_cast<size_t>(layer), map);
+  if (pair.a.empty()) return y;
+  Tensor in = x;
+  if (noise.has_value()) {
+    // Seeds of maps far apart: an odd multiple of their number.
+    const auto number = static_cast<uint64_t>(layer) * kEncoderMaps +
+                        static_cast<uint64_t>(map);
+    in = exec.Dropout(x, lora->config.dropout,
+                      *noise + (number + 1) * 0x9e3779b97f4a7c15u);
+  }
+  const Tensor low = exec.Linear(in, pair.a);
+  return exec.AddScaled(y, lora->scale(), exec.Linear(low, pair.b));
 }
 
 }  // namespace
@@ -94,7 +106,8 @@ absl::Status Encoder::CheckInput(const EncoderInput& input) const {
 //   x = norm(words[id] + types[type] + positions[p]);   x = layer_l(x)
 // x: [M,C].
 Tensor Encoder::Forward(Exec& exec, const EncoderBatch& batch,
-                        const Lora* lora) const {
+                        const Lora* lora,
+                        std::optional<uint64_t> noise) const {
   const EncoderWeights& w = weights_;
   Tensor x = exec.Add(exec.Embed(batch.ids(), w.words),
                       exec.Embed(batch.types(), w.types));
@@ -103,7 +116,7 @@ Tensor Encoder::Forward(Exec& exec, const EncoderBatch& batch,
                      config_.norm_eps);
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     const math::Arena::Mark mark = exec.arena().mark();
-    const Tensor y = Layer(exec, batch, layer, lora, x);
+    const Tensor y = Layer(exec, batch, layer, lora, noise, x);
     if (exec.recorder() != nullptr) {
       x = y;
     } else {
@@ -118,12 +131,12 @@ Tensor Encoder::Forward(Exec& exec, const EncoderBatch& batch,
 //   h = norm(x + O attention(Q x, K x, V x))   y = norm(h + D gelu(U h))
 // x, h, y: [M,C].   U h: [M,F].
 Tensor Encoder::Layer(Exec& exec, const EncoderBatch& batch, int64_t layer,
-                      const Lora* lora, const Tensor& x) const {
+                      const Lora* lora, std::optional<uint64_t> noise,
+                      const Tensor& x) const {
   const EncoderLayerWeights& w = weights_.layers[layer];
   const auto adapted = [&](EncoderMap which, const Tensor& in,
                            const Tensor& y) {
-    return Adapted(exec, lora == nullptr ? nullptr : &lora->At(layer, which),
-                   lora == nullptr ? 0 : lora->scale(), in, y);
+    return Adapted(exec, lora, noise, layer, which, in, y);
   };
   const auto map = [&](EncoderMap which, const Tensor& in) {
     return adapted(which, in, exec.Linear(in, w[which].weight));

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -55,8 +56,11 @@ class Encoder {
   // Hidden states of all rows, [M,C], in the Exec's arena. lora (null: the
   // base alone) has passed CheckLora and must outlive a backward pass. With
   // no recorder a layer's memory is given back before the next layer begins.
+  // noise: in training, the seed of the adapter's dropout, each map's its own;
+  // none: nothing is dropped.
   math::Tensor Forward(math::Exec& exec, const EncoderBatch& batch,
-                       const Lora* lora = nullptr) const;
+                       const Lora* lora = nullptr,
+                       std::optional<uint64_t> noise = {}) const;
   // One vector a sequence, [S,C]: the mean of its hidden states, normalised
   // if that is the encoder's way.
   math::Tensor Pool(math::Exec& exec, const EncoderBatch& batch,
@@ -76,7 +80,8 @@ class Encoder {
  private:
   Encoder(EncoderConfig config, EncoderWeights weights, bool normalise);
   math::Tensor Layer(math::Exec& exec, const EncoderBatch& batch, int64_t layer,
-                     const Lora* lora, const math::Tensor& x) const;
+                     const Lora* lora, std::optional<uint64_t> noise,
+                     const math::Tensor& x) const;
 
   EncoderConfig config_;
   EncoderWeights weights_;

@@ -2,6 +2,7 @@
 #include "compose/retrieve/text_encoder.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -83,23 +84,30 @@ absl::StatusOr<std::unique_ptr<TextEncoder>> TextEncoder::Load(
                       std::move(tokenizer), product, digest));
 }
 
+std::vector<int32_t> TextEncoder::Tokenize(const std::string& text,
+                                           int64_t* all) const {
+  std::vector<int32_t> ids = tokenizer_->Encode(text);
+  *all = std::ssize(ids);
+  if (*all > max_tokens()) {
+    ids = tokenizer_->Encode(text, {.max_tokens = max_tokens()});
+  }
+  return ids;
+}
+
 absl::StatusOr<Vectors> TextEncoder::Encode(std::span<const std::string> texts,
                                             const model::Lora* lora,
                                             const Fraction& progress) const {
   Vectors out;
   out.values.resize(texts.size() * static_cast<size_t>(width()));
-  const auto limit = static_cast<size_t>(max_tokens());
   for (size_t first = 0; first < texts.size(); first += kStep) {
     const auto step =
         texts.subspan(first, std::min(kStep, texts.size() - first));
     std::vector<std::vector<int32_t>> ids;
     for (const std::string& text : step) {
-      ids.push_back(tokenizer_->Encode(text));
-      out.tokens.push_back(static_cast<int32_t>(ids.back().size()));
-      if (ids.back().size() > limit) {
-        ids.back() = tokenizer_->Encode(text, {.max_tokens = max_tokens()});
-        ++out.cut;
-      }
+      int64_t all = 0;
+      ids.push_back(Tokenize(text, &all));
+      out.tokens.push_back(static_cast<int32_t>(all));
+      out.cut += all > std::ssize(ids.back()) ? 1 : 0;
     }
     std::vector<model::EncoderInput> inputs;
     for (const auto& one : ids) inputs.push_back({one, {}});

@@ -40,10 +40,16 @@ class TextEncoder {
                                  const model::Lora* lora = nullptr,
                                  const Fraction& progress = nullptr) const;
 
+  // The ids of a text, as Encode reads it; *all: how many it has before its
+  // end is cut off.
+  std::vector<int32_t> Tokenize(const std::string& text, int64_t* all) const;
+
   // What decides a document's vector: every tensor, as f32, its name and
   // shape, the sizes, normalisation, the limit of tokens, and tokenizer.json.
   const proto::Digest& digest() const { return digest_; }
+  const model::Encoder& encoder() const { return encoder_; }
   const model::EncoderConfig& config() const { return encoder_.config(); }
+  math::Product product() const { return product_; }
   int64_t width() const { return encoder_.config().width; }
   int64_t max_tokens() const { return loaded_->max_tokens; }
   const std::string& folder() const { return folder_; }

@@ -10,7 +10,7 @@
 # From the environment (docs/benchmarks.md has how to make each):
 #   BUILD                      build folder (default: build)
 #   MOTET_BENCH_MODELS         folder of the models (default: models)
-#   MOTET_BENCH_PYTHON         Python with torch, transformers, gguf
+#   MOTET_BENCH_PYTHON         Python with torch, transformers, peft, gguf
 #   MOTET_BENCH_LLAMA_PYTHON   Python with llama-cpp-python
 #   MOTET_BENCH_MERGEKIT_PYTHON  Python with mergekit
 #   MOTET_BENCH_VECTORS        vectors of the row index (default: 1000000)
@@ -116,6 +116,10 @@ player encode "$minilm" -- "$build/tests/encode_bench" --model "$minilm" \
   --arithmetic "$arithmetic"
 python_player encode_transformers "$python" MOTET_BENCH_PYTHON transformers \
   "$minilm" -- $peers/encode_transformers.py "$minilm"
+player adapter "$minilm" -- "$build/tests/adapter_bench" --model "$minilm" \
+  --arithmetic "$arithmetic"
+python_player adapter_peft "$python" MOTET_BENCH_PYTHON peft \
+  "$minilm" -- $peers/adapter_peft.py "$minilm"
 python_player pytorch "$python" MOTET_BENCH_PYTHON transformers \
   -- $peers/pytorch_train.py "$smollm2"
 python_player llama "$llama_python" MOTET_BENCH_LLAMA_PYTHON llama_cpp \
@@ -159,6 +163,14 @@ row decode_16 tokens/s higher 1.5 "serve decode_16" \
 row encode docs/s higher 1.2 "encode documents" \
   "encode_transformers bf16 transformers, sorted batches, bf16" \
   "encode_transformers f32 transformers, sorted batches, f32"
+row encode_documents docs/s higher 1.2 "encode collection" \
+  "encode_transformers bf16_collection transformers, sorted batches, bf16" \
+  "encode_transformers f32_collection transformers, sorted batches, f32"
+row train_adapter queries/s higher 1.3 "adapter train" \
+  "adapter_peft bf16 peft, PyTorch, bf16 autocast" \
+  "adapter_peft f32 peft, PyTorch, f32" \
+  "adapter_peft bf16_sorted the same, sorted by length, bf16 autocast" \
+  "adapter_peft f32_sorted the same, sorted by length, f32"
 row excluded tokens/s higher 0.99 "serve decode_16_excluded" \
   "serve decode_16 ours, without exclusion"
 row anchored tokens/s higher 0.95 "serve decode_16_anchored" \

@@ -4,6 +4,7 @@
 
 #include "compose/math/cpu/isa.h"
 #include "compose/math/cpu/parallel.h"
+#include "compose/math/dropout.h"
 #include "compose/math/kernels.h"
 
 namespace motet::math::cpu {
@@ -83,6 +84,22 @@ void AddScaled(const Tensor& a, float s, const Tensor& b, Tensor y) {
   ForPieces(b.size(), kPiece, [&](int64_t begin, int64_t end) {
     Active().add_scaled(a.empty() ? nullptr : a.f32() + begin, s,
                         b.f32() + begin, end - begin, y.f32() + begin);
+  });
+}
+
+void Dropout(const Tensor& x, double rate, uint64_t seed, Tensor y) {
+  MOTET_CHECK(x.size() <= int64_t{UINT32_MAX});
+  ForPieces(x.size(), kPiece, [&](int64_t b, int64_t e) {
+    Active().dropout(MaskOf(rate, seed), b, x.f32() + b, e - b, false,
+                     y.f32() + b);
+  });
+}
+
+void DropoutBackward(const Tensor& dy, double rate, uint64_t seed, Tensor dx) {
+  if (dx.empty()) return;
+  ForPieces(dy.size(), kPiece, [&](int64_t b, int64_t e) {
+    Active().dropout(MaskOf(rate, seed), b, dy.f32() + b, e - b, true,
+                     dx.f32() + b);
   });
 }
 

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "compose/math/dropout.h"
 #include "compose/math/tensor.h"
 
 namespace motet::math::cpu {
@@ -87,6 +88,9 @@ struct Isa {
   // y = a + s b; a may be null.
   void (*add_scaled)(const float* a, float s, const float* b, int64_t n,
                      float* y);
+  // Numbers first, first + 1, ... of a tensor; y = or, if accumulate, +=.
+  void (*dropout)(const DropoutMask& mask, int64_t first, const float* x,
+                  int64_t n, bool accumulate, float* y);
   // Of x + bias; bias may be null.
   void (*gelu)(const float* x, const float* bias, int64_t n, float* y);
   void (*gelu_backward)(const float* x, const float* dy, int64_t n,

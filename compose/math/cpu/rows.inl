@@ -47,6 +47,25 @@ void ScaleRow(float a, const float* x, int64_t n, float* y) {
   });
 }
 
+void DropoutRow(const DropoutMask& mask, int64_t first, const float* x,
+                int64_t n, bool accumulate, float* y) {
+  const auto place = static_cast<uint32_t>(first);
+  // Made in a small block first: the loop over integers becomes vectors.
+  constexpr int64_t kBlock = 8 * kLanes;
+  alignas(64) float factors[kBlock];
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const int64_t here = n - i < kBlock ? n - i : kBlock;
+    for (uint32_t j = 0; j < kBlock; ++j) {
+      factors[j] = DropoutFactor(mask, place + static_cast<uint32_t>(i) + j);
+    }
+    Each(here, [&](int64_t j, auto load, auto store) {
+      const Vec k = load(factors + j);
+      store(y + i + j, accumulate ? Fma(k, load(x + i + j), load(y + i + j))
+                                  : Mul(k, load(x + i + j)));
+    });
+  }
+}
+
 constexpr float kInfinity = __builtin_inff();
 constexpr float kExpLow = -87.3f;
 
@@ -358,6 +377,7 @@ const Isa kIsa = {MOTET_ISA_NAME,
                   NarrowRow,
                   AddRow,
                   AddScaledRow,
+                  DropoutRow,
                   GeluRow,
                   GeluRowBackward,
                   ScaleRow,

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "compose/math/dropout.h"
 #include "compose/math/kernels.h"
 
 namespace motet::math::reference {
@@ -92,6 +93,24 @@ void AddScaled(const Tensor& a, float s, const Tensor& b, Tensor y) {
   for (int64_t i = 0; i < b.size(); ++i) {
     const double first = a.empty() ? 0 : a.f32()[i];
     y.f32()[i] = static_cast<float>(first + double{s} * b.f32()[i]);
+  }
+}
+
+// Noise for what is trained: numbers go at random, the others make up for them.
+//   y = k x, k = 0 for a share of `rate`, else 1 / (1 - rate)   [arXiv 1207.0580]
+// x: [M,C] in, fewer than 2^32 numbers.   y: [M,C] out, may be x.
+void Dropout(const Tensor& x, double rate, uint64_t seed, Tensor y) {
+  const DropoutMask mask = MaskOf(rate, seed);
+  for (int64_t i = 0; i < x.size(); ++i) {
+    y.f32()[i] = DropoutFactor(mask, static_cast<uint32_t>(i)) * x.f32()[i];
+  }
+}
+
+//   dx += k dy
+void DropoutBackward(const Tensor& dy, double rate, uint64_t seed, Tensor dx) {
+  const DropoutMask mask = MaskOf(rate, seed);
+  for (int64_t i = 0; i < dy.size() && !dx.empty(); ++i) {
+    dx.f32()[i] += DropoutFactor(mask, static_cast<uint32_t>(i)) * dy.f32()[i];
   }
 }
 

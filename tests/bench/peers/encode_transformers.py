@@ -5,8 +5,9 @@ sorted by length so that little is padded. The same ids as encode_bench.cc.
 
   encode_transformers.py MODEL_DIR
 
-Tasks: f32, bf16 (the weights' dtype). A task tries batches of 8, 16, 32 and 64
-documents when it loads and keeps the fastest.
+Tasks: f32, bf16 (the weights' dtype); f32_collection, bf16_collection: lengths
+of real sets. A task tries batches of 8, 16, 32 and 64 documents when it loads
+and keeps the fastest.
 """
 import sys
 import time
@@ -18,11 +19,18 @@ import player
 DOCUMENTS = 256
 
 
-def length_of(document):
+COLLECTION = (43, 67, 90, 116, 141, 167, 195, 221, 248) + 7 * (256,)
+
+
+def even_length(document):
     return 150 + document * 37 % 101
 
 
-def encoder(folder, dtype):
+def collection_length(document):
+    return COLLECTION[document * 7 % 16]
+
+
+def encoder(folder, dtype, length_of):
     from transformers import AutoModel
     torch.set_num_threads(player.THREADS)
     model = AutoModel.from_pretrained(folder, dtype=dtype).eval()
@@ -59,15 +67,18 @@ def main():
     folder = sys.argv[1]
     loaded = {}
 
-    def task(name, dtype):
+    def task(name, dtype, length_of):
         def once():
             if name not in loaded:
-                loaded[name] = encoder(folder, dtype)
+                loaded[name] = encoder(folder, dtype, length_of)
             return loaded[name]()
         return once
 
-    player.play({"f32": task("f32", torch.float32),
-                 "bf16": task("bf16", torch.bfloat16)})
+    player.play({
+        name + end: task(name + end, dtype, length_of)
+        for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16))
+        for end, length_of in (("", even_length),
+                               ("_collection", collection_length))})
 
 
 if __name__ == "__main__":

@@ -53,6 +53,26 @@ struct OpCase<OpId::kAddScaled> {
 };
 
 template <>
+struct OpCase<OpId::kDropout> {
+  static void Make(Random& random, Case& c) {
+    const double rate = random.Flip() ? 0.1 : 0.5;
+    const auto seed = static_cast<uint64_t>(random.Int(0, 1 << 30)) << 17;
+    c.inputs = {
+        c.pool.Normal({random.Int(0, 90), random.Int(1, 300)}, random)};
+    c.forward = [=](const Kernels& k, Case& c) {
+      Tensor y = c.pool.Zeros(c.inputs[0].shape);
+      k.dropout(c.inputs[0], rate, seed, y);
+      return Values(y);
+    };
+    c.backward = [=](const Kernels& k, Case& c, const Numbers& g,
+                     std::vector<Tensor>& d) {
+      k.dropout_backward(FromNumbers(g, 0, c.inputs[0].shape, c.pool), rate,
+                         seed, d[0]);
+    };
+  }
+};
+
+template <>
 struct OpCase<OpId::kLayerNorm> {
   static void Make(Random& random, Case& c) {
     const int64_t rows = random.Int(0, 70), cols = random.Int(2, 80);

@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compose/learn/adapter_run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <iterator>
+#include <numeric>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "compose/learn/checkpoint.h"
+#include "compose/learn/hash.h"
+#include "compose/learn/loop.h"
+#include "compose/learn/schedule.h"
+#include "proto/error.h"
+
+namespace motet::learn {
+namespace {
+
+using math::Tensor;
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kMaxSkippedInARow = 5;
+constexpr int64_t kCurvePoints = 200;  // of a loss curve, about
+
+// What draws are for: streams of one seed that have nothing to do with each
+// other.
+enum Stream : uint64_t { kOrder, kSet, kPositive, kHard, kNoise, kStart };
+
+uint64_t Draw(uint64_t seed, Stream stream, uint64_t index) {
+  return Mix(Mix(seed ^ Mix(stream)) ^ index);
+}
+
+// Queries [first, first + count) that a batch is taken of.
+struct Part {
+  int64_t first = 0, count = 0;
+};
+std::vector<Part> Parts(const AdapterData& data, bool one_set) {
+  const int64_t all = std::ssize(data.queries);
+  if (!one_set || data.sets.empty()) return {{0, all}};
+  std::vector<Part> parts;
+  int64_t first = 0;
+  for (int64_t count : data.sets) {
+    if (count > 0) parts.push_back({first, count});
+    first += count;
+  }
+  return parts;
+}
+
+// Which part a step's batch is of, and how many steps before it were of the
+// same: as many as its share wants, spread evenly, none by chance.
+struct Turn {
+  Part part;
+  int64_t before = 0;
+};
+Turn TurnAt(const std::vector<Part>& parts, int64_t step) {
+  std::vector<int64_t> taken(parts.size(), 0);
+  int64_t all = 0;
+  for (const Part& part : parts) all += part.count;
+  if (parts.size() == 1) return {parts[0], step};
+  for (int64_t now = 0;; ++now) {
+    // The part that is furthest behind its share after this step.
+    size_t next = 0;
+    double furthest = -1e300;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const double due = static_cast<double>(parts[i].count) *
+                             static_cast<double>(now + 1) /
+                             static_cast<double>(all) -
+                         static_cast<double>(taken[i]);
+      if (due > furthest) {
+        furthest = due;
+        next = i;
+      }
+    }
+    if (now == step) return {parts[next], taken[next]};
+    ++taken[next];
+  }
+}
+
+void CheckRows(const char* what, const std::vector<std::vector<int64_t>>& lists,
+               int64_t documents, bool may_be_empty,
+               std::vector<std::string>& reasons) {
+  for (size_t q = 0; q < lists.size(); ++q) {
+    const auto& rows = lists[q];
+    if (rows.empty() && !may_be_empty) {
+      reasons.push_back(absl::StrCat("query ", q, " without a document"));
+      return;
+    }
+    if (!std::is_sorted(rows.begin(), rows.end()) ||
+        (!rows.empty() && (rows.front() < 0 || rows.back() >= documents))) {
+      reasons.push_back(absl::StrCat(what, " of query ", q,
+                                     " (want ascending rows below ", documents,
+                                     ")"));
+      return;
+    }
+  }
+}
+
+absl::Status Check(const model::Encoder& base, const AdapterData& data,
+                   const AdapterOptions& o, const model::LoraConfig& lora) {
+  std::vector<std::string> reasons;
+  const auto want = [&](bool fine, const auto&... reason) {
+    if (!fine) reasons.push_back(absl::StrCat(reason...));
+  };
+  const int64_t width = base.config().width;
+  const int64_t documents = std::ssize(data.documents) / width;
+  want(o.steps >= 1, o.steps, " steps (want at least 1)");
+  want(o.batch_queries >= 2, "batches of ", o.batch_queries,
+       " queries (want at least 2: the others' documents are the negatives)");
+  want(o.query_tokens == 0 || o.query_tokens >= 3, "queries cut at ",
+       o.query_tokens, " tokens (want at least 3, or 0 for no cut)");
+  want(o.dropout >= 0 && o.dropout < 1, "dropout ", o.dropout,
+       " (want 0 to below 1)");
+  want(std::isfinite(o.temperature) && o.temperature > 0, "temperature ",
+       o.temperature, " (want above 0)");
+  want(std::isfinite(o.learning_rate) && o.learning_rate > 0,
+       "learning rate ", o.learning_rate, " (want above 0)");
+  want(o.warmup_fraction >= 0 && o.warmup_fraction <= 1, "a warm-up of ",
+       o.warmup_fraction, " of the steps (want 0 to 1)");
+  want(o.weight_decay >= 0, "weight decay ", o.weight_decay);
+  want(o.hard_negatives >= 0, o.hard_negatives, " hard negatives");
+  want(o.hard_negatives == 0 || !data.hard.empty(), o.hard_negatives,
+       " hard negatives, but none were mined");
+  want(o.product == math::Product::kExact || math::HasBf16() ||
+           o.product != math::Product::kBf16,
+       "bf16 arithmetic, which this processor lacks");
+  want(o.checkpoint_every <= 0 || !o.checkpoint_path.empty(),
+       "checkpoint_every without a checkpoint_path");
+  want(data.queries.size() >= 2, data.queries.size(),
+       " queries (want at least 2)");
+  want(data.relevant.size() == data.queries.size() &&
+           (data.hard.empty() || data.hard.size() == data.queries.size()),
+       "lists of documents for ", data.relevant.size(), " queries of ",
+       data.queries.size());
+  want(documents >= 1 && documents * width == std::ssize(data.documents),
+       data.documents.size(), " numbers of documents (want vectors of ", width,
+       ")");
+  want(data.sets.empty() ||
+           std::accumulate(data.sets.begin(), data.sets.end(), int64_t{0}) ==
+               std::ssize(data.queries),
+       "sets that are not all queries together");
+  CheckRows("documents", data.relevant, documents, false, reasons);
+  CheckRows("hard negatives", data.hard, documents, true, reasons);
+  for (size_t q = 0; q < data.queries.size(); ++q) {
+    if (const auto s = base.CheckInput({data.queries[q], {}}); !s.ok()) {
+      reasons.push_back(absl::StrCat("query ", q, ": ", s.message()));
+      break;
+    }
+  }
+  if (reasons.empty()) return model::CheckLoraConfig(base.config(), lora);
+  return proto::Invalid("training of an adapter", absl::StrJoin(reasons, "; "),
+                        "options and data that fit the encoder",
+                        "correct the options or the training plan");
+}
+
+std::string DataLine(const AdapterData& data) {
+  Fingerprint sum;
+  const auto add = [&](const auto& lists) {
+    for (const auto& list : lists) {
+      sum.Add(list.data(), std::ssize(list) * int64_t{sizeof(list[0])});
+    }
+  };
+  add(data.queries);
+  add(data.relevant);
+  add(data.hard);
+  sum.Add(data.documents.data(),
+          static_cast<int64_t>(data.documents.size_bytes()));
+  return absl::StrCat("data = ", data.queries.size(), " queries ", sum.Hex());
+}
+
+std::string BaseLine(const model::Encoder& base) {
+  std::vector<Tensor> tensors;
+  model::EncoderWeights views = base.weights();
+  model::VisitEncoderWeights(
+      base.config(), views,
+      [&](const std::string&, const math::Shape&, Tensor& tensor) {
+        tensors.push_back(tensor);
+      });
+  return DigestLine(base.normalise() ? "normalising base" : "base", tensors);
+}
+
+Description Describe(const model::Encoder& base, const AdapterData& data,
+                     const AdapterOptions& o) {
+  const auto exact = [](double value) {
+    return absl::StrFormat("%.17g", value);
+  };
+  return {"run = an adapter",
+          absl::StrCat("steps = ", o.steps),
+          absl::StrCat("batch_queries = ", o.batch_queries),
+          absl::StrCat("query_tokens = ", o.query_tokens),
+          absl::StrCat("rank = ", o.rank),
+          absl::StrCat("alpha = ", exact(o.alpha)),
+          absl::StrCat("dropout = ", exact(o.dropout)),
+          absl::StrCat("targets = ", absl::StrJoin(o.targets, " ")),
+          absl::StrCat("temperature = ", exact(o.temperature)),
+          absl::StrCat("learning_rate = ", exact(o.learning_rate)),
+          absl::StrCat("warmup_fraction = ", exact(o.warmup_fraction)),
+          absl::StrCat("clip_norm = ", exact(o.clip_norm)),
+          absl::StrCat("weight_decay = ", exact(o.weight_decay)),
+          absl::StrCat("hard_negatives = ", o.hard_negatives),
+          absl::StrCat("sets = ", o.one_set_a_batch
+                                      ? absl::StrJoin(data.sets, " ")
+                                      : "together"),
+          absl::StrCat("seed = ", o.seed),
+          absl::StrCat("arithmetic = ",
+                       o.product == math::Product::kBf16    ? "bf16"
+                       : o.product == math::Product::kExact ? "f32"
+                                                            : "library"),
+          BaseLine(base),
+          DataLine(data)};
+}
+
+// From the first step, or a checkpoint's, to the last.
+class Loop {
+ public:
+  Loop(const model::Encoder& base, const AdapterData& data,
+       const AdapterOptions& options, const OnProgress& progress,
+       const model::Lora& lora)
+      : data_(data),
+        options_(options),
+        progress_(progress),
+        description_(Describe(base, data, options)),
+        stepper_(base, lora, DocumentsOf(data, base.config().width),
+                 {options.temperature, options.clip_norm, options.weight_decay,
+                  options.product}),
+        loss_every_(std::max<int64_t>(
+            1, (options.steps + kCurvePoints - 1) / kCurvePoints)) {}
+
+  absl::StatusOr<TrainResult> Go() {
+    if (!options_.checkpoint_path.empty()) {
+      MOTET_RETURN_IF_ERROR(LoadCheckpoint(options_.checkpoint_path,
+                                           description_, state_,
+                                           stepper_.optimizer())
+                                .status());
+    }
+    seconds_before_ = state_.seconds;
+    const int64_t first = state_.step;
+    Schedule schedule;
+    schedule.steps = options_.steps;
+    schedule.warmup_steps = static_cast<int64_t>(
+        options_.warmup_fraction * static_cast<double>(options_.steps));
+    schedule.peak = options_.learning_rate;
+    schedule.final_fraction = 0;
+    schedule.shape = ScheduleShape::kLinear;
+    while (state_.step < options_.steps) {
+      const double rate = LearningRate(schedule, state_.step + 1);
+      const StepResult result = Step(rate);
+      if (state_.skipped_in_a_row >= kMaxSkippedInARow) {
+        return proto::Error(
+            absl::StatusCode::kAborted, "training of an adapter",
+            absl::StrCat("loss ", result.loss, " and gradient norm ",
+                         result.gradient_norm, " at step ", state_.step, ", ",
+                         kMaxSkippedInARow, " such steps in a row"),
+            "finite numbers", "lower the learning rate");
+      }
+      const bool go_on =
+          !progress_ || progress_(Report(result, rate, first));
+      const bool due = options_.checkpoint_every > 0 &&
+                       state_.skipped_in_a_row == 0 &&
+                       (state_.step % options_.checkpoint_every == 0 ||
+                        state_.step == options_.steps);
+      if ((due || !go_on) && !options_.checkpoint_path.empty()) {
+        MOTET_RETURN_IF_ERROR(SaveCheckpoint(options_.checkpoint_path,
+                                             description_, state_,
+                                             stepper_.optimizer()));
+      }
+      if (!go_on) {
+        return absl::CancelledError(
+            absl::StrCat("[training of an adapter] stopped after step ",
+                         state_.step, " of ", options_.steps));
+      }
+    }
+    return Result();
+  }
+
+ private:
+  static Tensor DocumentsOf(const AdapterData& data, int64_t width) {
+    Tensor t;
+    t.data = const_cast<float*>(data.documents.data());
+    t.shape = {std::ssize(data.documents) / width, width};
+    return t;
+  }
+
+  StepResult Step(double rate) {
+    const AdapterBatch batch = AdapterBatchAt(data_, options_, state_.step);
+    for (const auto& query : batch.queries) tokens_ += std::ssize(query);
+    std::optional<uint64_t> noise;
+    if (options_.dropout > 0) {
+      noise = Draw(options_.seed, kNoise, static_cast<uint64_t>(state_.step));
+    }
+    StepResult result = stepper_.Gradients(batch, noise);
+    if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) {
+      stepper_.Apply(result, rate);
+      state_.group_sum += result.loss;
+      ++state_.group_count;
+    }
+    ++state_.step;
+    state_.seconds = seconds_before_ + Seconds();
+    state_.skipped += result.applied ? 0 : 1;
+    state_.skipped_in_a_row =
+        result.applied ? 0 : state_.skipped_in_a_row + 1;
+    if ((state_.step % loss_every_ == 0 || state_.step == options_.steps) &&
+        state_.group_count > 0) {
+      state_.curve.push_back(state_.group_sum /
+                             static_cast<double>(state_.group_count));
+      state_.group_sum = 0;
+      state_.group_count = 0;
+    }
+    return result;
+  }
+
+  double Seconds() const {
+    return std::chrono::duration<double>(Clock::now() - start_).count();
+  }
+
+  TrainProgress Report(const StepResult& result, double rate,
+                       int64_t first) const {
+    TrainProgress report;
+    report.step = state_.step;
+    report.steps = options_.steps;
+    report.loss = result.loss;
+    report.gradient_norm = result.gradient_norm;
+    report.learning_rate = rate;
+    report.seconds = Seconds();
+    report.tokens_per_second = static_cast<double>(tokens_) / report.seconds;
+    report.eta_seconds = report.seconds /
+                         static_cast<double>(state_.step - first) *
+                         static_cast<double>(options_.steps - state_.step);
+    report.skipped = state_.skipped;
+    return report;
+  }
+
+  TrainResult Result() const {
+    TrainResult result;
+    result.loss_curve = state_.curve;
+    result.loss_every = loss_every_;
+    result.steps = state_.step;
+    for (int64_t step = 0; step < state_.step; ++step) {
+      for (const auto& q : AdapterBatchAt(data_, options_, step).queries) {
+        result.tokens += std::ssize(q);
+      }
+    }
+    result.skipped = state_.skipped;
+    result.seconds = state_.seconds;
+    return result;
+  }
+
+  const Clock::time_point start_ = Clock::now();
+  const AdapterData& data_;
+  const AdapterOptions& options_;
+  const OnProgress& progress_;
+  const Description description_;
+  AdapterStepper stepper_;
+  const int64_t loss_every_;
+  RunState state_;
+  double seconds_before_ = 0;
+  int64_t tokens_ = 0;  // of this process
+};
+
+}  // namespace
+
+OwnedLora InitialLora(const model::EncoderConfig& config,
+                      const model::LoraConfig& lora, uint64_t seed) {
+  OwnedLora owned;
+  owned.lora.config = lora;
+  uint64_t number = 0;
+  model::VisitLora(
+      config, owned.lora,
+      [&](const std::string& name, const math::Shape& shape, Tensor& tensor) {
+        owned.storage.push_back(
+            std::make_unique<float[]>(static_cast<size_t>(shape.size())));
+        float* values = owned.storage.back().get();
+        tensor = {values, math::DType::kF32, math::Device::kCpu, shape};
+        const uint64_t stream = Draw(seed, kStart, number++);
+        if (!absl::StrContains(name, ".lora_A.")) return;
+        const double bound = 1 / std::sqrt(static_cast<double>(tensor.cols()));
+        for (int64_t i = 0; i < tensor.size(); ++i) {
+          const auto bits = Mix(stream ^ static_cast<uint64_t>(i)) >> 11;
+          const double uniform = static_cast<double>(bits) * 0x1p-53;
+          values[i] = static_cast<float>((2 * uniform - 1) * bound);
+        }
+      });
+  return owned;
+}
+
+AdapterBatch AdapterBatchAt(const AdapterData& data,
+                            const AdapterOptions& options, int64_t step) {
+  const Turn turn = TurnAt(Parts(data, options.one_set_a_batch), step);
+  const int64_t count = turn.part.count;
+  const int64_t size = std::min(options.batch_queries, count);
+  AdapterBatch batch;
+  std::vector<size_t> queries;
+  absl::flat_hash_map<int64_t, int32_t> columns;
+  const auto column = [&](int64_t row) {
+    const auto [at, added] =
+        columns.try_emplace(row, static_cast<int32_t>(batch.columns.size()));
+    if (added) batch.columns.push_back(row);
+    return at->second;
+  };
+  for (int64_t i = 0; i < size; ++i) {
+    const int64_t place = turn.before * size + i;
+    // Each time round, another order.
+    const auto round = static_cast<uint64_t>(place / count);
+    const int64_t index = Shuffled(place % count, count,
+                                   Draw(options.seed, kOrder, round));
+    const auto q = static_cast<size_t>(turn.part.first + index);
+    const uint64_t drawn = Draw(options.seed, kPositive, Mix(round) ^ q);
+    queries.push_back(q);
+    std::span<const int32_t> ids = data.queries[q];
+    batch.queries.push_back(ids);
+    const auto& relevant = data.relevant[q];
+    batch.targets.push_back(column(relevant[drawn % relevant.size()]));
+  }
+  for (size_t q : queries) {
+    if (options.hard_negatives == 0 || data.hard.empty()) break;
+    const auto& hard = data.hard[q];
+    const uint64_t drawn = Draw(options.seed, kHard,
+                                Mix(static_cast<uint64_t>(step)) ^ q);
+    const int64_t wanted =
+        std::min(options.hard_negatives, std::ssize(hard));
+    for (int64_t h = 0; h < wanted; ++h) {
+      column(hard[static_cast<size_t>(
+          Shuffled(h, std::ssize(hard), drawn))]);
+    }
+  }
+  const size_t all = batch.columns.size();
+  batch.masked.assign(queries.size() * all, 0);
+  for (size_t i = 0; i < queries.size(); ++i) {
+    for (int64_t row : data.relevant[queries[i]]) {
+      const auto found = columns.find(row);
+      if (found == columns.end() || found->second == batch.targets[i]) continue;
+      batch.masked[i * all + static_cast<size_t>(found->second)] = 1;
+    }
+  }
+  return batch;
+}
+
+absl::StatusOr<OwnedLora> TrainAdapter(const model::Encoder& base,
+                                       const AdapterData& data,
+                                       const AdapterOptions& options,
+                                       const OnProgress& progress,
+                                       TrainResult* result) {
+  model::LoraConfig config;
+  config.rank = options.rank;
+  config.alpha = options.alpha;
+  config.dropout = options.dropout;
+  config.targets = options.targets;
+  std::sort(config.targets.begin(), config.targets.end());
+  MOTET_RETURN_IF_ERROR(Check(base, data, options, config));
+  AdapterData cut = data;
+  for (std::vector<int32_t>& ids : cut.queries) {
+    const auto most = static_cast<size_t>(options.query_tokens);
+    if (most == 0 || ids.size() <= most) continue;
+    ids[most - 1] = ids.back();
+    ids.resize(most);
+  }
+  OwnedLora owned = InitialLora(base.config(), config, options.seed);
+  MOTET_ASSIGN_OR_RETURN(
+      TrainResult trained,
+      Loop(base, cut, options, progress, owned.lora).Go());
+  if (result != nullptr) *result = std::move(trained);
+  return owned;
+}
+
+}  // namespace motet::learn
