@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "compose/assemble/served_model.h"
+#include "compose/package/manifest_licence.h"
 #include "generation.pb.h"
 
 namespace motet::coordinator {
@@ -63,9 +64,6 @@ class PolicyGate {
   const std::set<std::string> revoked_;
 };
 
-// Empty when the terms allow it, else the reason.
-std::string WithheldByTerms(const v1::LicenceTerms& terms,
-                            const std::string& purpose,
-                            const std::string& tenant, absl::Time now);
+using package::WithheldByTerms;
 
 }  // namespace motet::coordinator

@@ -4,12 +4,15 @@
 #include <toml++/toml.h>
 
 #include <cmath>
+#include <span>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "compose/learn/schedule.h"
+#include "compose/package/manifest_retrieval.h"
 #include "compose/package/manifest_training.h"
 #include "proto/error.h"
 #include "proto/identity.h"
@@ -17,15 +20,17 @@
 namespace motet::coordinator {
 namespace {
 
-// One number of a plan: its key, default, range and meaning. METHODS 1 has
-// the sources of the defaults.
+// One number of a plan: its key, default, range and meaning. METHODS 1 and 9
+// have the sources of the defaults.
 struct Number {
   const char* key;
   double value;
   double least, most;
   const char* meaning;
+  const char* field = nullptr;  // of the plan; null: as the key
+  const char* Field() const { return field == nullptr ? key : field; }
 };
-constexpr Number kNumbers[] = {
+constexpr Number kTextNumbers[] = {
     {"steps", 200, 1, 1e8, "optimiser steps"},
     {"batch_sequences", 16, 1, 65536, "sequences a step"},
     {"sequence_tokens", 128, 8, 65536, "tokens a sequence"},
@@ -52,6 +57,34 @@ constexpr Number kNumbers[] = {
     {"spike_window", 128, 2, 1e5, "losses that a spike is held against"},
     {"ffn_width", 0, 0, 1048576, "of kind \"sized\"; 0 = the base's"},
 };
+constexpr Number kAdapterNumbers[] = {
+    {"steps", 200, 1, 1e8, "optimiser steps"},
+    {"batch", 256, 1, 65536, "queries a step", "batch_sequences"},
+    {"query_tokens", 0, 0, 65536, "of one query; 0 = the encoder's limit",
+     "sequence_tokens"},
+    {"max_queries", 0, 0, 1e9, "of the owner's, drawn by seed; 0 = all"},
+    {"rank", 8, 1, 4096, "of the adapter", "adapter_rank"},
+    {"alpha", 32, 1e-6, 999999, "scale = alpha / rank", "adapter_alpha"},
+    {"dropout", 0.1, 0, 0.99, "of the adapter's input", "adapter_dropout"},
+    {"temperature", 0.05, 1e-4, 100, "of the contrastive loss"},
+    {"hard_negatives", 0, 0, 64, "a query, from the base's ranking"},
+    {"learning_rate", 1e-4, 1e-9, 1, "after the warm-up, then in a line to 0"},
+    {"warmup_steps", 20, 0, 1e8, "linear; default a tenth"},
+    {"clip_norm", 1.0, 1e-6, 1e6, "of the gradient"},
+    {"weight_decay", 0.0, 0, 1, "decoupled"},
+    {"seed", 1, 0, 9e15, "of adapter and batches"},
+    {"checkpoint_every", 50, 1, 1e8, "steps"},
+};
+constexpr Number kPilotNumbers[] = {
+    {"max_queries", 0, 0, 1e9, "of the owner's, drawn by seed; 0 = all"},
+    {"seed", 1, 0, 9e15, "of the queries drawn"},
+};
+
+std::span<const Number> NumbersOf(absl::string_view kind) {
+  if (kind == package::kEmbeddingAdapter) return kAdapterNumbers;
+  if (kind == package::kPilots) return kPilotNumbers;
+  return kTextNumbers;
+}
 
 // Everything else: what a key takes, as a field of the plan has it.
 struct Other {
@@ -110,6 +143,9 @@ const Other* FindOther(const std::string& key) {
   return nullptr;
 }
 
+// Keys of kind "pilots" whose fields are others.
+constexpr char kExperts[] = "experts", kOf[] = "of";
+
 // False when the value is of another type than the key takes.
 bool Set(v1::TrainingPlan& plan, const Other& other, const toml::node& value) {
   const auto* field =
@@ -149,6 +185,18 @@ bool Set(v1::TrainingPlan& plan, const Other& other, const toml::node& value) {
   return true;
 }
 
+// Ids alone; digests come when they are looked up.
+bool SetExperts(v1::TrainingPlan& plan, const toml::node& value) {
+  const toml::array* list = value.as_array();
+  if (list == nullptr) return false;
+  for (const toml::node& entry : *list) {
+    const auto id = entry.value_exact<std::string>();
+    if (!id) return false;
+    plan.add_scored()->set_id(*id);
+  }
+  return true;
+}
+
 void SetNumber(v1::TrainingPlan& plan, const std::string& key, double value) {
   const auto* field = v1::TrainingPlan::descriptor()->FindFieldByName(key);
   const auto* reflection = plan.GetReflection();
@@ -163,8 +211,8 @@ void SetNumber(v1::TrainingPlan& plan, const std::string& key, double value) {
 }
 
 // Of what is counted, a fraction would be cut off in silence.
-bool IsInteger(const std::string& key) {
-  return v1::TrainingPlan::descriptor()->FindFieldByName(key)->cpp_type() !=
+bool IsInteger(const std::string& field) {
+  return v1::TrainingPlan::descriptor()->FindFieldByName(field)->cpp_type() !=
          google::protobuf::FieldDescriptor::CPPTYPE_DOUBLE;
 }
 
@@ -187,15 +235,26 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
                                                    const std::string& where) {
   v1::TrainingPlan plan;
   plan.set_kind("ffn");
-  plan.set_anchored(true);
   plan.set_expert_version("1.0.0");
-  plan.set_schedule("cosine");
   plan.set_arithmetic("f32");
-  for (const Number& n : kNumbers) SetNumber(plan, n.key, n.value);
+  std::span<const Number> numbers = kTextNumbers;
+  bool retrieval = false;
   bool warmup_given = false, share_given = false;
   std::vector<std::string> problems;
   try {
     const toml::table table = toml::parse(text, where);
+    // The kind first: keys and defaults are the kind's.
+    if (const auto kind = table["kind"].value_exact<std::string>()) {
+      plan.set_kind(*kind);
+    }
+    numbers = NumbersOf(plan.kind());
+    const auto* rules = package::FindTrainingKind(plan.kind());
+    retrieval = rules != nullptr && rules->retrieval;
+    if (!retrieval) {
+      plan.set_anchored(true);
+      plan.set_schedule("cosine");
+    }
+    for (const Number& n : numbers) SetNumber(plan, n.Field(), n.value);
     for (const auto& [key_node, value] : table) {
       const std::string key(key_node.str());
       const auto line = value.source().begin.line;
@@ -212,6 +271,20 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         }
         continue;
       }
+      if (plan.kind() == package::kPilots && key == kExperts) {
+        if (!SetExperts(plan, value)) {
+          bad("that is no list of texts", "[\"owner/name@1.0.0\", …]");
+        }
+        continue;
+      }
+      if (plan.kind() == package::kPilots && key == kOf) {
+        if (const auto name = value.value_exact<std::string>()) {
+          plan.set_pilots_of(*name);
+        } else {
+          bad("that is no text", "a string");
+        }
+        continue;
+      }
       if (const Other* other = FindOther(key)) {
         if (!Set(plan, *other, value)) {
           bad(absl::StrCat("that is no ", other->got), other->want);
@@ -219,12 +292,12 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         continue;
       }
       bool known = false;
-      for (const Number& n : kNumbers) {
+      for (const Number& n : numbers) {
         if (key != n.key) continue;
         known = true;
         const double number =
             value.is_number() ? value.value<double>().value_or(NAN) : NAN;
-        const bool integer = IsInteger(key);
+        const bool integer = IsInteger(n.Field());
         if (!(number >= n.least && number <= n.most) ||
             (integer && number != std::floor(number))) {
           bad(std::isnan(number) ? "that is no number" : absl::StrCat(number),
@@ -232,7 +305,7 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
                               integer ? "an integer" : "a number", n.least,
                               n.most));
         } else {
-          SetNumber(plan, key, number);
+          SetNumber(plan, n.Field(), number);
           warmup_given = warmup_given || key == "warmup_steps";
           share_given = share_given || key == "public_fraction";
         }
@@ -241,7 +314,10 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
         std::vector<std::string> keys;
         for (const Other& o : kOthers) keys.push_back(o.key);
         for (const Negated& n : kNegated) keys.push_back(n.key);
-        for (const Number& n : kNumbers) keys.push_back(n.key);
+        for (const Number& n : numbers) keys.push_back(n.key);
+        if (plan.kind() == package::kPilots) {
+          keys.insert(keys.end(), {kExperts, kOf});
+        }
         bad("(unknown key)",
             absl::StrCat("one of ", absl::StrJoin(keys, ", ")));
       }
@@ -260,7 +336,11 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
   if (plan.method().empty() && kind != nullptr) {
     plan.set_method(kind->method);
   }
+  // Whoever offers the plan knows the experts' digests, and all of them where
+  // none is named: held against the kind's rules then.
+  const bool resolved = plan.kind() != package::kPilots;
   for (std::string& problem : package::CheckTrainingKind(plan)) {
+    if (!resolved && absl::StartsWith(problem, "scored ")) continue;
     problems.push_back(std::move(problem));
   }
   if (plan.arithmetic() != "f32" && plan.arithmetic() != "bf16" &&
@@ -271,17 +351,24 @@ absl::StatusOr<v1::TrainingPlan> ParseTrainingPlan(const std::string& text,
   }
   // A row must learn from public text when to be silent; alone there is none.
   if (plan.alone() && !share_given) plan.set_public_fraction(0);
-  if (!warmup_given) {
+  if (retrieval) {
+    if (!warmup_given) plan.set_warmup_steps(plan.steps() / 10);
+  } else if (!warmup_given) {
     plan.set_warmup_steps(static_cast<uint64_t>(learn::DefaultWarmupSteps(
         static_cast<int64_t>(plan.steps()))));
   }
   learn::ScheduleShape shape;
-  if (!learn::FindSchedule(plan.schedule(), &shape)) {
+  if (retrieval ? !plan.schedule().empty()
+                : !learn::FindSchedule(plan.schedule(), &shape)) {
     problems.push_back(
-        absl::StrCat("got schedule \"", plan.schedule(), "\", want one of ",
-                     absl::StrJoin(learn::ScheduleNames(), ", ")));
+        absl::StrCat("got schedule \"", plan.schedule(), "\", want ",
+                     retrieval ? "none: this kind's falls in a line to 0"
+                               : absl::StrCat("one of ",
+                                              absl::StrJoin(
+                                                  learn::ScheduleNames(),
+                                                  ", "))));
   }
-  if (plan.accumulation() > plan.batch_sequences()) {
+  if (!retrieval && plan.accumulation() > plan.batch_sequences()) {
     problems.push_back(absl::StrCat("got ", plan.accumulation(),
                                     " pieces of a batch of ",
                                     plan.batch_sequences(),
@@ -311,19 +398,25 @@ std::string DescribePlan(const v1::TrainingPlan& plan) {
   std::string out = absl::StrFormat(
       "plan %s: %s, kind %s, beside %s\n", plan.id(), plan.method(),
       plan.kind(), plan.base().id());
-  for (const Number& n : kNumbers) {
-    absl::StrAppend(&out, absl::StrFormat("  %-18s %-10g %s\n", n.key,
-                                          GetNumber(plan, n.key), n.meaning));
+  for (const Number& n : NumbersOf(plan.kind())) {
+    absl::StrAppend(&out,
+                    absl::StrFormat("  %-18s %-10g %s\n", n.key,
+                                    GetNumber(plan, n.Field()), n.meaning));
+  }
+  for (const v1::ScoredExpert& e : plan.scored()) {
+    absl::StrAppend(&out, "  scores with        ", e.id(), "\n");
   }
   absl::StrAppend(&out, "  arithmetic         ", plan.arithmetic(),
                   "\n");
-  absl::StrAppend(&out, "  schedule           ", plan.schedule(),
+  if (!plan.schedule().empty()) {
+    absl::StrAppend(&out, "  schedule           ", plan.schedule(),
                   plan.document_boundaries() ? ", documents apart" : "",
                   plan.freeze().empty()
                       ? ""
                       : absl::StrCat(", frozen: ",
                                      absl::StrJoin(plan.freeze(), " ")),
                   "\n");
+  }
   if (plan.alone() || plan.no_bias()) {
     absl::StrAppend(&out, "  ablations          ",
                     plan.alone() ? "coordination = false" : "",

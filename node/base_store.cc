@@ -2,12 +2,18 @@
 #include "node/base_store.h"
 
 #include <filesystem>
+#include <functional>
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "compose/learn/corpus.h"
+#include "compose/package/manifest_kinds.h"
+#include "compose/package/manifest_licence.h"
+#include "compose/package/manifest_retrieval.h"
 #include "compose/package/safetensors.h"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -21,7 +27,8 @@ namespace {
 // does not fit at once.
 absl::StatusOr<package::OpenedPackage> Verify(const Settings& settings,
                                               const std::string& folder,
-                                              const v1::BaseReference& wanted) {
+                                              const v1::BaseReference& wanted,
+                                              absl::string_view kind) {
   MOTET_ASSIGN_OR_RETURN(
       std::string authority,
       proto::ReadFile(settings.Path("ca.pem"), proto::kMaxCertificateBytes));
@@ -42,9 +49,9 @@ absl::StatusOr<package::OpenedPackage> Verify(const Settings& settings,
                                     ", not by a coordinator of ",
                                     settings.federation));
   }
-  if (opened.manifest.kind() != "base") {
-    problems.push_back(
-        absl::StrCat("its kind is \"", opened.manifest.kind(), "\""));
+  if (opened.manifest.kind() != kind) {
+    problems.push_back(absl::StrCat("its kind is \"", opened.manifest.kind(),
+                                    "\", the plan wants \"", kind, "\""));
   }
   same("manifest", opened.manifest_sha256, wanted.manifest_sha256());
   const v1::BaseReference got = package::ReferenceTo(opened);
@@ -94,32 +101,110 @@ absl::StatusOr<std::vector<learn::AnchorLayer>> LoadAnchor(
 
 }  // namespace
 
-absl::StatusOr<package::OpenedPackage> EnsureBase(
-    const Settings& settings, const v1::BaseReference& wanted,
+namespace {
+
+using Check =
+    std::function<absl::StatusOr<package::OpenedPackage>(const std::string&)>;
+
+// KIND/MANIFEST_SHA256 of the node's folder: there, or fetched; verified.
+absl::StatusOr<package::OpenedPackage> Ensure(
+    const Settings& settings, const std::string& parent,
+    const std::string& manifest_sha256, const Check& verify,
     registry::Client& client, const registry::Progress& progress) {
   const std::string folder =
-      settings.Path(absl::StrCat("base/", wanted.manifest_sha256()));
+      settings.Path(absl::StrCat(parent, "/", manifest_sha256));
   if (proto::Exists(folder)) {
-    auto opened = Verify(settings, folder, wanted);
+    auto opened = verify(folder);
     if (opened.ok()) return opened;
     return absl::Status(opened.status().code(),
                         absl::StrCat(opened.status().message(), "; remove ",
                                      folder, " to fetch it again"));
   }
-  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(settings.Path("base"), 0700));
+  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(settings.Path(parent), 0700));
   // Fetched beside its place: a folder named by a digest has been verified.
   const std::string fetched = absl::StrCat(folder, ".fetched");
   if (!proto::Exists(fetched)) {
     MOTET_RETURN_IF_ERROR(
-        client.Fetch(wanted.manifest_sha256(), fetched, progress).status());
+        client.Fetch(manifest_sha256, fetched, progress).status());
   }
-  if (auto opened = Verify(settings, fetched, wanted); !opened.ok()) {
+  if (auto opened = verify(fetched); !opened.ok()) {
     std::error_code error;
     std::filesystem::remove_all(fetched, error);
     return opened.status();
   }
   MOTET_RETURN_IF_ERROR(proto::RenameDurably(fetched, folder));
-  return Verify(settings, folder, wanted);
+  return verify(folder);
+}
+
+absl::StatusOr<package::OpenedPackage> VerifyAdapter(
+    const Settings& settings, const std::string& folder,
+    const v1::ScoredExpert& wanted, const package::OpenedPackage& base) {
+  MOTET_ASSIGN_OR_RETURN(
+      const std::string authority,
+      proto::ReadFile(settings.Path("ca.pem"), proto::kMaxCertificateBytes));
+  MOTET_ASSIGN_OR_RETURN(package::OpenedPackage opened,
+                         package::OpenPackage(folder, authority));
+  std::vector<std::string> problems;
+  const auto same = [&](absl::string_view what, const std::string& got,
+                        const std::string& want) {
+    if (got == want) return;
+    problems.push_back(
+        absl::StrCat(what, " is ", got, ", the plan wants ", want));
+  };
+  same("kind", opened.manifest.kind(), package::kEmbeddingAdapter);
+  same("id", opened.manifest.id(), wanted.id());
+  same("manifest", opened.manifest_sha256, wanted.manifest_sha256());
+  same("weights", package::WeightsSha256(opened.manifest),
+       wanted.weights_sha256());
+  if (!absl::StartsWith(wanted.id(), absl::StrCat(settings.owner, "/"))) {
+    const std::string reason = package::WithheldByTerms(
+        opened.manifest.licence(), package::kScoringPurpose, settings.owner,
+        absl::Now());
+    if (!reason.empty()) problems.push_back(reason);
+  }
+  if (!problems.empty()) {
+    return proto::Error(absl::StatusCode::kFailedPrecondition, wanted.id(),
+                        absl::StrJoin(problems, "; "),
+                        "the adapter that the plan names, for scoring",
+                        "ask the coordinator for a plan without it");
+  }
+  MOTET_RETURN_IF_ERROR(package::CheckAgainstBase(opened, base));
+  return opened;
+}
+
+}  // namespace
+
+absl::StatusOr<package::OpenedPackage> EnsureBase(
+    const Settings& settings, const v1::BaseReference& wanted,
+    absl::string_view kind, registry::Client& client,
+    const registry::Progress& progress) {
+  return Ensure(
+      settings, "base", wanted.manifest_sha256(),
+      [&](const std::string& folder) {
+        return Verify(settings, folder, wanted, kind);
+      },
+      client, progress);
+}
+
+absl::StatusOr<package::OpenedPackage> EnsureAdapter(
+    const Settings& settings, const v1::ScoredExpert& wanted,
+    const package::OpenedPackage& base, registry::Client& client,
+    const registry::Progress& progress) {
+  MOTET_ASSIGN_OR_RETURN(const v1::PackageRecord record,
+                         client.Inspect(wanted.manifest_sha256()));
+  if (record.revoked()) {
+    return proto::Error(absl::StatusCode::kFailedPrecondition, wanted.id(),
+                        absl::StrCat("a package that is revoked (",
+                                     record.revoked_reason(), ")"),
+                        "adapters that may be used",
+                        "ask the coordinator for a plan without it");
+  }
+  return Ensure(
+      settings, "adapters", wanted.manifest_sha256(),
+      [&](const std::string& folder) {
+        return VerifyAdapter(settings, folder, wanted, base);
+      },
+      client, progress);
 }
 
 absl::StatusOr<Base> LoadBase(package::OpenedPackage opened) {

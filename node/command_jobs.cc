@@ -82,9 +82,8 @@ absl::Status Show(const Options& options, const Context& context) {
     absl::PrintF("%s\n", Dump(value));
     return absl::OkStatus();
   }
-  const auto policy = LoadPolicy(settings.dir);
   absl::PrintF("%s", DescribePlan(job.plan, settings,
-                                  policy.ok() ? policy->noise : 0, ""));
+                                  LoadPolicy(settings.dir), ""));
   absl::PrintF("received    %s from %s\n", job.received_at, job.from);
   absl::PrintF("state       %s%s%s\n", StateName(job.state),
                job.detail.empty() ? "" : ": ", job.detail);

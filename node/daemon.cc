@@ -180,8 +180,7 @@ void Daemon::OnOffer(const v1::TrainingPlan& plan, const std::string& from) {
     }
   } else {
     const auto policy = LoadPolicy(settings.dir);
-    std::string words =
-        DescribePlan(plan, settings, policy.ok() ? policy->noise : 0);
+    std::string words = DescribePlan(plan, settings, policy);
     words.pop_back();  // the log ends lines itself
     spdlog::info("a training plan from {}:\n{}", from, words);
     Decision decision;

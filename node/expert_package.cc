@@ -297,7 +297,13 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
     std::filesystem::remove(path, ignored);
   }
   content.readme = Readme(m);
+  return SealPackage(settings, content, base.package, job_folder);
+}
 
+absl::Status SealPackage(const Settings& settings,
+                         const package::PackageContent& content,
+                         const package::OpenedPackage& base,
+                         const std::string& job_folder) {
   MOTET_ASSIGN_OR_RETURN(
       std::string key,
       proto::ReadFile(settings.Path("key.pem"), proto::kMaxCertificateBytes));
@@ -315,7 +321,7 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
       package::BuildPackage(built, content, key, certificate));
   MOTET_ASSIGN_OR_RETURN(package::OpenedPackage opened,
                          package::OpenPackage(built, authority));
-  MOTET_RETURN_IF_ERROR(package::CheckAgainstBase(opened, base.package));
+  MOTET_RETURN_IF_ERROR(package::CheckAgainstBase(opened, base));
   return proto::RenameDurably(built, job_folder + "/package");
 }
 

@@ -26,6 +26,13 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
                                 const TrainedExpert& trained,
                                 const std::string& job_folder);
 
+// The end of every package: JOB_FOLDER/package, whole or not at all, signed
+// with the node's key, and checked against the base as a stranger would.
+absl::Status SealPackage(const Settings& settings,
+                         const package::PackageContent& content,
+                         const package::OpenedPackage& base,
+                         const std::string& job_folder);
+
 struct BuiltPackage {
   std::string id;
   std::string manifest_sha256;

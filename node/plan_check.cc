@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "node/plan_check.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "compose/learn/schedule.h"
+#include "compose/package/manifest_retrieval.h"
 #include "compose/package/manifest_training.h"
 #include "google/protobuf/util/json_util.h"
 #include "proto/digest.h"
@@ -17,12 +21,18 @@
 namespace motet::node {
 namespace {
 
+// Kinds of plans that a number is of.
+enum Of : unsigned { kText = 1, kAdapters = 2, kOfPilots = 4 };
+constexpr unsigned kTrained = kText | kAdapters;
+constexpr unsigned kRetrieval = kAdapters | kOfPilots;
+
 // One row a number of the plan: where it lies and what it may be. The limits
 // are wide; the owner's own, narrower ones are in policy.toml.
 struct Bound {
   const char* field;
   double (*value)(const v1::TrainingPlan&);
   double least, most;
+  unsigned of = kText;
 };
 
 template <auto Getter>
@@ -32,18 +42,20 @@ double Get(const v1::TrainingPlan& plan) {
 
 using P = v1::TrainingPlan;
 constexpr Bound kBounds[] = {
-    {"steps", Get<&P::steps>, 1, 1e8},
-    {"batch_sequences", Get<&P::batch_sequences>, 1, 65536},
+    {"steps", Get<&P::steps>, 1, 1e8, kTrained},
+    {"batch_sequences", Get<&P::batch_sequences>, 1, 65536, kTrained},
     {"sequence_tokens", Get<&P::sequence_tokens>, 2, 131072},
-    {"learning_rate", Get<&P::learning_rate>, 1e-9, 1},
-    {"warmup_steps", Get<&P::warmup_steps>, 0, 1e8},
+    {"sequence_tokens", Get<&P::sequence_tokens>, 0, 131072, kRetrieval},
+    {"max_queries", Get<&P::max_queries>, 0, 1e9, kRetrieval},
+    {"learning_rate", Get<&P::learning_rate>, 1e-9, 1, kTrained},
+    {"warmup_steps", Get<&P::warmup_steps>, 0, 1e8, kTrained},
     {"final_lr_fraction", Get<&P::final_lr_fraction>, 0, 1},
-    {"clip_norm", Get<&P::clip_norm>, 1e-6, 1e6},
-    {"weight_decay", Get<&P::weight_decay>, 0, 1},
+    {"clip_norm", Get<&P::clip_norm>, 1e-6, 1e6, kTrained},
+    {"weight_decay", Get<&P::weight_decay>, 0, 1, kTrained},
     {"router_z_weight", Get<&P::router_z_weight>, 0, 1},
     {"lm_z_weight", Get<&P::lm_z_weight>, 0, 1},
     {"public_fraction", Get<&P::public_fraction>, 0, 0.95},
-    {"checkpoint_every", Get<&P::checkpoint_every>, 0, 1e8},
+    {"checkpoint_every", Get<&P::checkpoint_every>, 0, 1e8, kTrained},
     {"gate_quantile", Get<&P::gate_quantile>, 0.5, 1},
     {"smoothing", Get<&P::smoothing>, 0, 0.9999},
     {"statistics_tokens", Get<&P::statistics_tokens>, 1, 1e10},
@@ -54,6 +66,18 @@ constexpr Bound kBounds[] = {
     {"spike_window", Get<&P::spike_window>, 0, 1e5},
 };
 constexpr double kMaxBatchTokens = 1 << 22;
+constexpr double kEncoderTokens = 512;  // where the encoder's limit counts
+
+unsigned OfKind(const v1::TrainingPlan& plan) {
+  const package::TrainingKind* kind = package::FindTrainingKind(plan.kind());
+  if (kind == nullptr || !kind->retrieval) return kText;
+  return plan.kind() == package::kPilots ? kOfPilots : kAdapters;
+}
+
+double SequenceTokens(const v1::TrainingPlan& plan) {
+  return plan.sequence_tokens() == 0 ? kEncoderTokens : plan.sequence_tokens();
+}
+
 constexpr int kMaxTextBytes = 200;
 constexpr int kMaxListEntries = 1000;
 
@@ -147,7 +171,9 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
   }
   want(plan.base().id().size() <= kMaxTextBytes, "base.id",
        Shown(plan.base().id()), "at most 200 bytes");
+  const unsigned of = OfKind(plan);
   for (const Bound& b : kBounds) {
+    if ((b.of & of) == 0) continue;
     const double value = b.value(plan);
     // Written so that NaN is a problem too.
     want(value >= b.least && value <= b.most, b.field,
@@ -159,7 +185,7 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
        "arithmetic", Shown(plan.arithmetic()),
        "\"f32\", \"bf16\" or \"auto\"");
   const double batch_tokens = static_cast<double>(plan.batch_sequences()) *
-                              static_cast<double>(plan.sequence_tokens());
+                              SequenceTokens(plan);
   want(batch_tokens <= kMaxBatchTokens, "batch_sequences * sequence_tokens",
        absl::StrFormat("%g", batch_tokens),
        absl::StrFormat("at most %g", kMaxBatchTokens));
@@ -170,7 +196,8 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
   want(plan.schedule().empty() || learn::FindSchedule(plan.schedule(), &shape),
        "schedule", Shown(plan.schedule()),
        absl::StrJoin(learn::ScheduleNames(), ", "));
-  want(plan.accumulation() <= plan.batch_sequences(), "accumulation",
+  want(plan.accumulation() <= std::max(1u, plan.batch_sequences()),
+       "accumulation",
        absl::StrCat(plan.accumulation()),
        absl::StrCat("at most batch_sequences, ", plan.batch_sequences()));
   want(plan.patience() == 0 || plan.evaluate_every() > 0, "patience",
@@ -199,13 +226,21 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
   for (const std::string& o : plan.owners()) for_us |= o == owner;
   want(for_us, "owners", "a list without this owner",
        absl::StrCat("one with ", owner));
+  if (of == kOfPilots && plan.scored_size() <= package::kMaxPilotExperts) {
+    want(OwnScored(plan, owner) != nullptr, "scored",
+         plan.pilots_of().empty()
+             ? absl::StrCat("a list without one adapter of ", owner,
+                            ", or with several and no pilots_of")
+             : absl::StrCat("a list without ", owner, "/",
+                            Shown(plan.pilots_of())),
+         "the owner's own adapter among them");
+  }
   return problems;
 }
 
 double PlanTokens(const v1::TrainingPlan& plan) {
   return static_cast<double>(plan.steps()) *
-         static_cast<double>(plan.batch_sequences()) *
-         static_cast<double>(plan.sequence_tokens());
+         static_cast<double>(plan.batch_sequences()) * SequenceTokens(plan);
 }
 
 std::vector<std::string> WouldPublish(const v1::TrainingPlan& plan) {
@@ -214,15 +249,98 @@ std::vector<std::string> WouldPublish(const v1::TrainingPlan& plan) {
   return {all.begin(), all.end()};
 }
 
-std::string PackageId(const v1::TrainingPlan& plan, const Settings& settings) {
-  return absl::StrCat(
-      settings.owner, "/",
-      plan.expert_name().empty() ? settings.domain : plan.expert_name(), "@",
-      plan.expert_version());
+const v1::ScoredExpert* OwnScored(const v1::TrainingPlan& plan,
+                                  const std::string& owner) {
+  const v1::ScoredExpert* found = nullptr;
+  for (const v1::ScoredExpert& e : plan.scored()) {
+    const bool own =
+        plan.pilots_of().empty()
+            ? absl::StartsWith(e.id(), absl::StrCat(owner, "/"))
+            : absl::StartsWith(
+                  e.id(), absl::StrCat(owner, "/", plan.pilots_of(), "@"));
+    if (!own) continue;
+    if (found != nullptr) return nullptr;
+    found = &e;
+  }
+  return found;
 }
 
+std::string PackageId(const v1::TrainingPlan& plan, const Settings& settings) {
+  std::string name =
+      plan.expert_name().empty() ? settings.domain : plan.expert_name();
+  if (OfKind(plan) == kOfPilots && plan.expert_name().empty()) {
+    if (const auto* own = OwnScored(plan, settings.owner)) {
+      name = own->id().substr(settings.owner.size() + 1);
+      name.resize(name.find('@'));
+    }
+    name = absl::StrCat("pilots-", name);
+  }
+  return absl::StrCat(settings.owner, "/", name, "@", plan.expert_version());
+}
+
+namespace {
+
+using Line =
+    std::function<void(absl::string_view name, absl::string_view value)>;
+
+// What is done with an owner's queries, and what of it leaves.
+void DescribeRetrieval(const v1::TrainingPlan& plan,
+                       const absl::StatusOr<Policy>& policy,
+                       const Line& line) {
+  const std::string most =
+      plan.max_queries() == 0
+          ? "all of your training queries"
+          : absl::StrCat("at most ", plan.max_queries(),
+                         " of your training queries");
+  if (OfKind(plan) == kAdapters) {
+    line("trains",
+         absl::StrFormat("a LoRA adapter of rank %d (alpha %g, dropout %g) of "
+                         "the query encoder, on %s and the documents that "
+                         "answer them; %d steps of %d queries",
+                         plan.adapter_rank(), plan.adapter_alpha(),
+                         plan.adapter_dropout(), most, plan.steps(),
+                         plan.batch_sequences()));
+    line("optimiser",
+         absl::StrFormat("AdamW, rate %g after %d warm-up steps, then in a "
+                         "line to 0; clip %g; decay %g; temperature %g; %d "
+                         "hard negatives a query; seed %d",
+                         plan.learning_rate(), plan.warmup_steps(),
+                         plan.clip_norm(), plan.weight_decay(),
+                         plan.temperature(), plan.hard_negatives(),
+                         plan.seed()));
+    line("leaves", "the adapter: its two factors for the query and value "
+                   "projections of every layer, and the number of queries; "
+                   "no query, no document and no vector of one");
+    return;
+  }
+  std::vector<std::string> ids;
+  for (const v1::ScoredExpert& e : plan.scored()) ids.push_back(e.id());
+  line("ranks", absl::StrCat(most, " against your documents with each of ",
+                             ids.size(), " adapters, fetched from the "
+                             "registry: ", absl::StrJoin(ids, ", ")));
+  line("leaves",
+       absl::StrFormat(
+           "at most %d mean vectors, one for each adapter that ranks best for "
+           "enough of your queries, each with the number of queries behind "
+           "it, and how many groups were too small; no query, no document "
+           "and no ranking",
+           plan.scored_size()));
+  if (!policy.ok()) return;
+  line("", absl::StrFormat("each is of %d queries at least%s (policy.toml, "
+                           "[pilots])",
+                           policy->min_queries,
+                           policy->pilot_noise > 0
+                               ? absl::StrFormat(", with noise of standard "
+                                                 "deviation %g on every number",
+                                                 policy->pilot_noise)
+                               : ", without noise"));
+}
+
+}  // namespace
+
 std::string DescribePlan(const v1::TrainingPlan& plan,
-                         const Settings& settings, double noise,
+                         const Settings& settings,
+                         const absl::StatusOr<Policy>& policy,
                          const std::string& indent) {
   std::string out;
   const auto line = [&](absl::string_view name, absl::string_view value) {
@@ -240,6 +358,18 @@ std::string DescribePlan(const v1::TrainingPlan& plan,
                             plan.base().manifest_sha256().substr(0, 16),
                             "…)"));
   line("makes", PackageId(plan, settings));
+  const auto unread = [&] {
+    if (policy.ok()) return;
+    line("", absl::StrCat("policy.toml could not be read, so neither noise nor "
+                          "floors are known; nothing runs before it can: ",
+                          policy.status().message()));
+  };
+  if (OfKind(plan) != kText) {
+    DescribeRetrieval(plan, policy, line);
+    line("publishes", absl::StrJoin(WouldPublish(plan), "; "));
+    unread();
+    return out;
+  }
   line("trains", absl::StrFormat(
                      "%d steps of %d sequences of %d tokens, %.3g tokens in "
                      "all; %.0f %% public text",
@@ -265,12 +395,13 @@ std::string DescribePlan(const v1::TrainingPlan& plan,
          absl::StrFormat("means over up to %d tokens; thresholds at the %g "
                          "quantile",
                          plan.statistics_tokens(), plan.gate_quantile()));
-    if (noise > 0) {
+    if (policy.ok() && policy->noise > 0) {
       line("", absl::StrFormat("noise of %g standard deviations is added to "
                                "the means (policy.toml)",
-                               noise));
+                               policy->noise));
     }
   }
+  unread();
   return out;
 }
 

@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "node/policy.h"
 #include "node/settings.h"
 #include "training.pb.h"
 
@@ -21,7 +23,8 @@ std::vector<std::string> CheckPlan(const v1::TrainingPlan& plan,
                                    const std::string& federation,
                                    const std::string& owner);
 
-// Tokens that the run reads: steps * batch_sequences * sequence_tokens.
+// Tokens that the run reads at most: steps * batch_sequences *
+// sequence_tokens (where a plan leaves these to the encoder, 512).
 double PlanTokens(const v1::TrainingPlan& plan);
 // What would leave the node: what the plan lists and what its kind
 // publishes anyway, so that a plan cannot ask by silence. Sorted.
@@ -30,10 +33,17 @@ std::vector<std::string> WouldPublish(const v1::TrainingPlan& plan);
 // each takes its own domain's label.
 std::string PackageId(const v1::TrainingPlan& plan, const Settings& settings);
 
-// The plan in words, a fact a line, each line behind `indent`. noise: of the
-// owner's policy, on the means that would leave.
+// Pilots alone: the scored adapters of this owner that the pilots go with,
+// or null: none, or several and the plan does not say which.
+const v1::ScoredExpert* OwnScored(const v1::TrainingPlan& plan,
+                                  const std::string& owner);
+
+// The plan in words, a fact a line, each line behind `indent`. policy: the
+// owner's, whose floors and noise bear on what would leave; where it cannot
+// be read, the text says that.
 std::string DescribePlan(const v1::TrainingPlan& plan,
-                         const Settings& settings, double noise = 0,
+                         const Settings& settings,
+                         const absl::StatusOr<Policy>& policy,
                          const std::string& indent = "  ");
 
 // The bytes of plan.json, which manifests name by their SHA-256: proto3 JSON,

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "compose/package/manifest_training.h"
 #include "node/plan_check.h"
 #include "node/toml_table.h"
 #include "proto/files.h"
@@ -78,6 +79,8 @@ absl::StatusOr<Policy> ParsePolicy(const std::string& text,
   table.Read("approve.min_public_fraction", &p.min_public_fraction);
   table.Read("statistics.min_documents", &p.min_documents);
   table.Read("statistics.noise", &p.noise);
+  table.Read("pilots.min_queries", &p.min_queries);
+  table.Read("pilots.noise", &p.pilot_noise);
   ReadLicence(table, &p.licence);
   for (const std::string& id : p.only_from) {
     if (!proto::ParseSpiffeId(id).ok()) {
@@ -93,9 +96,16 @@ absl::StatusOr<Policy> ParsePolicy(const std::string& text,
       table.Problem(key, absl::StrCat(value), "a number not below 0");
     }
   }
-  if (!(p.noise >= 0 && p.noise <= kMaxNoise)) {
-    table.Problem("statistics.noise", absl::StrFormat("%g", p.noise),
+  for (const auto& [key, value] :
+       {std::pair{"statistics.noise", p.noise},
+        std::pair{"pilots.noise", p.pilot_noise}}) {
+    if (value >= 0 && value <= kMaxNoise) continue;
+    table.Problem(key, absl::StrFormat("%g", value),
                   absl::StrFormat("0 to %g", kMaxNoise));
+  }
+  if (p.min_queries < 2) {
+    table.Problem("pilots.min_queries", absl::StrCat(p.min_queries),
+                  "2 or more: the mean of one query is its vector");
   }
   if (!(p.min_public_fraction >= 0 && p.min_public_fraction <= 1)) {
     table.Problem("approve.min_public_fraction",
@@ -156,7 +166,9 @@ Decision Decide(const Policy& policy, const v1::TrainingPlan& plan,
   if (const std::string bare = NotHidden(policy, plan); !bare.empty()) {
     d.reasons.push_back(bare);
   }
-  need(plan.public_fraction() >= policy.min_public_fraction,
+  const auto* kind = package::FindTrainingKind(plan.kind());
+  need((kind != nullptr && kind->retrieval) ||
+           plan.public_fraction() >= policy.min_public_fraction,
        absl::StrFormat("public_fraction %g is below min_public_fraction = %g",
                        plan.public_fraction(), policy.min_public_fraction));
   d.approved = d.reasons.empty();
@@ -175,10 +187,13 @@ std::string PolicyTemplate(const std::string& federation) {
 
 [approve]
 # Methods that may run: "flexolmo" trains FFNs beside the base, "branch" a
-# copy of the whole base (docs/training.md).
+# copy of the whole base (docs/training.md), "router_retriever" an adapter of
+# a query encoder, and pilots (docs/retrieval.md).
 # methods = ["flexolmo"]
 
-# What may leave this node. A plan that would publish more waits.
+# What may leave this node. A plan that would publish more waits. Of method
+# "router_retriever": "adapter weights" and "mean vectors of groups of
+# queries, with counts" (in one line).
 # publish = [
 #   "ffn weights",
 #   "router row and bias",
@@ -211,6 +226,14 @@ min_documents = 20
 # Noise on published means, in standard deviations of public text's router
 # inputs (docs/methods/anchored.md); 0 for none. With noise no plan that asks
 # for second moments fits: these hold the means themselves.
+noise = 0
+
+[pilots]
+# A published pilot is the mean of at least this many of your queries' vectors;
+# smaller groups stay here and are only counted.
+min_queries = 20
+# Standard deviation of noise on every number of a pilot; 0 for none. An
+# encoder that normalises has vectors of length 1.
 noise = 0
 )");
 }

@@ -31,6 +31,9 @@ struct Policy {
   // On published means, in standard deviations of public text's router inputs
   // in every direction; 0 = none.
   double noise = 0;
+  // [pilots]
+  int64_t min_queries = 20;  // behind a published pilot; smaller groups stay
+  double pilot_noise = 0;    // on every number of one, standard deviation
 };
 
 absl::StatusOr<Policy> ParsePolicy(const std::string& text,

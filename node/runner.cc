@@ -120,7 +120,7 @@ absl::Status Runner::Advance(const std::string& id) {
   return Publish(job);
 }
 
-absl::Status Runner::CheckCorpus(const JobRecord& job,
+absl::Status Runner::CheckCorpus(const JobRecord& job, const std::string& path,
                                  const std::string& sha256) {
   const std::string& id = job.plan.id();
   if (job.corpus_sha256.empty()) {
@@ -129,8 +129,7 @@ absl::Status Runner::CheckCorpus(const JobRecord& job,
   }
   if (job.corpus_sha256 == sha256) return absl::OkStatus();
   return proto::Error(
-      absl::StatusCode::kFailedPrecondition,
-      context_.settings.Path("corpus/train.jsonl"),
+      absl::StatusCode::kFailedPrecondition, context_.settings.Path(path),
       "another text than the one this job began with", "the same",
       absl::StrCat("import it again, or `motet-node jobs approve ", id,
                    " --restart` begins afresh with the new text"));
@@ -152,14 +151,14 @@ absl::Status Runner::Train(const JobRecord& job) {
   }
   MOTET_ASSIGN_OR_RETURN(Corpus corpus,
                          LoadCorpus(settings, policy.min_documents));
-  MOTET_RETURN_IF_ERROR(CheckCorpus(job, corpus.sha256));
+  MOTET_RETURN_IF_ERROR(CheckCorpus(job, "corpus/train.jsonl", corpus.sha256));
 
   stage_ = Stage::kBase;
   MOTET_ASSIGN_OR_RETURN(auto client, context_.registry());
   ProgressLine fetching(absl::StrCat(id, " fetching the base"));
   MOTET_ASSIGN_OR_RETURN(
       package::OpenedPackage opened,
-      EnsureBase(settings, job.plan.base(), *client,
+      EnsureBase(settings, job.plan.base(), "base", *client,
                  [&](uint64_t done, uint64_t total) {
                    fetching.Update(total == 0 ? 1 : 1.0 * done / total, "");
                    return !Interrupted(id);

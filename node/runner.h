@@ -49,7 +49,9 @@ class Runner {
   absl::Status Advance(const std::string& id);
   absl::Status Train(const JobRecord& job);
   absl::Status Publish(const JobRecord& job);
-  absl::Status CheckCorpus(const JobRecord& job, const std::string& sha256);
+  // path: of the text whose digest this is.
+  absl::Status CheckCorpus(const JobRecord& job, const std::string& path,
+                           const std::string& sha256);
   bool Interrupted(const std::string& id) const;
   bool WaitMs(const std::string& id, int ms);  // false when interrupted
   void Tell(const std::string& id, const std::string& detail,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node's folder and its node.toml. The folder is everything a node is:
 //   node.toml  policy.toml  key.pem  request.pem  certificate.pem  ca.pem
-//   corpus/{train,test}.jsonl   base/MANIFEST_SHA256/   jobs/PLAN_ID/
+//   corpus/{train,test}.jsonl   corpus/retrieval/   base/MANIFEST_SHA256/   jobs/PLAN_ID/
 // What enters is the file and the environment, what leaves is a checked
 // value; flags are applied by the commands (flag > environment > file).
 #pragma once

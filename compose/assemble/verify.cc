@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "compose/package/manifest.h"
+#include "compose/package/manifest_kinds.h"
 #include "proto/digest.h"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -38,8 +39,7 @@ absl::Status Expect(const v1::ExpertManifest& manifest,
 }  // namespace
 
 std::string WeightsFile(const v1::ExpertManifest& manifest) {
-  return manifest.kind() == "embedding_adapter" ? "adapter_model.safetensors"
-                                                : "weights.safetensors";
+  return package::WeightsFile(manifest.kind());
 }
 
 // The manifest whose digest this is; every file that `wanted` accepts is for

@@ -43,7 +43,7 @@ std::vector<std::string> CheckFiles(
     const v1::ExpertManifest& manifest,
     const std::map<std::string, FileFacts>& folder);
 
-// The manifest's tensor table against weights.safetensors: names, dtypes,
+// The manifest's tensor table against its weights file: names, dtypes,
 // shapes and the digest of every tensor's bytes.
 std::vector<std::string> CheckTensors(const v1::ExpertManifest& manifest,
                                       const SafetensorsFile& weights);

@@ -17,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "compose/package/manifest.h"
 #include "compose/package/manifest_kinds.h"
+#include "compose/package/manifest_retrieval.h"
 #include "proto/digest.h"
 #include "proto/identity.h"
 #include "proto/limits.h"
@@ -54,7 +55,9 @@ bool IsVersion(absl::string_view version) {
           }));
 }
 
-bool IsId(absl::string_view id) {
+}  // namespace
+
+bool IsPackageId(absl::string_view id) {
   const std::vector<absl::string_view> owner =
       absl::StrSplit(id, absl::MaxSplits('/', 1));
   if (owner.size() != 2 || !proto::CheckName("", owner[0]).ok()) return false;
@@ -69,6 +72,8 @@ bool IsId(absl::string_view id) {
          IsVersion(name[1]) &&
          id.size() <= static_cast<size_t>(proto::kMaxIdLength);
 }
+
+namespace {
 
 // 2027-01-31, or with a time in UTC: 2027-01-31T23:59:59[.5]Z.
 bool IsDate(absl::string_view text, bool time_required) {
@@ -162,10 +167,14 @@ void CheckScalars(const Message& message, const std::string& path,
   }
 }
 
-void CheckShape(const v1::ModelShape& m, Reasons& reasons) {
-  if (m.block() != "olmo2" && m.block() != "llama") {
+void CheckShape(const v1::ModelShape& m, const KindRules* kind,
+                Reasons& reasons) {
+  const bool bert = kind != nullptr && kind->retrieval;
+  if (bert ? m.block() != "bert"
+           : m.block() != "olmo2" && m.block() != "llama") {
     reasons.push_back(absl::StrCat("model.block is ", Shown(m.block()),
-                                   ", want olmo2 or llama"));
+                                   ", want ",
+                                   bert ? "bert" : "olmo2 or llama"));
   }
   const auto size = [&](const char* name, uint32_t value, uint32_t most) {
     if (value >= 1 && value <= most) return;
@@ -223,9 +232,22 @@ void CheckFileTable(const v1::ExpertManifest& m, Reasons& reasons) {
         moments.tokens(), " tokens; want at least one, and the owner's floor "
         "of ", moments.min_documents(), " documents"));
   }
-  std::vector<const char*> needed = {"weights.safetensors", "README.md"};
+  std::vector<const char*> needed = {WeightsFile(m.kind()), "README.md"};
   if (kind != nullptr) {
     needed.insert(needed.end(), kind->files.begin(), kind->files.end());
+  }
+  // Readers of encoders look for files by name, and owners' packages of
+  // these kinds hold nothing that the manifest does not speak of.
+  if (kind != nullptr && kind->retrieval) {
+    for (const std::string& path : seen) {
+      const auto is = [&](const char* name) { return path == name; };
+      if (std::any_of(needed.begin(), needed.end(), is) ||
+          std::any_of(kind->may.begin(), kind->may.end(), is)) {
+        continue;
+      }
+      reasons.push_back(absl::StrCat("files has ", Shown(path), ", which ",
+                                     kind->name, " packages do not have"));
+    }
   }
   for (const char* name : needed) {
     if (seen.count(name) == 0) {
@@ -349,7 +371,7 @@ std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
     reasons.push_back(absl::StrCat("schema_version is ", m.schema_version(),
                                    ", want 1"));
   }
-  if (!IsId(m.id())) {
+  if (!IsPackageId(m.id())) {
     reasons.push_back(absl::StrCat("id is ", Shown(m.id()),
                                    ", want owner/name@1.2.3"));
   }
@@ -359,11 +381,12 @@ std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
                                    KindNames()));
   }
   CheckScalars(m, "", reasons);
-  CheckShape(m.model(), reasons);
+  CheckShape(m.model(), kind, reasons);
   CheckFileTable(m, reasons);
   CheckTensorTables(m, kind, reasons);
   CheckLicence(m.licence(), reasons);
   CheckRouterRow(m, reasons);
+  CheckRetrievalRecords(m, reasons);
   if (!IsDate(m.created_at(), /*time_required=*/true)) {
     reasons.push_back(absl::StrCat("created_at is ", Shown(m.created_at()),
                                    ", want a time such as "
@@ -378,8 +401,8 @@ std::vector<std::string> CheckManifest(const v1::ExpertManifest& m) {
     CheckHex("training.plan_sha256", m.training().plan_sha256(), reasons);
   }
   if (kind == nullptr) return reasons;
-  if (kind->branch) {
-    if (!IsId(m.base().id())) {
+  if (kind->base != nullptr) {
+    if (!IsPackageId(m.base().id())) {
       reasons.push_back(absl::StrCat("base.id is ", Shown(m.base().id()),
                                      ", want owner/name@1.2.3"));
     }

@@ -79,6 +79,7 @@ std::vector<std::string> CheckFiles(
 std::vector<std::string> CheckTensors(const v1::ExpertManifest& manifest,
                                       const SafetensorsFile& weights) {
   std::vector<std::string> reasons;
+  const char* const file = WeightsFile(manifest.kind());
   std::map<std::string, math::Tensor> left;
   for (const SafetensorsFile::Entry& e : weights.entries()) {
     left[e.name] = e.tensor;
@@ -86,8 +87,8 @@ std::vector<std::string> CheckTensors(const v1::ExpertManifest& manifest,
   for (const v1::TensorDigest& t : manifest.tensors()) {
     const auto it = left.find(t.name());
     if (it == left.end()) {
-      reasons.push_back(absl::StrCat("weights.safetensors lacks tensor ",
-                                     Shown(t.name())));
+      reasons.push_back(
+          absl::StrCat(file, " lacks tensor ", Shown(t.name())));
       continue;
     }
     const math::Tensor& tensor = it->second;
@@ -105,8 +106,8 @@ std::vector<std::string> CheckTensors(const v1::ExpertManifest& manifest,
     left.erase(it);
   }
   for (const auto& [name, tensor] : left) {
-    reasons.push_back(absl::StrCat("weights.safetensors has tensor ",
-                                   Shown(name), ", the manifest does not"));
+    reasons.push_back(absl::StrCat(file, " has tensor ", Shown(name),
+                                   ", the manifest does not"));
   }
   return reasons;
 }

@@ -9,30 +9,47 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "compose/package/manifest_retrieval.h"
 
 namespace motet::package {
 namespace {
 
 const std::vector<KindRules>& Kinds() {
   static const auto* const kinds = new std::vector<KindRules>{
-      {"base", false, false, Presence::kNone, false, false, false,
+      {"base", nullptr, false, Presence::kNone, false, false, false,
        {"config.json", "tokenizer.json", "anchor.safetensors",
         "public.jsonl"}},
-      {"ffn", true, true, Presence::kMust, true, false, false, {}},
-      {"dense", true, false, Presence::kMay, true, true, false, {}},
-      {"attention_ffn", true, false, Presence::kMay, true, true, false, {}},
-      {"sized", true, false, Presence::kMay, true, true, true, {}},
+      {"ffn", "base", true, Presence::kMust, true, false, false, {}},
+      {"dense", "base", false, Presence::kMay, true, true, false, {}},
+      {"attention_ffn", "base", false, Presence::kMay, true, true, false, {}},
+      {"sized", "base", false, Presence::kMay, true, true, true, {}},
+      {.name = "encoder", .base = nullptr, .frozen = false,
+       .anchored = Presence::kNone, .moments = false, .whole = false,
+       .own_width = false, .files = {"config.json", "tokenizer.json"},
+       .retrieval = true,
+       .may = {"modules.json", "1_Pooling/config.json",
+               "sentence_bert_config.json", "LICENSE", "NOTICE"}},
+      {.name = "embedding_adapter", .base = "encoder", .frozen = false,
+       .anchored = Presence::kNone, .moments = false, .whole = false,
+       .own_width = false, .files = {"adapter_config.json"},
+       .retrieval = true, .weights = "adapter_model.safetensors"},
+      {.name = "pilots", .base = "encoder", .frozen = false,
+       .anchored = Presence::kNone, .moments = false, .whole = false,
+       .own_width = false, .files = {}, .retrieval = true},
   };
   return *kinds;
 }
 
-std::string Names(bool (*wanted)(const KindRules&)) {
+template <typename Wanted>
+std::string Names(Wanted wanted) {
   std::vector<std::string> names;
   for (const KindRules& kind : Kinds()) {
     if (wanted(kind)) names.emplace_back(kind.name);
   }
+  if (names.empty()) return "one on another base";
   const std::string last = names.back();
   names.pop_back();
+  if (names.empty()) return last;
   return absl::StrCat(absl::StrJoin(names, ", "), " or ", last);
 }
 
@@ -114,8 +131,22 @@ std::string KindNames() {
   return Names([](const KindRules&) { return true; });
 }
 
-std::string BranchKindNames() {
-  return Names([](const KindRules& kind) { return kind.branch; });
+std::string KindNamesOn(absl::string_view base) {
+  return Names([&](const KindRules& kind) {
+    return kind.base != nullptr && base == kind.base;
+  });
+}
+
+const char* WeightsFile(absl::string_view kind) {
+  const KindRules* rules = FindKind(kind);
+  return rules == nullptr ? "weights.safetensors" : rules->weights;
+}
+
+std::string WeightsSha256(const v1::ExpertManifest& manifest) {
+  for (const v1::FileDigest& file : manifest.files()) {
+    if (file.path() == WeightsFile(manifest.kind())) return file.sha256();
+  }
+  return "";
 }
 
 bool IsWhole(absl::string_view name) {
@@ -161,6 +192,7 @@ void CheckTensorTables(const v1::ExpertManifest& m, const KindRules* kind,
   if (kind == nullptr) return;
   if (whole) CheckWholeTensors(m, reasons);
   if (kind->name == std::string("ffn")) CheckFfnTensors(m, reasons);
+  if (kind->retrieval) CheckRetrievalTensors(m, reasons);
 }
 
 }  // namespace motet::package

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "compose/package/manifest_kinds.h"
+#include "compose/package/manifest_retrieval.h"
 
 namespace motet::package {
 namespace {
@@ -16,6 +18,8 @@ constexpr TrainingKind kKinds[] = {
     {"dense", "branch", true, false},
     {"attention_ffn", "branch", true, false},
     {"sized", "branch", true, true},
+    {kEmbeddingAdapter, "router_retriever", false, false, true},
+    {kPilots, "router_retriever", false, false, true},
 };
 constexpr uint32_t kMaxFfnWidth = 1 << 20;
 constexpr int kMaxChoices = 64;
@@ -26,6 +30,56 @@ std::string KindList() {
     names.push_back(absl::StrCat("\"", kind.name, "\""));
   }
   return absl::StrJoin(names, ", ");
+}
+
+// Kinds "embedding_adapter" and "pilots": what they need, and that they ask
+// for nothing of other kinds.
+template <typename Want>
+void CheckRetrieval(const v1::TrainingPlan& plan, const Want& want) {
+  const auto none = [&](bool fine, absl::string_view field) {
+    want(fine, field, "given", "it for kinds of text only");
+  };
+  none(!plan.second_moments(), "second_moments");
+  none(!plan.fisher(), "fisher");
+  none(!plan.proxy_scores(), "proxy_scores");
+  none(!plan.anchored(), "anchored");
+  none(!plan.alone() && !plan.no_bias(), plan.alone() ? "coordination" : "bias");
+  none(plan.freeze_size() == 0, "freeze");
+  none(plan.public_fraction() == 0, "public_fraction");
+  none(plan.row_init().empty(), "row_init");
+  none(plan.evaluate_every() == 0, "evaluate_every");
+  const bool pilots = plan.kind() == kPilots;
+  const auto number = [&](absl::string_view field, double value, double least,
+                          double most) {
+    if (pilots) least = most = 0;
+    want(value >= least && value <= most, field, absl::StrCat(value),
+         pilots ? std::string("it for kind \"embedding_adapter\" only")
+                : absl::StrCat(least, " to ", most));
+  };
+  number("adapter_rank", plan.adapter_rank(), 1, 4096);
+  number("adapter_alpha", plan.adapter_alpha(), 1e-6, 999999);
+  number("adapter_dropout", plan.adapter_dropout(), 0, 0.99);
+  number("temperature", plan.temperature(), 1e-4, 100);
+  number("hard_negatives", plan.hard_negatives(), 0, 64);
+  if (!pilots) {
+    want(plan.scored_size() == 0, "scored", "given",
+         "it for kind \"pilots\" only");
+    want(plan.pilots_of().empty(), "pilots_of", "given",
+         "it for kind \"pilots\" only");
+    return;
+  }
+  want(plan.scored_size() >= 1 && plan.scored_size() <= kMaxPilotExperts,
+       "scored", absl::StrCat(plan.scored_size(), " experts"),
+       absl::StrCat("1 to ", kMaxPilotExperts));
+  std::set<std::string> seen;
+  for (const v1::ScoredExpert& e : plan.scored()) {
+    Reasons digests;
+    CheckHex("manifest_sha256", e.manifest_sha256(), digests);
+    CheckHex("weights_sha256", e.weights_sha256(), digests);
+    want(IsPackageId(e.id()) && digests.empty() && seen.insert(e.id()).second,
+         "scored", absl::StrCat("a list with ", Shown(e.id())),
+         "ids like owner/name@1.2.3, each once, with their digests");
+  }
 }
 
 }  // namespace
@@ -39,13 +93,17 @@ const TrainingKind* FindTrainingKind(absl::string_view name) {
 
 bool MakesAnchored(const v1::TrainingPlan& plan) {
   const TrainingKind* kind = FindTrainingKind(plan.kind());
-  return kind != nullptr && (!kind->whole || plan.anchored());
+  return kind != nullptr && !kind->retrieval &&
+         (!kind->whole || plan.anchored());
 }
 
 std::vector<std::string> Leaves(const v1::TrainingPlan& plan) {
   std::vector<std::string> leaves;
   const TrainingKind* kind = FindTrainingKind(plan.kind());
   if (kind == nullptr) return leaves;
+  if (kind->retrieval) {
+    return {plan.kind() == kPilots ? kLeavesPilots : kLeavesAdapter};
+  }
   if (!kind->whole) {
     leaves = {kLeavesFfn, kLeavesRouter};
   } else if (plan.trunk() == "frozen") {
@@ -73,10 +131,19 @@ std::vector<std::string> CheckTrainingKind(const v1::TrainingPlan& plan) {
   if (kind == nullptr) return problems;
   want(plan.method() == kind->method, "method", Shown(plan.method()),
        absl::StrCat("\"", kind->method, "\" for kind \"", kind->name, "\""));
-  want(kind->whole || !plan.fisher(), "fisher", "true",
+  if (kind->retrieval) {
+    CheckRetrieval(plan, want);
+  } else {
+    want(plan.adapter_rank() == 0 && plan.scored_size() == 0, "kind",
+         Shown(plan.kind()),
+         "a kind of retrieval for adapter_rank or scored");
+  }
+  want(kind->whole || kind->retrieval || !plan.fisher(), "fisher", "true",
        "it for whole models only: no merge takes an \"ffn\"");
   // Plans of version 0.1 name no kind and have no such field.
-  want(kind->whole || plan.kind().empty() || plan.anchored(), "anchored",
+  want(kind->whole || kind->retrieval || plan.kind().empty() ||
+           plan.anchored(),
+       "anchored",
        "false", "true for kind \"ffn\": its rows are routed by it");
   want(!kind->whole || (!plan.alone() && !plan.no_bias()),
        plan.alone() ? "coordination" : "bias", "false",

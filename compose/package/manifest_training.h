@@ -18,6 +18,7 @@ struct TrainingKind {
   const char* method;  // of the plan, and of policies
   bool whole;          // trains a branch of its own; else FFNs beside the base
   bool sized;          // by a width, a number of steps or a probe
+  bool retrieval = false;  // of a BEIR corpus, beside an encoder (METHODS 9)
 };
 // Of the plan's kind; empty is "ffn". Null when there is no such kind.
 const TrainingKind* FindTrainingKind(absl::string_view name);
@@ -32,14 +33,17 @@ inline constexpr char kLeavesProxy[] =
     "scores of public documents by likeness to own text";
 inline constexpr char kLeavesProbe[] =
     "perplexity of the base on held-out text";
+inline constexpr char kLeavesAdapter[] = "adapter weights";
+inline constexpr char kLeavesPilots[] =
+    "mean vectors of groups of queries, with counts";
 // What the plan's kind and options make leave the node, listed or not.
 std::vector<std::string> Leaves(const v1::TrainingPlan& plan);
 
 // Whether means and thresholds are made.
 bool MakesAnchored(const v1::TrainingPlan& plan);
 
-// What is wrong with kind, method and the fields of kind "sized", each as
-// "field is X, want Y".
+// What is wrong with kind, method and the fields of kind "sized" and of those
+// of retrieval, each as "field is X, want Y".
 std::vector<std::string> CheckTrainingKind(const v1::TrainingPlan& plan);
 
 // The rule of size = "probe": which of the choices a perplexity picks, which

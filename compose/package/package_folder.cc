@@ -14,6 +14,7 @@
 #include "compose/package/manifest_dense.h"
 #include "compose/package/manifest_kinds.h"
 #include "compose/package/manifest_proxy.h"
+#include "compose/package/manifest_retrieval.h"
 #include "proto/digest.h"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -43,7 +44,7 @@ std::map<std::string, FileFacts> Facts(const std::string& folder,
   return facts;
 }
 
-// Only an owner publishes under its name, only a coordinator a base.
+// Only an owner publishes under its name, only a coordinator what is a base.
 Reasons CheckSigner(const v1::ExpertManifest& manifest,
                     const proto::SignatureInfo& info,
                     const proto::SpiffeId& signer) {
@@ -54,15 +55,17 @@ Reasons CheckSigner(const v1::ExpertManifest& manifest,
   }
   const std::string owner =
       std::string(manifest.id().substr(0, manifest.id().find('/')));
-  const bool may = manifest.kind() == "base"
+  const KindRules* kind = FindKind(manifest.kind());
+  const bool is_base = kind != nullptr && kind->base == nullptr;
+  const bool may = is_base
                        ? signer.role == "coordinator" &&
                              signer.federation == owner
                        : signer.role == "node" && signer.owner == owner;
   if (!may) {
     reasons.push_back(absl::StrCat(
         "signed by ", signer.ToString(), ", want ",
-        manifest.kind() == "base" ? "a coordinator of the federation "
-                                  : "a node of the owner ",
+        is_base ? "a coordinator of the federation "
+                : "a node of the owner ",
         owner));
   }
   return reasons;
@@ -137,7 +140,8 @@ absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
   Reasons reasons = CheckManifest(opened.manifest);
   Append(reasons, CheckFiles(opened.manifest, Facts(folder, info)));
   Append(reasons, CheckSigner(opened.manifest, info, certificate.id));
-  auto weights = SafetensorsFile::Open(folder + "/weights.safetensors");
+  auto weights = SafetensorsFile::Open(
+      absl::StrCat(folder, "/", WeightsFile(opened.manifest.kind())));
   if (weights.ok()) {
     opened.weights = *std::move(weights);
     Append(reasons, CheckTensors(opened.manifest, *opened.weights));
@@ -149,6 +153,9 @@ absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
     Append(reasons, CheckBaseFiles(opened.manifest, folder));
   } else if (IsWhole(opened.manifest.kind())) {
     Append(reasons, CheckWholeFiles(opened.manifest, folder));
+  } else if (const KindRules* kind = FindKind(opened.manifest.kind());
+             kind != nullptr && kind->retrieval) {
+    Append(reasons, CheckRetrievalFiles(opened.manifest, folder));
   }
   MOTET_RETURN_IF_ERROR(AsStatus(
       where, reasons, "a package as docs/package.md describes it",
@@ -162,13 +169,14 @@ absl::Status CheckAgainstBase(const OpenedPackage& expert,
   const v1::ExpertManifest& b = base.manifest;
   Reasons reasons;
   const KindRules* kind = FindKind(e.kind());
-  if (kind == nullptr || !kind->branch) {
-    reasons.push_back(absl::StrCat("kind is \"", e.kind(), "\", want ",
-                                   BranchKindNames()));
-  }
-  if (b.kind() != "base") {
+  const KindRules* base_kind = FindKind(b.kind());
+  if (base_kind == nullptr || base_kind->base != nullptr) {
     reasons.push_back(absl::StrCat("the base's kind is \"", b.kind(),
-                                   "\", want base"));
+                                   "\", want base or encoder"));
+  }
+  if (kind == nullptr || kind->base == nullptr || b.kind() != kind->base) {
+    reasons.push_back(absl::StrCat("kind is \"", e.kind(), "\", want ",
+                                   KindNamesOn(b.kind())));
   }
   const auto same = [&](absl::string_view what, const auto& got,
                         const auto& want) {
@@ -194,6 +202,9 @@ absl::Status CheckAgainstBase(const OpenedPackage& expert,
   }
   same("model.vocabulary", e.model().vocabulary(), b.model().vocabulary());
   if (IsWhole(e.kind())) Append(reasons, CheckDense(e, b));
+  if (e.kind() == kEmbeddingAdapter && b.kind() == kEncoder) {
+    Append(reasons, CheckAdapterOn(expert.folder, base.folder));
+  }
   return AsStatus(absl::StrCat("expert ", e.id()), reasons,
                   absl::StrCat("an expert of the base ", b.id()),
                   "train it again on this base");

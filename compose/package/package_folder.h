@@ -27,14 +27,15 @@ struct OpenedPackage {
 // Signature (against the authority) and every file's digest first: DataLoss
 // or what VerifyPackageFolder says. Then manifest, file and tensor tables, a
 // base's config and anchor, and that the signer may sign this id (a node of
-// the owner; for kind "base" a coordinator of the federation that the id
-// names): one InvalidArgument with all reasons. Then the package may be used.
+// the owner; for a base or an encoder a coordinator of the federation that
+// the id names): one InvalidArgument with all reasons. Then the package may be used.
 absl::StatusOr<OpenedPackage> OpenPackage(const std::string& folder,
                                           const std::string& authority_pem);
 
 // An expert against its base: base and tokenizer digests, layers, widths; for
 // "ffn" the frozen digest, for whole models every tensor's name and shape and
-// the digests of those that do not travel. All reasons at once.
+// the digests of those that do not travel, for adapters targets, rank and the
+// shape of every tensor. All reasons at once.
 absl::Status CheckAgainstBase(const OpenedPackage& expert,
                               const OpenedPackage& base);
 
@@ -45,10 +46,11 @@ std::string FrozenDigest(const v1::ExpertManifest& base_manifest);
 
 struct PackageContent {
   // Filled by the caller: id, kind, title, base, model, frozen_sha256,
-  // base_tensors, domain, training, licence. The rest (schema version, files,
+  // base_tensors, domain, training, licence, adapter, pilots. The rest (schema version, files,
   // tensors, created_at) is filled here.
   v1::ExpertManifest manifest;
-  std::vector<NamedTensor> weights;          // weights.safetensors
+  std::vector<NamedTensor> weights;          // weights.safetensors, or as
+                                             // the kind names it
   std::map<std::string, std::string> files;  // further files: name -> bytes
   // Further safetensors files: name -> tensors.
   std::map<std::string, std::vector<NamedTensor>> tensor_files;

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "compose/package/manifest.h"
+#include "compose/package/manifest_kinds.h"
 #include "compose/package/package_folder.h"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -45,7 +46,8 @@ absl::Status CheckNames(const PackageContent& content) {
   for (const std::string& name : names) {
     MOTET_RETURN_IF_ERROR(proto::CheckPackagePath("package", name));
     for (const char* made :
-         {"manifest.json", "model.sig", "weights.safetensors", "README.md"}) {
+         {"manifest.json", "model.sig", WeightsFile(content.manifest.kind()),
+          "README.md"}) {
       if (name == made) {
         return proto::Invalid("package",
                               absl::StrCat("a further file ", name),
@@ -71,7 +73,9 @@ absl::Status WriteFiles(const std::string& folder,
   }
   MOTET_RETURN_IF_ERROR(
       proto::WriteFileAtomic(folder + "/README.md", content.readme));
-  return WriteSafetensors(folder + "/weights.safetensors", content.weights);
+  return WriteSafetensors(
+      absl::StrCat(folder, "/", WeightsFile(content.manifest.kind())),
+      content.weights);
 }
 
 absl::Status Fill(const std::string& folder, const PackageContent& content,
@@ -83,7 +87,8 @@ absl::Status Fill(const std::string& folder, const PackageContent& content,
   if (manifest.created_at().empty()) manifest.set_created_at(Now());
   MOTET_ASSIGN_OR_RETURN(
       const auto weights,
-      SafetensorsFile::Open(folder + "/weights.safetensors"));
+      SafetensorsFile::Open(
+          absl::StrCat(folder, "/", WeightsFile(manifest.kind()))));
   manifest.clear_tensors();
   for (v1::TensorDigest& t : TensorTable(*weights)) {
     *manifest.add_tensors() = std::move(t);
@@ -98,7 +103,7 @@ absl::Status Fill(const std::string& folder, const PackageContent& content,
     sizes[name] = file->file_bytes();
   }
   sizes["README.md"] = content.readme.size();
-  sizes["weights.safetensors"] = weights->file_bytes();
+  sizes[WeightsFile(manifest.kind())] = weights->file_bytes();
   manifest.clear_files();
   for (const auto& [name, size] : sizes) {
     MOTET_ASSIGN_OR_RETURN(const proto::Digest digest,

@@ -177,10 +177,8 @@ absl::StatusOr<std::unique_ptr<LoadedLora>> LoadLora(
   return loaded;
 }
 
-absl::Status SaveLora(const std::string& folder,
-                      const model::EncoderConfig& base, const model::Lora& lora,
-                      const std::string& base_name) {
-  MOTET_RETURN_IF_ERROR(model::CheckLora(base, lora));
+std::vector<NamedTensor> LoraTensors(const model::EncoderConfig& base,
+                                     const model::Lora& lora) {
   std::vector<NamedTensor> tensors;
   model::Lora copy = lora;
   model::VisitLora(
@@ -188,9 +186,16 @@ absl::Status SaveLora(const std::string& folder,
       [&](const std::string& name, const math::Shape&, math::Tensor& tensor) {
         tensors.push_back({absl::StrCat(kPrefix, name), tensor});
       });
+  return tensors;
+}
+
+absl::Status SaveLora(const std::string& folder,
+                      const model::EncoderConfig& base, const model::Lora& lora,
+                      const std::string& base_name) {
+  MOTET_RETURN_IF_ERROR(model::CheckLora(base, lora));
   MOTET_RETURN_IF_ERROR(proto::MakeDirectories(folder));
   MOTET_RETURN_IF_ERROR(WriteSafetensors(folder + "/adapter_model.safetensors",
-                                         std::move(tensors)));
+                                         LoraTensors(base, lora)));
   return proto::WriteFileAtomic(folder + "/adapter_config.json",
                                 WriteLoraConfig(lora.config, base_name));
 }

@@ -34,6 +34,10 @@ absl::StatusOr<model::LoraConfig> ParseLoraConfig(const std::string& json);
 std::string WriteLoraConfig(const model::LoraConfig& config,
                             const std::string& base_name);
 
+// The tensors of an adapter's file, under PEFT's names.
+std::vector<NamedTensor> LoraTensors(const model::EncoderConfig& base,
+                                     const model::Lora& lora);
+
 // Writes an adapter that stock peft loads; adapter_config.json last. Each
 // file is written atomically. base_name: what the adapter says of its base,
 // a folder or a name; may be empty.

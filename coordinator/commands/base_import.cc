@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // motet base import FOLDER: a dense model that somebody else trained, in
 // Hugging Face layout, becomes the federation's public base. Its weights keep
-// their dtype; the anchor statistics come from public text run through it.
+// their dtype; the anchor statistics come from public text run through it. A
+// BERT encoder becomes the base of retrieval experts, and needs no text.
 #include "coordinator/commands/base_import.h"
 
 #include <CLI/CLI.hpp>
@@ -14,6 +15,7 @@
 #include "compose/learn/trainer.h"
 #include "compose/package/package_folder.h"
 #include "coordinator/base_package.h"
+#include "coordinator/encoder_package.h"
 #include "coordinator/federation.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
@@ -55,10 +57,49 @@ absl::Status CheckFits(const package::LoadedModel& model,
   return absl::OkStatus();
 }
 
+void Report(const Context& context, const std::string& id,
+            const std::string& folder, const std::string& manifest_sha256,
+            int64_t parameters) {
+  if (context.json) {
+    absl::PrintF("%s\n", nlohmann::json{{"id", id},
+                                        {"manifest_sha256", manifest_sha256},
+                                        {"parameters", parameters}}
+                             .dump());
+  } else {
+    absl::PrintF("%s imported, signed, in %s\n", id, folder);
+  }
+}
+
+absl::Status ImportEncoder(const Options& options, const Context& context,
+                           const Federation& federation) {
+  if (!options.data.empty()) {
+    return proto::Invalid("--data", "public text for an encoder", "none",
+                          "an encoder has no anchor statistics");
+  }
+  const std::string id =
+      absl::StrCat(federation.name, "/", options.name, "@", options.version);
+  const std::string folder = federation.Path("base");
+  MOTET_RETURN_IF_ERROR(WriteEncoderPackage(federation, options.folder, folder,
+                                            id, options.spdx));
+  MOTET_ASSIGN_OR_RETURN(
+      const package::OpenedPackage opened,
+      package::OpenPackage(folder, federation.authority_pem));
+  int64_t parameters = 0;
+  for (const auto& e : opened.weights->entries()) parameters += e.tensor.size();
+  Report(context, id, folder, opened.manifest_sha256, parameters);
+  return absl::OkStatus();
+}
+
 absl::Status Import(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(Federation federation,
                          OpenFederation(context.federation));
   MOTET_RETURN_IF_ERROR(CheckNoBase(federation, "base import"));
+  MOTET_ASSIGN_OR_RETURN(const bool encoder, IsEncoderFolder(options.folder));
+  if (encoder) return ImportEncoder(options, context, federation);
+  if (options.data.empty()) {
+    return proto::Invalid("--data", "nothing", "public text for a decoder",
+                          "give train.jsonl of `motet corpus import`");
+  }
   MOTET_ASSIGN_OR_RETURN(
       const auto model,
       package::LoadModel(options.folder, package::Numbers::kFinite));
@@ -100,16 +141,8 @@ absl::Status Import(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(
       const package::OpenedPackage opened,
       package::OpenPackage(folder, federation.authority_pem));
-  if (context.json) {
-    absl::PrintF("%s\n",
-                 nlohmann::json{
-                     {"id", base.id},
-                     {"manifest_sha256", opened.manifest_sha256},
-                     {"parameters", model::CountParameters(model->config)}}
-                     .dump());
-  } else {
-    absl::PrintF("%s imported, signed, in %s\n", base.id, folder);
-  }
+  Report(context, base.id, folder, opened.manifest_sha256,
+         model::CountParameters(model->config));
   return absl::OkStatus();
 }
 
@@ -119,14 +152,15 @@ void AddBaseImport(CLI::App& noun, Context& context) {
   auto o = std::make_shared<Options>();
   CLI::App* command = noun.add_subcommand(
       "import", "Take a dense model in Hugging Face layout as the base, take "
-                "the anchor statistics, sign the package");
+                "the anchor statistics, sign the package; or a BERT encoder, "
+                "for a federation of retrieval experts");
   command->add_option("folder", o->folder,
                       "config.json, safetensors and tokenizer.json")
       ->required();
   command
       ->add_option("--data", o->data,
-                   "Public text: train.jsonl of `motet corpus import`")
-      ->required();
+                   "Public text: train.jsonl of `motet corpus import`; none "
+                   "for an encoder");
   command->add_option("--licence", o->spdx, "The model's, an SPDX expression")
       ->capture_default_str();
   const auto number = [&](const char* name, int64_t& target, double least,

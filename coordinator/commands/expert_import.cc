@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // motet expert import HF_DIR --as owner/name[@version] --node FOLDER: a model
 // that was fine-tuned elsewhere from the federation's base, or a LoRA adapter
-// for it, becomes a signed package of a whole model and is published. The key
-// is an owner's node's: nobody publishes under another's name.
+// for it, becomes a signed package of a whole model and is published. Where
+// the base is an encoder, an adapter stays one. The key is an owner's node's:
+// nobody publishes under another's name.
 #include "coordinator/commands/expert_import.h"
 
 #include <CLI/CLI.hpp>
@@ -20,8 +21,11 @@
 #include "compose/package/decoder_lora.h"
 #include "compose/package/huggingface.h"
 #include "compose/package/manifest.h"
+#include "compose/package/manifest_adapter.h"
 #include "compose/package/manifest_dense.h"
+#include "compose/package/manifest_retrieval.h"
 #include "compose/package/package_folder.h"
+#include "compose/package/peft.h"
 #include "compose/package/weight_match.h"
 #include "coordinator/federation.h"
 #include "nlohmann/json.hpp"
@@ -38,7 +42,7 @@ struct Options {
   std::string folder;
   std::string as;
   std::string node;
-  std::string kind = "dense";
+  std::string kind;  // of whole models; none said: dense
   std::string domain, title, spdx, fisher;
   std::vector<std::string> forbidden_purposes;
 };
@@ -46,6 +50,8 @@ struct Options {
 // What is imported, ready to be split; keeps what is mapped or made.
 struct Imported {
   std::unique_ptr<package::LoadedModel> base, model;
+  std::unique_ptr<package::LoadedLora> lora;  // of an encoder
+  model::EncoderConfig encoder;
   package::FoldedLora folded;
   std::shared_ptr<const package::SafetensorsFile> fisher;
   std::vector<package::NamedTensor> tensors;
@@ -58,6 +64,10 @@ std::string IdOf(const Options& options) {
   return absl::StrContains(options.as, '@')
              ? options.as
              : absl::StrCat(options.as, "@1.0.0");
+}
+
+std::string KindOf(const Options& options) {
+  return options.kind.empty() ? "dense" : options.kind;
 }
 
 absl::Status CheckTokenizer(const Options& options,
@@ -94,7 +104,7 @@ absl::Status LoadAdapter(const Options& options, Imported& imported) {
 absl::Status LoadCheckpoint(const Options& options, Imported& imported) {
   MOTET_ASSIGN_OR_RETURN(imported.model, package::LoadModel(options.folder));
   model::ModelConfig wanted = imported.base->config;
-  if (options.kind == "sized") {
+  if (KindOf(options) == "sized") {
     wanted.ffn_width = imported.model->config.ffn_width;
   }
   MOTET_RETURN_IF_ERROR(package::AsStatus(
@@ -161,18 +171,50 @@ absl::StatusOr<Imported> Load(const Options& options,
   return imported;
 }
 
-package::PackageContent ContentOf(const Options& options, Imported& imported,
-                                  const package::OpenedPackage& base) {
-  package::PackageContent content;
-  v1::ExpertManifest& m = content.manifest;
+// An adapter of the base encoder, as it is: nothing to fold it into.
+absl::StatusOr<Imported> LoadForEncoder(const Options& options,
+                                        const std::string& base_folder) {
+  const std::string config = options.folder + "/adapter_config.json";
+  if (!proto::Exists(config)) {
+    return proto::Error(absl::StatusCode::kNotFound, options.folder,
+                        "no adapter_config.json",
+                        "a PEFT adapter: the federation's base is an encoder",
+                        "check the path");
+  }
+  if (!options.kind.empty() || !options.fisher.empty()) {
+    return proto::Invalid(options.kind.empty() ? "--fisher" : "--kind",
+                          "an option of whole models",
+                          "none for an adapter of an encoder");
+  }
+  Imported imported;
+  MOTET_ASSIGN_OR_RETURN(
+      const std::string base_config,
+      proto::ReadFile(base_folder + "/config.json", proto::kMaxConfigBytes));
+  MOTET_ASSIGN_OR_RETURN(imported.encoder,
+                         model::ParseEncoderConfig(base_config));
+  auto lora = package::LoadLora(options.folder, imported.encoder);
+  if (!lora.ok()) {
+    return absl::Status(lora.status().code(),
+                        absl::StrCat("[", options.folder, "] ",
+                                     lora.status().message()));
+  }
+  imported.lora = *std::move(lora);
+  imported.training.set_method("imported_lora");
+  imported.training.set_software("motet " MOTET_VERSION);
+  const model::LoraConfig& l = imported.lora->lora.config;
+  imported.origin =
+      absl::StrCat("a LoRA adapter of rank ", l.rank, " over ",
+                   absl::StrJoin(l.targets, ", "), ", imported as it was");
+  return imported;
+}
+
+// What every import says.
+void FillCommon(const Options& options, const Imported& imported,
+                v1::ExpertManifest& m) {
   const std::string id = IdOf(options);
   const std::string name = id.substr(0, id.find('@')).substr(id.find('/') + 1);
   m.set_id(id);
-  m.set_kind(options.kind);
   m.set_title(options.title.empty() ? name : options.title);
-  *m.mutable_base() = package::ReferenceTo(base);
-  *m.mutable_model() = base.manifest.model();
-  m.mutable_model()->set_ffn_width(static_cast<uint32_t>(imported.ffn_width));
   m.mutable_domain()->set_domain(options.domain.empty() ? name
                                                         : options.domain);
   *m.mutable_training() = imported.training;
@@ -180,6 +222,33 @@ package::PackageContent ContentOf(const Options& options, Imported& imported,
   for (const std::string& purpose : options.forbidden_purposes) {
     m.mutable_licence()->add_forbidden_purposes(purpose);
   }
+}
+
+package::PackageContent AdapterContentOf(const Options& options,
+                                         const Imported& imported,
+                                         const package::OpenedPackage& base) {
+  package::PackageContent content;
+  FillCommon(options, imported, content.manifest);
+  package::FillAdapter(base, imported.encoder, imported.lora->lora,
+                       /*queries=*/0, content);
+  content.readme = absl::StrCat(
+      "# ", content.manifest.title(), "\n\n`", content.manifest.id(),
+      "` is an adapter of the encoder `", base.manifest.id(),
+      "` of a Motet federation (manifest ", base.manifest_sha256, ").\n\n- ",
+      imported.origin, "\n- licence: ", options.spdx, "\n");
+  return content;
+}
+
+package::PackageContent ContentOf(const Options& options, Imported& imported,
+                                  const package::OpenedPackage& base) {
+  package::PackageContent content;
+  v1::ExpertManifest& m = content.manifest;
+  FillCommon(options, imported, m);
+  const std::string& id = m.id();
+  m.set_kind(KindOf(options));
+  *m.mutable_base() = package::ReferenceTo(base);
+  *m.mutable_model() = base.manifest.model();
+  m.mutable_model()->set_ffn_width(static_cast<uint32_t>(imported.ffn_width));
   package::DenseContent split =
       package::SplitDense(imported.tensors, base.manifest);
   content.weights = std::move(split.weights);
@@ -237,7 +306,10 @@ absl::Status Import(const Options& options, const Context& context) {
                   "remove it to build again\n",
                   folder);
   } else {
-    MOTET_ASSIGN_OR_RETURN(Imported imported, Load(options, base.folder));
+    const bool encoder = base.manifest.kind() == package::kEncoder;
+    MOTET_ASSIGN_OR_RETURN(Imported imported,
+                           encoder ? LoadForEncoder(options, base.folder)
+                                   : Load(options, base.folder));
     MOTET_ASSIGN_OR_RETURN(
         const std::string key,
         proto::ReadFile(tls.private_key, proto::kMaxCertificateBytes));
@@ -245,8 +317,11 @@ absl::Status Import(const Options& options, const Context& context) {
         const std::string certificate,
         proto::ReadFile(tls.certificate, proto::kMaxCertificateBytes));
     MOTET_RETURN_IF_ERROR(
-        package::BuildPackage(folder, ContentOf(options, imported, base), key,
-                              certificate));
+        package::BuildPackage(
+            folder,
+            encoder ? AdapterContentOf(options, imported, base)
+                    : ContentOf(options, imported, base),
+            key, certificate));
   }
   const auto opened =
       package::OpenPackage(folder, federation.authority_pem);
@@ -293,7 +368,8 @@ void AddExpertImport(CLI::App& noun, Context& context) {
   auto o = std::make_shared<Options>();
   CLI::App* command = noun.add_subcommand(
       "import", "Publish a fine-tuned model, or a LoRA adapter folded into "
-                "the base, as a package that is a whole model");
+                "the base, as a package that is a whole model; or a LoRA "
+                "adapter of a base encoder, as an adapter");
   command
       ->add_option("folder", o->folder,
                    "A Hugging Face model of the base's shape, or a PEFT "
@@ -307,10 +383,9 @@ void AddExpertImport(CLI::App& noun, Context& context) {
       ->required();
   command
       ->add_option("--kind", o->kind,
-                   "dense; attention_ffn, where its attention is offered as an "
+                   "Of a whole model: dense, if not said; attention_ffn, where its attention is offered as an "
                    "expert too; sized, whose FFN width may be its own")
-      ->check(CLI::IsMember({"dense", "attention_ffn", "sized"}))
-      ->capture_default_str();
+      ->check(CLI::IsMember({"dense", "attention_ffn", "sized"}));
   command->add_option("--domain", o->domain,
                       "Label of its domain; default: the name");
   command->add_option("--title", o->title, "For people");

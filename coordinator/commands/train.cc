@@ -15,10 +15,15 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "compose/package/manifest.h"
+#include "compose/package/manifest_kinds.h"
+#include "compose/package/manifest_retrieval.h"
+#include "compose/package/manifest_training.h"
 #include "compose/package/package_folder.h"
 #include "coordinator/cli.h"
 #include "coordinator/federation.h"
 #include "coordinator/job_store.h"
+#include "coordinator/scored_experts.h"
 #include "coordinator/training_plan.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
@@ -61,6 +66,34 @@ void Deadline(grpc::ClientContext& call) {
                     std::chrono::seconds(20));
 }
 
+// A plan is of what its base is, and pilots are of known adapters.
+absl::StatusOr<std::vector<LeftOut>> Complete(
+    const Federation& federation, const package::OpenedPackage& base,
+    v1::TrainingPlan& plan) {
+  const package::KindRules* kind = package::FindKind(plan.kind());
+  if (kind == nullptr || kind->base != base.manifest.kind()) {
+    return proto::Error(
+        absl::StatusCode::kFailedPrecondition, "kind",
+        absl::StrCat("\"", plan.kind(), "\" beside ", base.manifest.id(),
+                     ", of kind \"", base.manifest.kind(), "\""),
+        package::KindNamesOn(base.manifest.kind()),
+        "experts belong to one base");
+  }
+  if (plan.kind() != package::kPilots) return std::vector<LeftOut>{};
+  MOTET_ASSIGN_OR_RETURN(
+      const auto client,
+      registry::Client::Make(federation.registry_address, federation.tls));
+  MOTET_ASSIGN_OR_RETURN(std::vector<LeftOut> left_out,
+                         ResolveScored(federation, *client, base, plan));
+  MOTET_RETURN_IF_ERROR(
+      package::AsStatus("plan", package::CheckTrainingKind(plan),
+                        "a plan of kind \"pilots\"", "correct the plan"));
+  for (const LeftOut& l : left_out) {
+    absl::FPrintF(stderr, "%s is left out: %s\n", l.id, l.reason);
+  }
+  return left_out;
+}
+
 absl::Status Offer(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(
       std::string text,
@@ -73,6 +106,17 @@ absl::Status Offer(const Options& options, const Context& context) {
       package::OpenPackage(dial.federation.Path("base"),
                            dial.federation.authority_pem));
   *plan.mutable_base() = package::ReferenceTo(base);
+  MOTET_ASSIGN_OR_RETURN(const std::vector<LeftOut> left_out,
+                         Complete(dial.federation, base, plan));
+  nlohmann::json said = {{"plan", plan.id()}, {"offered_to", nullptr}};
+  if (plan.kind() == package::kPilots) {
+    said["scored"] = nlohmann::json::array();
+    for (const auto& e : plan.scored()) said["scored"].push_back(e.id());
+    said["left_out"] = nlohmann::json::array();
+    for (const LeftOut& l : left_out) {
+      said["left_out"].push_back({{"id", l.id}, {"reason", l.reason}});
+    }
+  }
   plan.set_issued_by(
       absl::StrCat("spiffe://", dial.federation.name, "/coordinator/main"));
   plan.set_issued_at(
@@ -82,9 +126,7 @@ absl::Status Offer(const Options& options, const Context& context) {
                 DescribePlan(plan));
   if (options.dry_run) {
     if (context.json) {
-      absl::PrintF("%s\n", nlohmann::json{{"plan", plan.id()},
-                                          {"offered_to", nullptr}}
-                               .dump());
+      absl::PrintF("%s\n", said.dump());
     }
     return absl::OkStatus();
   }
@@ -96,9 +138,8 @@ absl::Status Offer(const Options& options, const Context& context) {
   const std::vector<std::string> nodes(reply.offered_to().begin(),
                                        reply.offered_to().end());
   if (context.json) {
-    absl::PrintF("%s\n",
-                 nlohmann::json{{"plan", plan.id()}, {"offered_to", nodes}}
-                     .dump());
+    said["offered_to"] = nodes;
+    absl::PrintF("%s\n", said.dump());
   } else if (nodes.empty()) {
     absl::PrintF("Plan %s waits: no node is connected; each gets it when it "
                  "dials.\n",

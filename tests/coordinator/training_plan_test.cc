@@ -115,6 +115,68 @@ TEST(TrainingPlanTest, KindsAndWhatTheyMakeLeave) {
                     HasSubstr("line 5: got anchored")));
 }
 
+TEST(TrainingPlanTest, RetrievalHasKeysOfItsOwn) {
+  auto plan = ParseTrainingPlan("id = 'a'\nkind = 'embedding_adapter'\n",
+                                "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->method(), "router_retriever");
+  EXPECT_EQ(plan->adapter_rank(), 8u);
+  EXPECT_EQ(plan->adapter_alpha(), 32);
+  EXPECT_EQ(plan->adapter_dropout(), 0.1);
+  EXPECT_EQ(plan->temperature(), 0.05);
+  EXPECT_EQ(plan->batch_sequences(), 256u);
+  EXPECT_EQ(plan->sequence_tokens(), 0u);
+  EXPECT_EQ(plan->learning_rate(), 1e-4);
+  EXPECT_EQ(plan->warmup_steps(), 20u);
+  EXPECT_EQ(plan->public_fraction(), 0);
+  EXPECT_FALSE(plan->anchored());
+  EXPECT_THAT(plan->publishes(), ElementsAre("adapter weights"));
+  plan = ParseTrainingPlan(
+      "id = 'a'\nkind = 'embedding_adapter'\nrank = 4\nalpha = 16\n"
+      "dropout = 0\ntemperature = 0.1\nhard_negatives = 2\n"
+      "max_queries = 500\nbatch = 32\nlearning_rate = 1e-3\nsteps = 50\n"
+      "query_tokens = 64\n",
+      "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->adapter_rank(), 4u);
+  EXPECT_EQ(plan->hard_negatives(), 2u);
+  EXPECT_EQ(plan->max_queries(), 500u);
+  EXPECT_EQ(plan->batch_sequences(), 32u);
+  EXPECT_EQ(plan->sequence_tokens(), 64u);
+  EXPECT_EQ(plan->warmup_steps(), 5u);
+  EXPECT_THAT(DescribePlan(*plan), HasSubstr("hard_negatives     2"));
+
+  plan = ParseTrainingPlan(
+      "id = 'a'\nkind = 'pilots'\nof = 'sea'\n"
+      "experts = ['a.example/sea@1.0.0', 'b.example/law@1.0.0']\n",
+      "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->pilots_of(), "sea");
+  ASSERT_EQ(plan->scored_size(), 2);
+  EXPECT_EQ(plan->scored(1).id(), "b.example/law@1.0.0");
+  EXPECT_THAT(
+      plan->publishes(),
+      ElementsAre("mean vectors of groups of queries, with counts"));
+
+  // Each kind's keys are unknown to the others.
+  EXPECT_THAT(Message("id = 'a'\nrank = 8\nexperts = []\n"),
+              AllOf(HasSubstr("line 2: got rank (unknown key)"),
+                    HasSubstr("line 3: got experts (unknown key)")));
+  EXPECT_THAT(Message("id = 'a'\nkind = 'embedding_adapter'\n"
+                      "batch_sequences = 4\nrank = 0\nfisher = true\n"
+                      "schedule = 'cosine'\ndropout = 1.5\n"),
+              AllOf(HasSubstr("got batch_sequences (unknown key)"),
+                    HasSubstr("line 4: got rank 0"),
+                    HasSubstr("fisher is given"),
+                    HasSubstr("got schedule \"cosine\", want none"),
+                    HasSubstr("line 7: got dropout 1.5")));
+  EXPECT_THAT(Message("id = 'a'\nkind = 'pilots'\nsteps = 5\nof = 3\n"
+                      "experts = 'all'\n"),
+              AllOf(HasSubstr("got steps (unknown key)"),
+                    HasSubstr("line 4: got of"),
+                    HasSubstr("line 5: got experts that is no list")));
+}
+
 TEST(TrainingPlanTest, EveryKeyIsTaken) {
   const auto plan = ParseTrainingPlan(
       "id = 'p-2'\nmethod = 'flexolmo'\nexpert_name = 'code'\n"

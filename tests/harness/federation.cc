@@ -144,11 +144,15 @@ void Federation::StartDaemon() {
   daemon_ = Daemon("motet", {"daemon", "run"}, "daemon", {});
 }
 
-void Federation::Start() {
+void Federation::Begin() {
   MustMotet({"init", "demo", "--registry-address", registry_address(),
              "--coordinator-address", coordinator_address()});
   StartRegistry();
   StartDaemon();
+}
+
+void Federation::Start() {
+  Begin();
   WriteText(Path("public.jsonl"), Sentences("public", 120, 1));
   MustMotet({"corpus", "import", Path("public.jsonl"), "--out",
              Path("public")});
@@ -186,11 +190,12 @@ void Federation::Join(const std::string& owner, const std::string& terms) {
                  home() + "/ca/ca.pem"});
   WriteText(Node(owner) + "/policy.toml",
             "[approve]\n"
-            "methods = [\"flexolmo\", \"branch\"]\n"
+            "methods = [\"flexolmo\", \"branch\", \"router_retriever\"]\n"
             "publish = [\"ffn weights\", \"router row and bias\", "
             "\"all weights\", \"per-layer means and thresholds\", "
             "\"perplexity of the base on held-out text\", "
-            "\"Fisher information\"]\n\n"
+            "\"Fisher information\", \"adapter weights\", "
+            "\"mean vectors of groups of queries, with counts\"]\n\n"
             "[licence]\nspdx = \"CC-BY-4.0\"\n" +
                 terms);
   WriteText(Path(owner + ".jsonl"), Sentences(owner, 120, 2));

@@ -33,7 +33,9 @@ class Federation {
   Federation(const Federation&) = delete;
   Federation& operator=(const Federation&) = delete;
 
-  // init, registry, daemon, and a published base.
+  // init, registry, daemon.
+  void Begin();
+  // The same, and a published base.
   void Start();
 
   Result Motet(std::vector<std::string> arguments) const;

@@ -203,7 +203,7 @@ TEST_F(KindsTest, ProxyScoresLeaveWithConsent) {
   Start();
   ASSERT_TRUE(Told(v1::JOB_AWAITING_CONSENT)) << JobDetail();
   EXPECT_THAT(JobDetail(), HasSubstr("scores of public documents"));
-  EXPECT_THAT(DescribePlan(plan, settings_),
+  EXPECT_THAT(DescribePlan(plan, settings_, Policy()),
               HasSubstr("one score a public document leaves"));
   ASSERT_TRUE(LeaveDecision(settings_.dir, "plan-1", {}).ok());
   ASSERT_TRUE(Told(v1::JOB_PUBLISHED)) << JobDetail();

@@ -14,8 +14,10 @@
 namespace motet::node {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 using testing::SomePlan;
 
@@ -155,7 +157,7 @@ TEST(PlanCheckTest, AGoodPlanHasNoProblem) {
   plan.add_steps_choices(12);
   EXPECT_THAT(Check(plan), IsEmpty());
   Settings settings;
-  EXPECT_THAT(DescribePlan(plan, settings),
+  EXPECT_THAT(DescribePlan(plan, settings, Policy()),
               HasSubstr("FFNs alone, the rest stays the base's; FFN width 24, "
                         "48; steps 4, 12; chosen by the base's perplexity on "
                         "your held-out text, at 20"));
@@ -186,11 +188,133 @@ TEST(PlanCheckTest, DescriptionSaysWhatLeaves) {
   v1::TrainingPlan plan = Good();
   plan.clear_expert_name();
   plan.add_publishes("second moments");
-  const std::string text = DescribePlan(plan, settings);
+  const std::string text = DescribePlan(plan, settings, Policy());
   for (const char* part : {"code.example/code@1.0.0", "ffn weights",
                            "router row and bias", "second moments",
                            "per-layer means and thresholds", "plan-1"}) {
     EXPECT_THAT(text, HasSubstr(part));
+  }
+}
+
+v1::TrainingPlan Retrieval(const std::string& kind) {
+  v1::TrainingPlan p;
+  const v1::TrainingPlan good = Good();
+  p.set_id("plan-1");
+  p.set_kind(kind);
+  p.set_method("router_retriever");
+  p.set_expert_version("1.0.0");
+  p.set_issued_by(good.issued_by());
+  *p.mutable_base() = good.base();
+  if (kind == "embedding_adapter") {
+    p.set_steps(30);
+    p.set_batch_sequences(16);
+    p.set_learning_rate(1e-4);
+    p.set_warmup_steps(3);
+    p.set_clip_norm(1);
+    p.set_adapter_rank(8);
+    p.set_adapter_alpha(32);
+    p.set_adapter_dropout(0.1);
+    p.set_temperature(0.05);
+    p.add_publishes("adapter weights");
+  } else {
+    for (const char* id : {"code.example/code@1.0.0", "law.example/l@1.0.0"}) {
+      v1::ScoredExpert* e = p.add_scored();
+      e->set_id(id);
+      e->set_manifest_sha256(std::string(64, 'a'));
+      e->set_weights_sha256(std::string(64, 'b'));
+    }
+    p.add_publishes("mean vectors of groups of queries, with counts");
+  }
+  return p;
+}
+
+const Nonsense kAdapterNonsense[] = {
+    {"steps", [](auto& p) { p.set_steps(0); p.set_warmup_steps(0); }},
+    {"adapter_rank", [](auto& p) { p.set_adapter_rank(0); }},
+    {"adapter_alpha", [](auto& p) { p.set_adapter_alpha(std::nan("")); }},
+    {"adapter_dropout", [](auto& p) { p.set_adapter_dropout(1); }},
+    {"temperature", [](auto& p) { p.set_temperature(0); }},
+    {"hard_negatives", [](auto& p) { p.set_hard_negatives(65); }},
+    {"max_queries", [](auto& p) { p.set_max_queries(2000000000); }},
+    {"method", [](auto& p) { p.set_method("flexolmo"); }},
+    {"scored", [](auto& p) { p.add_scored(); }},
+    {"pilots_of", [](auto& p) { p.set_pilots_of("code"); }},
+    {"second_moments", [](auto& p) { p.set_second_moments(true); }},
+    {"public_fraction", [](auto& p) { p.set_public_fraction(0.5); }},
+    {"fisher", [](auto& p) { p.set_fisher(true); }},
+    {"ffn_width", [](auto& p) { p.set_ffn_width(8); }},
+};
+const Nonsense kPilotNonsense[] = {
+    {"scored", [](auto& p) { p.mutable_scored(1)->set_id("law"); }},
+    {"scored", [](auto& p) { p.mutable_scored(1)->set_weights_sha256("a"); }},
+    {"scored", [](auto& p) { *p.add_scored() = p.scored(1); }},
+    {"scored", [](auto& p) { p.mutable_scored()->DeleteSubrange(0, 1); }},
+    {"scored", [](auto& p) { p.set_pilots_of("other"); }},
+    {"scored",
+     [](auto& p) {
+       *p.add_scored() = p.scored(0);
+       p.mutable_scored(2)->set_id("code.example/more@1.0.0");
+     }},
+    {"temperature", [](auto& p) { p.set_temperature(1); }},
+};
+
+TEST(PlanCheckTest, RetrievalsNonsenseIsOneProblemEach) {
+  EXPECT_THAT(Check(Retrieval("embedding_adapter")), IsEmpty());
+  EXPECT_THAT(Check(Retrieval("pilots")), IsEmpty());
+  const auto each = [](const std::string& kind, const auto& list) {
+    for (const Nonsense& n : list) {
+      SCOPED_TRACE(kind + " " + n.field);
+      v1::TrainingPlan plan = Retrieval(kind);
+      n.change(plan);
+      const auto problems = Check(plan);
+      ASSERT_THAT(problems, SizeIs(1)) << absl::StrJoin(problems, "\n");
+      EXPECT_TRUE(problems[0].starts_with(std::string(n.field) + " is "))
+          << problems[0];
+    }
+  };
+  each("embedding_adapter", kAdapterNonsense);
+  each("pilots", kPilotNonsense);
+  v1::TrainingPlan plan = Good();
+  plan.set_adapter_rank(8);
+  EXPECT_THAT(Check(plan), SizeIs(1));
+}
+
+TEST(PlanCheckTest, ConsentSaysWhatOfQueriesLeaves) {
+  Settings settings;
+  settings.owner = "code.example";
+  settings.domain = "code";
+  Policy policy;
+  policy.min_queries = 25;
+  EXPECT_THAT(
+      DescribePlan(Retrieval("embedding_adapter"), settings, policy),
+      AllOf(HasSubstr("code.example/code@1.0.0"), HasSubstr("rank 8"),
+            HasSubstr("no query, no document and no vector of one"),
+            HasSubstr("adapter weights")));
+  v1::TrainingPlan plan = Retrieval("pilots");
+  EXPECT_EQ(PackageId(plan, settings), "code.example/pilots-code@1.0.0");
+  EXPECT_THAT(DescribePlan(plan, settings, policy),
+              AllOf(HasSubstr("at most 2 mean vectors"),
+                    HasSubstr("law.example/l@1.0.0"),
+                    HasSubstr("25 queries at least, without noise")));
+  policy.pilot_noise = 0.01;
+  EXPECT_THAT(DescribePlan(plan, settings, policy),
+              HasSubstr("with noise of standard deviation 0.01"));
+  // Several of the owner's: the plan says which.
+  *plan.add_scored() = plan.scored(0);
+  plan.mutable_scored(2)->set_id("code.example/more@2.0.0");
+  plan.set_pilots_of("more");
+  EXPECT_EQ(PackageId(plan, settings), "code.example/pilots-more@1.0.0");
+}
+
+// Noise that is not known is not said to be none.
+TEST(PlanCheckTest, APolicyThatCannotBeReadIsSaid) {
+  for (const v1::TrainingPlan& plan :
+       {Good(), Retrieval("pilots"), Retrieval("embedding_adapter")}) {
+    const std::string text = DescribePlan(
+        plan, Settings(), absl::InvalidArgumentError("[policy.toml:3] bad"));
+    EXPECT_THAT(text, AllOf(HasSubstr("policy.toml could not be read"),
+                            HasSubstr("[policy.toml:3] bad"),
+                            Not(HasSubstr("without noise"))));
   }
 }
 

@@ -91,6 +91,23 @@ TEST(PolicyTest, WhatTheMethodPublishesMustBeListedEvenWhenThePlanIsSilent) {
   EXPECT_EQ(d.reasons.size(), 2u) << absl::StrJoin(d.reasons, "; ");
 }
 
+TEST(PolicyTest, PilotsHaveAFloorAndNoise) {
+  const auto policy = ParsePolicy("[pilots]\nmin_queries = 5\nnoise = 0.5\n",
+                                  "policy.toml");
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_EQ(policy->min_queries, 5);
+  EXPECT_EQ(policy->pilot_noise, 0.5);
+  EXPECT_EQ(ParsePolicy("", "policy.toml")->min_queries, 20);
+  EXPECT_THAT(std::string(ParsePolicy("[pilots]\nmin_queries = 1\nnoise = "
+                                      "-1\n",
+                                      "policy.toml")
+                              .status()
+                              .message()),
+              ::testing::AllOf(HasSubstr("pilots.min_queries"),
+                               HasSubstr("the mean of one query"),
+                               HasSubstr("pilots.noise")));
+}
+
 TEST(PolicyTest, TheTemplateParsesAndApprovesNothing) {
   auto policy = ParsePolicy(PolicyTemplate("demo"), "policy.toml");
   ASSERT_TRUE(policy.ok()) << policy.status();

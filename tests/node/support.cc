@@ -84,8 +84,14 @@ class FakeClient final : public registry::Client {
     return v1::PackageRecord();
   }
 
-  absl::StatusOr<v1::PackageRecord> Inspect(const std::string&) override {
-    return absl::UnimplementedError("not the node's");
+  absl::StatusOr<v1::PackageRecord> Inspect(const std::string& id) override {
+    std::lock_guard lock(registry_.mutex);
+    if (registry_.down) return Down();
+    if (!registry_.by_id.contains(id)) return absl::NotFoundError(id);
+    v1::PackageRecord record;
+    record.set_revoked(registry_.revoked.contains(id));
+    if (record.revoked()) record.set_revoked_reason("withdrawn");
+    return record;
   }
   absl::StatusOr<std::vector<v1::PackageRecord>> List(
       const std::string&) override {

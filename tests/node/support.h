@@ -98,6 +98,7 @@ struct FakeRegistry {
   int failures_left = 0;      // publishes that fail with Unavailable first
   int publishes = 0;          // that succeeded
   int attempts = 0;
+  std::set<std::string> revoked;  // ids or manifest hex
   mutable std::mutex mutex;
 
   explicit FakeRegistry(const std::string& folder) : folder(folder) {}
