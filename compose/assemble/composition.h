@@ -40,8 +40,12 @@ struct Plan {
   int64_t referenced_bytes = 0;        // that packages hold
 };
 // Never fails on content: problems say what does not fit, all at once.
+// pilots: for methods that take them (TakesPilots), those of any of the
+// experts, in any order.
 Plan MakePlan(const Recipe& recipe, const Part& base,
-              const std::vector<Part>& experts);
+              const std::vector<Part>& experts,
+              const std::vector<Part>& pilots = {});
+bool TakesPilots(const std::string& method);
 
 // motet.lock: canonical JSON text; same plan, same bytes.
 std::string WriteLock(const v1::CompositionLock& lock);

@@ -56,6 +56,15 @@ const std::vector<Method>& Methods() {
        nullptr,
        CheckEnsembleLock,
        LearnEnsemble},
+      {"router_retriever",
+       {"retriever"},
+       false,
+       nullptr,
+       LoadRetriever,
+       nullptr,
+       CheckRetrieverLock,
+       nullptr,
+       PlanRetriever},
   };
   return *methods;
 }
@@ -76,9 +85,12 @@ std::string MethodNames() {
 }
 
 Plan MakePlan(const Recipe& recipe, const Part& base,
-              const std::vector<Part>& experts) {
+              const std::vector<Part>& experts,
+              const std::vector<Part>& pilots) {
   if (const Method* method = FindMethod(recipe.method)) {
-    return method->plan(recipe, base, experts);
+    return method->plan_pilots != nullptr
+               ? method->plan_pilots(recipe, base, experts, pilots)
+               : method->plan(recipe, base, experts);
   }
   Plan plan;
   plan.problems = {absl::StrCat("[recipe] got method \"", recipe.method,
@@ -96,6 +108,11 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadComposition(
                           MethodNames());
   }
   return method->load(lock, folder_of, options);
+}
+
+bool TakesPilots(const std::string& name) {
+  const Method* method = FindMethod(name);
+  return method != nullptr && method->plan_pilots != nullptr;
 }
 
 bool HoldsWeights(const v1::CompositionLock& lock) {

@@ -17,6 +17,7 @@ struct Method {
   // The recipe's sections that this method reads; a lock's, by the same names.
   std::vector<const char*> sections;
   bool router;  // routes among experts: its locks have a router
+  // Null where plan_pilots is there.
   Plan (*plan)(const Recipe& recipe, const Part& base,
                const std::vector<Part>& experts);
   absl::StatusOr<std::unique_ptr<Composition>> (*load)(
@@ -36,6 +37,10 @@ struct Method {
   absl::Status (*learn)(const Recipe& recipe, const PackageFolder& folder_of,
                         const BuildProgress& progress,
                         v1::CompositionLock& lock) = nullptr;
+  // The plan of a method that composes owners' pilots beside their experts.
+  Plan (*plan_pilots)(const Recipe& recipe, const Part& base,
+                      const std::vector<Part>& experts,
+                      const std::vector<Part>& pilots) = nullptr;
 };
 const std::vector<Method>& Methods();
 const Method* FindMethod(const std::string& name);  // null: no such method
@@ -96,5 +101,14 @@ absl::Status LearnEnsemble(const Recipe& recipe, const PackageFolder& folder_of,
                            v1::CompositionLock& lock);
 void CheckEnsembleLock(const v1::CompositionLock& lock,
                        std::vector<std::string>& problems);
+Plan PlanRetriever(const Recipe& recipe, const Part& base,
+                   const std::vector<Part>& experts,
+                   const std::vector<Part>& pilots);
+// Refuses: compose/retrieve loads it, and it is no model of text.
+absl::StatusOr<std::unique_ptr<Composition>> LoadRetriever(
+    const v1::CompositionLock& lock, const PackageFolder& folder_of,
+    const LoadOptions& options);
+void CheckRetrieverLock(const v1::CompositionLock& lock,
+                        std::vector<std::string>& problems);
 
 }  // namespace motet::assemble

@@ -4,7 +4,9 @@
 #include "compose/assemble/plan_diff.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -32,6 +34,30 @@ std::string Text(const ordered_json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
+// One line for each library of pilots that comes, goes or changes.
+void ComparePilots(const ordered_json& before, const ordered_json& after,
+                   std::vector<PlanDiff::Change>& out) {
+  std::map<std::string, std::pair<std::string, std::string>> names;
+  const auto collect = [&](const ordered_json& list, bool first) {
+    for (const ordered_json& one : list) {
+      const auto id = one["id"].get<std::string>();
+      const std::string text = absl::StrCat(
+          id, " (", one["manifest_sha256"].get<std::string>().substr(0, 12),
+          ")");
+      auto& [from, to] = names[NameOf(id)];
+      (first ? from : to) = text;
+    }
+  };
+  if (before.is_array()) collect(before, true);
+  if (after.is_array()) collect(after, false);
+  for (auto& [name, change] : names) {
+    auto& [from, to] = change;
+    if (from == to) continue;
+    out.push_back({absl::StrCat("pilots ", name), from.empty() ? "none" : from,
+                   to.empty() ? "none" : to});
+  }
+}
+
 void Compare(const ordered_json& before, const ordered_json& after,
              const std::string& prefix, std::vector<PlanDiff::Change>& out) {
   std::set<std::string> seen;
@@ -44,6 +70,10 @@ void Compare(const ordered_json& before, const ordered_json& after,
     if (a == b) return;
     const std::string name = absl::StrCat(prefix, key);
     if (name == "tuning.rows_sha256") return;  // apply makes it
+    if (name == "retriever.pilots") {
+      ComparePilots(a, b, out);
+      return;
+    }
     if (name == "ensemble.prior") {  // numbers that an apply learns anew
       if (a.is_null() != b.is_null()) {
         out.push_back({name, a.is_null() ? "none" : "learnt",
@@ -109,6 +139,11 @@ void RowNotes(const v1::CompositionLock& before,
         "router rows: ", after.router().rows(),
         ", each of its own expert alone; those of the experts that stay do "
         "not change"));
+  }
+  if (TakesPilots(after.method())) {
+    diff.notes.push_back(
+        "pilots: as their owners published them; those of the experts that "
+        "stay are not made again, and no index changes");
   }
   if (HoldsWeights(after)) {
     diff.notes.push_back("weights: made again of all models of the new set");
@@ -193,6 +228,9 @@ PlanDiff DiffPlan(const v1::CompositionLock& before, const Plan& plan,
   };
   add(before.base().manifest_sha256());
   for (const v1::LockedExpert& e : before.experts()) add(e.manifest_sha256());
+  for (const v1::LockedPilots& p : before.retriever().pilots()) {
+    add(p.manifest_sha256());
+  }
   diff.bytes_before = known ? sum : 0;
   return diff;
 }

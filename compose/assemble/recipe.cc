@@ -98,9 +98,11 @@ bool IsExpertId(const std::string& id) {
 }
 
 std::string TakeExperts(const toml::node& node,
-                        std::vector<std::string>& experts) {
+                        std::vector<std::string>& experts,
+                        const char* what = "experts") {
   const std::string want =
-      "a list of experts as \"owner/name@version\" or \"owner/name\" (newest)";
+      absl::StrCat("a list of ", what,
+                   " as \"owner/name@version\" or \"owner/name\" (newest)");
   const toml::array* list = node.as_array();
   if (list == nullptr) return want;
   for (const toml::node& item : *list) {
@@ -462,6 +464,14 @@ std::vector<Key> EnsembleKeys(Recipe::Ensemble& ensemble) {
            }}};
 }
 
+std::vector<Key> RetrieverKeys(Recipe::Retriever& retriever) {
+  return {{"similarity", OneOf(retriever.similarity, {"dot", "cosine"})},
+          {"aggregate", OneOf(retriever.aggregate, {"mean", "max"})},
+          {"pilots", [&retriever](const toml::node& node) {
+             return TakeExperts(node, retriever.pilots, "pilots");
+           }}};
+}
+
 }  // namespace
 
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
@@ -490,6 +500,18 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
   Recipe::Tuning tuning_given;
   const std::vector<Key> tuning = TuningKeys(tuning_given);
   const std::vector<Key> ensemble = EnsembleKeys(recipe.ensemble);
+  const std::vector<Key> retriever = RetrieverKeys(recipe.retriever);
+  const auto section = [&reader](const char* name,
+                                 const std::vector<Key>& keys) {
+    return Key{name, [&, name](const toml::node& node) -> std::string {
+                 const toml::table* table = node.as_table();
+                 if (table == nullptr) {
+                   return absl::StrCat("a section [", name, "]");
+                 }
+                 reader.Section(*table, absl::StrCat(name, "."), keys);
+                 return "";
+               }};
+  };
   std::vector<std::string> methods;
   for (const Method& method : Methods()) methods.emplace_back(method.name);
   const std::vector<Key> top = {
@@ -508,27 +530,9 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
        [&](const toml::node& node) {
          return TakeExperts(node, recipe.experts);
        }},
-      {"router",
-       [&](const toml::node& node) -> std::string {
-         const toml::table* section = node.as_table();
-         if (section == nullptr) return "a section [router]";
-         reader.Section(*section, "router.", router);
-         return "";
-       }},
-      {"bam",
-       [&](const toml::node& node) -> std::string {
-         const toml::table* section = node.as_table();
-         if (section == nullptr) return "a section [bam]";
-         reader.Section(*section, "bam.", bam);
-         return "";
-       }},
-      {"btx",
-       [&](const toml::node& node) -> std::string {
-         const toml::table* section = node.as_table();
-         if (section == nullptr) return "a section [btx]";
-         reader.Section(*section, "btx.", btx);
-         return "";
-       }},
+      section("router", router),
+      section("bam", bam),
+      section("btx", btx),
       {"tuning",
        [&](const toml::node& node) -> std::string {
          const toml::table* section = node.as_table();
@@ -537,20 +541,9 @@ absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
          recipe.tuning = tuning_given;
          return "";
        }},
-      {"merge",
-       [&](const toml::node& node) -> std::string {
-         const toml::table* section = node.as_table();
-         if (section == nullptr) return "a section [merge]";
-         reader.Section(*section, "merge.", merge);
-         return "";
-       }},
-      {"ensemble",
-       [&](const toml::node& node) -> std::string {
-         const toml::table* section = node.as_table();
-         if (section == nullptr) return "a section [ensemble]";
-         reader.Section(*section, "ensemble.", ensemble);
-         return "";
-       }},
+      section("merge", merge),
+      section("ensemble", ensemble),
+      section("retriever", retriever),
   };
   reader.Section(table, "", top);
   CheckSections(table, recipe, reader);

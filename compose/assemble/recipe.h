@@ -61,6 +61,11 @@
 //   top_k = 2                     # all but uniform; default: every model
 //   base = true                   # the base is a model, too; default: false
 //   ffn = "trained"               # experts of kind ffn; or "pair", "alone"
+// or, with method = "router_retriever",
+//   [retriever]
+//   similarity = "dot"            # or "cosine"
+//   aggregate = "mean"            # or "max", over an expert's pilots
+//   pilots = ["owner/pilots-name@1.0.0", ...]  # default: each expert's newest
 // An option that does not belong to the kind or method is an error, too.
 #pragma once
 
@@ -140,6 +145,12 @@ struct Recipe {
     std::string prior_text;             // a file; "" = none
     std::optional<double> temperature;  // centroid: 0.1
   } ensemble;
+  struct Retriever {
+    std::string similarity = "dot";
+    std::string aggregate = "mean";
+    // In place of the newest of the experts that they are of.
+    std::vector<std::string> pilots;
+  } retriever;
 };
 absl::StatusOr<Recipe> ParseRecipe(const std::string& toml,
                                    const std::string& where);
@@ -157,5 +168,9 @@ absl::StatusOr<std::string> RecipeWith(
     const std::string& toml, const std::vector<std::string>& experts,
     const std::vector<int>& positions,
     const std::vector<std::string>& data = {});
+
+// The recipe's text with retriever.pilots as these; none: without the key.
+absl::StatusOr<std::string> RecipeWithPilots(
+    const std::string& toml, const std::vector<std::string>& pilots);
 
 }  // namespace motet::assemble

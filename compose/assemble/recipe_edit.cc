@@ -43,6 +43,28 @@ absl::StatusOr<std::string> RecipeWith(const std::string& toml,
   return text.str();
 }
 
+absl::StatusOr<std::string> RecipeWithPilots(
+    const std::string& toml, const std::vector<std::string>& pilots) {
+  toml::table table;
+  try {
+    table = toml::parse(toml);
+  } catch (const toml::parse_error& error) {
+    return proto::Invalid("recipe", std::string(error.description()), "TOML");
+  }
+  if (!pilots.empty()) {
+    table.insert("retriever", toml::table{});
+  }
+  if (toml::table* retriever = table["retriever"].as_table()) {
+    retriever->erase("pilots");
+    toml::array names;
+    for (const std::string& id : pilots) names.push_back(id);
+    if (!pilots.empty()) retriever->insert("pilots", std::move(names));
+  }
+  std::ostringstream text;
+  text << table << "\n";
+  return text.str();
+}
+
 absl::StatusOr<std::string> RecipeFrom(const std::string& toml,
                                        const std::string& folder) {
   toml::table table;

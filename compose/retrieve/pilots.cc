@@ -20,6 +20,7 @@ MadePilots MakePilots(std::span<const double> scores,
   const int64_t queries = static_cast<int64_t>(scores.size()) / experts;
   MOTET_CHECK(static_cast<int64_t>(scores.size()) == queries * experts);
   MOTET_CHECK(static_cast<int64_t>(vectors.size()) == queries * width);
+  MOTET_CHECK(options.own < experts);
   made.scorings = queries * experts;
   std::vector<std::vector<double>> sums(
       static_cast<size_t>(experts),
@@ -28,8 +29,11 @@ MadePilots MakePilots(std::span<const double> scores,
   for (int64_t q = 0; q < queries; ++q) {
     const auto of = scores.subspan(static_cast<size_t>(q * experts),
                                    static_cast<size_t>(experts));
-    const auto best = static_cast<size_t>(
-        std::max_element(of.begin(), of.end()) - of.begin());
+    auto best = static_cast<size_t>(std::max_element(of.begin(), of.end()) -
+                                    of.begin());
+    if (options.own >= 0 && of[static_cast<size_t>(options.own)] == of[best]) {
+      best = static_cast<size_t>(options.own);
+    }
     ++counts[best];
     const float* vector = vectors.data() + q * width;
     for (int64_t c = 0; c < width; ++c) sums[best][c] += vector[c];

@@ -16,6 +16,8 @@ struct PilotOptions {
   int64_t min_queries = 20;  // smaller groups are withheld
   double noise = 0;          // standard deviation added to every number
   uint64_t seed = 0;         // of the noise
+  // The owner's own expert, which a tie goes to that it is part of; -1: none.
+  int own = -1;
 };
 struct PilotGroup {
   int expert = 0;  // of those that were scored, from 0
@@ -28,8 +30,9 @@ struct MadePilots {
   int64_t scorings = 0;            // Q E
 };
 // One pilot of each expert that is best for enough queries.
-//   best_q = argmax_e score_qe, ties to the first; p_e = mean {v_q: best_q = e}
-//                                                              [2409.02685 §3]
+//   best_q = argmax_e score_qe; p_e = mean {v_q: best_q = e}   [2409.02685 §3]
+// Ties, of which rankings of few relevant documents have many, go to the
+// owner's own expert, or to the first.
 // scores: [Q,E]. vectors: [Q,C], of the base.
 MadePilots MakePilots(std::span<const double> scores,
                       std::span<const float> vectors, int64_t experts,

@@ -29,6 +29,7 @@
 #include "absl/time/time.h"
 #include "compose/assemble/composition.h"
 #include "compose/assemble/tuning.h"
+#include "compose/retrieve/retriever.h"
 #include "coordinator/commands/compose_parts.h"
 #include "nlohmann/json.hpp"
 #include "proto/digest.h"
@@ -198,7 +199,14 @@ absl::StatusOr<std::string> PinnedRecipe(const RecipeParts& parts) {
   }
   std::vector<std::string> data;
   if (parts.recipe.tuning.has_value()) data = parts.recipe.tuning->data;
-  return assemble::RecipeWith(parts.text, ids, positions, data);
+  MOTET_ASSIGN_OR_RETURN(
+      std::string text, assemble::RecipeWith(parts.text, ids, positions, data));
+  if (parts.pilots.empty()) return text;
+  std::vector<std::string> pilots;
+  for (const assemble::Part& part : parts.pilots) {
+    pilots.push_back(part.manifest.id());
+  }
+  return assemble::RecipeWithPilots(text, pilots);
 }
 
 }  // namespace
@@ -208,7 +216,7 @@ absl::Status ApplyParts(const ComposeSession& session,
                         bool dry_run, bool show_changes,
                         const Context& context) {
   assemble::Plan plan =
-      assemble::MakePlan(parts.recipe, parts.base, parts.experts);
+      assemble::MakePlan(parts.recipe, parts.base, parts.experts, parts.pilots);
   if (!context.json && dry_run && !show_changes) {
     PrintPlan(plan, parts.experts);
   }
@@ -239,7 +247,11 @@ absl::Status ApplyParts(const ComposeSession& session,
     assemble::LoadOptions load;
     load.verify = assemble::Verify::kFresh;
     MOTET_RETURN_IF_ERROR(
-        assemble::LoadComposition(lock, folder_of, load).status());
+        assemble::TakesPilots(lock.method())
+            ? retrieve::Retriever::Load(lock, folder_of, math::Product::kExact,
+                                        load)
+                  .status()
+            : assemble::LoadComposition(lock, folder_of, load).status());
   }
   MOTET_ASSIGN_OR_RETURN(const std::string recipe, PinnedRecipe(parts));
   const std::string folder = session.federation.Path(

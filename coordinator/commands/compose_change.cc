@@ -2,6 +2,7 @@
 // motet compose add NAME EXPERT, motet compose rm NAME EXPERT: the stored
 // recipe with one expert more or less, what that changes, and the apply.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -44,6 +45,21 @@ absl::StatusOr<std::string> Stored(const Federation& federation,
       absl::StrCat("the lock's, ", absl::StrJoin(ids, ", ")), hint);
 }
 
+// Pilots that stay as they are: of the experts that do. With another version
+// of one, the newest of everybody: the old ones point to the old version.
+std::vector<std::string> Kept(const v1::CompositionLock& lock,
+                              const std::vector<std::string>& ids,
+                              bool replaced) {
+  std::vector<std::string> kept;
+  for (const v1::LockedPilots& pilots : lock.retriever().pilots()) {
+    if (!replaced &&
+        std::find(ids.begin(), ids.end(), pilots.of()) != ids.end()) {
+      kept.push_back(pilots.id());
+    }
+  }
+  return kept;
+}
+
 absl::Status Change(const Options& options, bool add, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const ComposeSession session,
                          OpenComposeSession(context));
@@ -80,8 +96,13 @@ absl::Status Change(const Options& options, bool add, const Context& context) {
     ids.push_back(options.expert);
     positions.push_back(-1);
   }
-  MOTET_ASSIGN_OR_RETURN(const std::string changed,
+  MOTET_ASSIGN_OR_RETURN(std::string changed,
                          assemble::RecipeWith(text, ids, positions));
+  if (assemble::TakesPilots(lock.method())) {
+    MOTET_ASSIGN_OR_RETURN(
+        changed,
+        assemble::RecipeWithPilots(changed, Kept(lock, ids, add && found)));
+  }
   MOTET_ASSIGN_OR_RETURN(const RecipeParts parts,
                          GatherRecipe(session, changed, path));
   return ApplyParts(session, parts, path, options.dry_run,

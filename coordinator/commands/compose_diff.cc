@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "compose/assemble/verify.h"
 #include "compose/package/manifest.h"
 #include "coordinator/commands/compose_parts.h"
 #include "proto/error.h"
@@ -24,7 +25,7 @@ std::optional<int64_t> WeightBytes(const std::string& folder) {
   const auto manifest = package::ParseManifest(*text);
   if (!manifest.ok()) return std::nullopt;
   for (const v1::FileDigest& file : manifest->files()) {
-    if (file.path() == "weights.safetensors") {
+    if (file.path() == assemble::WeightsFile(*manifest)) {
       return static_cast<int64_t>(file.size_bytes());
     }
   }
@@ -50,6 +51,10 @@ absl::StatusOr<std::optional<assemble::PlanDiff>> DiffOf(
   for (const v1::LockedExpert& e : before.experts()) {
     look(e.manifest_sha256(),
          federation.Path(absl::StrCat("packages/", e.manifest_sha256())));
+  }
+  for (const v1::LockedPilots& p : before.retriever().pilots()) {
+    look(p.manifest_sha256(),
+         federation.Path(absl::StrCat("packages/", p.manifest_sha256())));
   }
   return assemble::DiffPlan(before, plan, bytes);
 }

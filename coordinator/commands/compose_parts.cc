@@ -5,6 +5,7 @@
 #include <array>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <system_error>
 #include <tuple>
 #include <utility>
@@ -67,9 +68,7 @@ absl::StatusOr<v1::PackageRecord> RecordOf(registry::Client& client,
 
 // Fetched when it is not here yet, not verified.
 absl::StatusOr<assemble::Part> PartOf(const ComposeSession& session,
-                                      const std::string& wish) {
-  MOTET_ASSIGN_OR_RETURN(const v1::PackageRecord record,
-                         RecordOf(*session.client, wish));
+                                      const v1::PackageRecord& record) {
   assemble::Part part;
   part.manifest_sha256 = proto::Hex(record.manifest_sha256());
   part.folder = session.federation.Path(
@@ -98,6 +97,76 @@ absl::Status Verify(const std::string& authority_pem, assemble::Part& part) {
   }
   part.manifest = std::move(opened.manifest);
   part.manifest_sha256 = opened.manifest_sha256;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<assemble::Part> PartOf(const ComposeSession& session,
+                                      const std::string& wish) {
+  MOTET_ASSIGN_OR_RETURN(const v1::PackageRecord record,
+                         RecordOf(*session.client, wish));
+  return PartOf(session, record);
+}
+
+// The newest pilots in force of an expert: of this version of it, or of
+// another, which the plan has something to say about. Nothing: it has none.
+absl::StatusOr<std::optional<assemble::Part>> NewestPilots(
+    const ComposeSession& session, const std::string& expert) {
+  const std::string name = expert.substr(0, expert.find('@'));
+  const std::string owner = name.substr(0, name.find('/'));
+  MOTET_ASSIGN_OR_RETURN(auto records,
+                         session.client->List(owner + "/pilots-"));
+  std::sort(records.begin(), records.end(), [](const auto& a, const auto& b) {
+    return a.log_index() > b.log_index();
+  });
+  std::optional<assemble::Part> other;
+  for (const v1::PackageRecord& record : records) {
+    if (record.revoked()) continue;
+    MOTET_ASSIGN_OR_RETURN(assemble::Part part, PartOf(session, record));
+    MOTET_RETURN_IF_ERROR(Verify(session.federation.authority_pem, part));
+    const std::string& of = part.manifest.pilots().of();
+    if (of == expert) return part;
+    if (!other && of.substr(0, of.find('@')) == name) other = std::move(part);
+  }
+  return other;
+}
+
+// Those that the recipe names, and of every other expert the newest.
+absl::Status GatherPilots(const ComposeSession& session, RecipeParts& parts) {
+  std::vector<std::string> missing;
+  absl::StatusCode code = absl::StatusCode::kUnknown;
+  std::set<std::string> covered;  // owner/name
+  const auto take = [&](absl::StatusOr<assemble::Part> part) -> absl::Status {
+    if (absl::IsUnavailable(part.status())) return part.status();
+    if (!part.ok()) {
+      code = part.status().code();
+      missing.emplace_back(part.status().message());
+      return absl::OkStatus();
+    }
+    const std::string& of = part->manifest.pilots().of();
+    covered.insert(of.substr(0, of.find('@')));
+    parts.pilots.push_back(*std::move(part));
+    return absl::OkStatus();
+  };
+  for (const std::string& wish : parts.recipe.retriever.pilots) {
+    auto part = PartOf(session, wish);
+    if (part.ok()) {
+      const absl::Status verified =
+          Verify(session.federation.authority_pem, *part);
+      if (!verified.ok()) part = verified;
+    }
+    MOTET_RETURN_IF_ERROR(take(std::move(part)));
+  }
+  for (const assemble::Part& expert : parts.experts) {
+    const std::string& id = expert.manifest.id();
+    if (covered.contains(id.substr(0, id.find('@')))) continue;
+    auto newest = NewestPilots(session, id);
+    if (!newest.ok()) {
+      MOTET_RETURN_IF_ERROR(take(newest.status()));
+    } else if (newest->has_value()) {
+      MOTET_RETURN_IF_ERROR(take(**std::move(newest)));
+    }
+  }
+  if (!missing.empty()) return absl::Status(code, absl::StrJoin(missing, "\n"));
   return absl::OkStatus();
 }
 
@@ -161,6 +230,9 @@ assemble::PackageFolder FolderOf(const ComposeSession& session,
   std::map<std::string, std::string> folders = {
       {parts.base.manifest_sha256, parts.base.folder}};
   for (const assemble::Part& part : parts.experts) {
+    folders[part.manifest_sha256] = part.folder;
+  }
+  for (const assemble::Part& part : parts.pilots) {
     folders[part.manifest_sha256] = part.folder;
   }
   return [folders, other = FolderOf(session)](
@@ -242,6 +314,9 @@ absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
   }
   if (missing.size() == 1 && !verified[0].ok()) return verified[0];
   if (!missing.empty()) return absl::Status(code, absl::StrJoin(missing, "\n"));
+  if (assemble::TakesPilots(parts.recipe.method)) {
+    MOTET_RETURN_IF_ERROR(GatherPilots(session, parts));
+  }
   progress.Finish(absl::StrCat(parts.experts.size(), " experts verified"));
   return parts;
 }

@@ -36,11 +36,14 @@ struct RecipeParts {
   assemble::Recipe recipe;
   assemble::Part base;
   std::vector<assemble::Part> experts;
+  std::vector<assemble::Part> pilots;  // of methods that take them
   std::string text;  // of the recipe, where it was one
   std::vector<std::string> documents;  // that routers are tuned on
 };
 // Reads a recipe and gathers its packages: "owner/name" becomes the newest
-// version in force. Every package that cannot be had is named in one error.
+// version in force, and an expert without pilots in the recipe gets the newest
+// ones that its owner published under OWNER/pilots-... of it. Every package
+// that cannot be had is named in one error.
 absl::StatusOr<RecipeParts> GatherParts(const ComposeSession& session,
                                         const std::string& recipe_path);
 absl::StatusOr<RecipeParts> GatherRecipe(const ComposeSession& session,

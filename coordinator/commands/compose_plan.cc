@@ -21,7 +21,7 @@ absl::Status Plan(const std::string& recipe, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const RecipeParts parts,
                          GatherParts(session, recipe));
   const assemble::Plan plan =
-      assemble::MakePlan(parts.recipe, parts.base, parts.experts);
+      assemble::MakePlan(parts.recipe, parts.base, parts.experts, parts.pilots);
   MOTET_ASSIGN_OR_RETURN(const auto diff, DiffOf(session, plan));
   if (context.json) {
     absl::PrintF("%s", PlanJson(plan, diff));
@@ -46,20 +46,22 @@ void PrintPlan(const assemble::Plan& plan,
                CountText(plan.parameters), CountText(plan.active_parameters));
   absl::PrintF("bytes        %s in packages, referenced; %s new\n\n",
                BytesText(plan.referenced_bytes), BytesText(plan.new_bytes));
+  const bool adapters = assemble::TakesPilots(lock.method());
   std::vector<std::vector<Cell>> rows;
   for (const assemble::Part& part : experts) {
     const v1::ExpertManifest& m = part.manifest;
-    rows.push_back({{m.id()},
-                    {m.domain().domain()},
-                    {absl::StrCat(m.model().ffn_width())},
-                    {m.licence().spdx().empty() ? "-" : m.licence().spdx()},
-                    {absl::StrCat(part.log_index)},
-                    {part.manifest_sha256.substr(0, 12)}});
+    rows.push_back(
+        {{m.id()},
+         {m.domain().domain()},
+         {absl::StrCat(adapters ? m.adapter().rank() : m.model().ffn_width())},
+         {m.licence().spdx().empty() ? "-" : m.licence().spdx()},
+         {absl::StrCat(part.log_index)},
+         {part.manifest_sha256.substr(0, 12)}});
   }
-  absl::PrintF("%s\n",
-               AlignedTable({"expert", "domain", "FFN width", "licence",
-                             "log entry", "digest"},
-                            rows));
+  absl::PrintF(
+      "%s\n", AlignedTable({"expert", "domain", adapters ? "rank" : "FFN width",
+                            "licence", "log entry", "digest"},
+                           rows));
   for (const std::string& note : plan.notes) absl::PrintF("- %s\n", note);
 }
 

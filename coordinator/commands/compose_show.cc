@@ -56,6 +56,14 @@ absl::Status Show(const std::string& name, const Context& context) {
                     {absl::StrCat(e.log_index())},
                     {e.manifest_sha256().substr(0, 12)}});
   }
+  for (const v1::LockedPilots& p : lock.retriever().pilots()) {
+    rows.push_back({{""},
+                    {p.id()},
+                    {"(pilots)"},
+                    {absl::StrCat("with ", p.of())},
+                    {"-"},
+                    {p.manifest_sha256().substr(0, 12)}});
+  }
   absl::PrintF("%s", AlignedTable({"", "package", "domain", "terms",
                                    "log entry", "digest"},
                                   rows));

@@ -76,6 +76,12 @@ std::string MethodText(const v1::CompositionLock& lock) {
         e.top_k() > 0 ? absl::StrCat(", top ", e.top_k()) : "",
         e.base() ? ", the base among them" : "");
   }
+  if (lock.has_retriever()) {
+    const v1::RetrieverLock& r = lock.retriever();
+    return absl::StrCat("pilots of ", r.pilots_size(), " owners by ",
+                        r.similarity() == "cosine" ? "cosine" : "dot product",
+                        ", the ", r.aggregate(), " of each expert's");
+  }
   if (lock.has_merge() &&
       assemble::FindMergeKind(lock.merge().kind()) != nullptr) {
     return MergeText(lock.merge());

@@ -37,6 +37,21 @@ TEST(MakePilots, GroupsByTheBestAndTiesToTheFirst) {
   EXPECT_EQ(made.scorings, 12);
 }
 
+TEST(MakePilots, TiesToTheOwnersExpertWhereItIsPartOfThem) {
+  const auto made =
+      MakePilots(kScores, kVectors, 3, 2, {.min_queries = 1, .own = 2});
+  ASSERT_THAT(made.groups, SizeIs(3));
+  EXPECT_EQ(made.groups[0].queries, 1);  // clearly best
+  EXPECT_EQ(made.groups[2].expert, 2);
+  EXPECT_EQ(made.groups[2].queries, 2);
+  EXPECT_THAT(made.groups[2].mean, ElementsAre(4, 2));
+  // Third in one tie only, that of all zeros.
+  const auto other =
+      MakePilots(kScores, kVectors, 3, 2, {.min_queries = 1, .own = 1});
+  EXPECT_EQ(other.groups[0].queries, 2);
+  EXPECT_EQ(other.groups[1].queries, 2);
+}
+
 TEST(MakePilots, TheFloorWithholdsAndCounts) {
   const MadePilots made =
       MakePilots(kScores, kVectors, 3, 2, {.min_queries = 3});

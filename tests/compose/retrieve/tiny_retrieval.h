@@ -74,6 +74,15 @@ class TinyRetrieval {
     }
     return parts;
   }
+  static assemble::Recipe RecipeFor(const std::vector<assemble::Part>& parts) {
+    assemble::Recipe recipe;
+    recipe.name = "demo";
+    recipe.method = "router_retriever";
+    for (const assemble::Part& part : parts) {
+      recipe.experts.push_back(part.manifest.id());
+    }
+    return recipe;
+  }
   static std::string Owner(int e) {
     return std::string(1, 'a' + e) + ".example";
   }
