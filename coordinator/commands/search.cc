@@ -7,11 +7,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "compose/package/peft.h"
 #include "coordinator/arithmetic.h"
+#include "coordinator/commands/query_encoder.h"
 #include "coordinator/commands/retrieval_parts.h"
 #include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
@@ -23,7 +24,8 @@ namespace motet::coordinator {
 namespace {
 
 struct Options {
-  std::string index, encoder, adapter, file, mode = "dense";
+  QueryOptions queries_by;
+  std::string index, encoder, composition, file, mode = "dense";
   std::vector<std::string> queries, filters;
   int64_t k = 10;
   math::Product product = math::Product::kExact;
@@ -69,13 +71,15 @@ std::string Beginning(const std::string& text) {
 }
 
 absl::Status Print(const retrieve::Index& index,
-                   const retrieve::SearchResult& result,
+                   const retrieve::SearchResult& result, bool composed,
                    const Context& context) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (size_t q = 0; q < result.rankings.size(); ++q) {
     nlohmann::ordered_json hits = nlohmann::ordered_json::array();
-    if (!context.json && result.rankings.size() > 1) {
-      absl::PrintF("query %d\n", q + 1);
+    if (!context.json && (result.rankings.size() > 1 || composed)) {
+      absl::PrintF(
+          "query %d%s\n", q + 1,
+          composed ? absl::StrCat(", by ", ExpertText(result.experts[q])) : "");
     }
     for (const retrieve::Hit& hit : result.rankings[q]) {
       MOTET_ASSIGN_OR_RETURN(const retrieve::Document document,
@@ -92,6 +96,7 @@ absl::Status Print(const retrieve::Index& index,
                       {"metadata", document.metadata}});
     }
     all.push_back({{"hits", hits}});
+    if (composed) all.back()["expert"] = result.experts[q];  // "": the base
   }
   if (context.json) {
     absl::PrintF("%s\n", JsonText(nlohmann::ordered_json{
@@ -105,30 +110,29 @@ absl::Status Run(const Options& options, const Context& context) {
                          RequestOf(options));
   MOTET_ASSIGN_OR_RETURN(const auto index,
                          retrieve::Index::Open(options.index));
-  std::unique_ptr<retrieve::TextEncoder> base;
-  std::unique_ptr<package::LoadedLora> adapter;
-  std::unique_ptr<retrieve::QueryEncoder> encoder;
+  if (!options.composition.empty() && !options.encoder.empty()) {
+    return proto::Invalid("--encoder", "one beside --composition",
+                          "one or the other", "leave one out");
+  }
+  std::optional<OpenedQueries> opened;
   if (request.mode != retrieve::SearchMode::kBm25) {
-    MOTET_ASSIGN_OR_RETURN(
-        base, retrieve::TextEncoder::Load(options.encoder.empty()
-                                              ? index->header().encoder_folder
-                                              : options.encoder,
-                                          options.product));
-    if (!options.adapter.empty()) {
-      MOTET_ASSIGN_OR_RETURN(
-          adapter, package::LoadLora(options.adapter, base->config()));
-    }
-    encoder = std::make_unique<retrieve::FixedQueryEncoder>(
-        base.get(), adapter == nullptr ? nullptr : &adapter->lora,
-        options.adapter);
+    QueryOptions by = options.queries_by;
+    by.composition = !options.composition.empty();
+    by.served.model = by.composition            ? options.composition
+                      : options.encoder.empty() ? index->header().encoder_folder
+                                                : options.encoder;
+    MOTET_ASSIGN_OR_RETURN(opened,
+                           OpenQueries(by, options.product, "search", context));
   }
-  MOTET_ASSIGN_OR_RETURN(const retrieve::SearchResult result,
-                         retrieve::Search(*index, encoder.get(), request));
+  MOTET_ASSIGN_OR_RETURN(
+      const retrieve::SearchResult result,
+      retrieve::Search(*index, opened ? opened->encoder.get() : nullptr,
+                       request));
   if (result.cut > 0) {
-    absl::FPrintF(stderr, "cut at %d tokens: %d queries\n", base->max_tokens(),
-                  result.cut);
+    absl::FPrintF(stderr, "cut at %d tokens: %d queries\n",
+                  opened->base().max_tokens(), result.cut);
   }
-  return Print(*index, result, context);
+  return Print(*index, result, opened && opened->composed(), context);
 }
 
 }  // namespace
@@ -157,7 +161,11 @@ void AddSearch(CLI::App& app, Context& context) {
       ->allow_extra_args(false);
   command->add_option("--encoder", options->encoder,
                       "Where the index's encoder lies now");
-  command->add_option("--adapter", options->adapter,
+  command->add_option("--composition", options->composition,
+                      "A composition of the federation whose experts answer: "
+                      "each query goes to one of them");
+  AddQueryOptions(*command, options->queries_by);
+  command->add_option("--adapter", options->queries_by.adapter,
                       "Folder of a LoRA adapter, in PEFT layout, for the "
                       "query");
   AddArithmeticOption(*command, options->product);

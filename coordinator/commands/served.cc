@@ -153,10 +153,11 @@ absl::StatusOr<Served> OpenServed(const ServedOptions& options,
   return served;
 }
 
-absl::StatusOr<Admission> AdmitServed(const Served& served,
-                                      const ServedOptions& options,
-                                      const std::string& command) {
-  const PolicyGate gate(*served.model, served.revoked);
+absl::StatusOr<Admission> Admit(const assemble::Served& model,
+                                const std::set<std::string>& revoked,
+                                const ServedOptions& options,
+                                const std::string& command) {
+  const PolicyGate gate(model, revoked);
   MOTET_ASSIGN_OR_RETURN(const Admission admission,
                          gate.Admit(SelectionOf(options), options.purpose, "",
                                     absl::Now()));
@@ -165,6 +166,12 @@ absl::StatusOr<Admission> AdmitServed(const Served& served,
                   w.reason);
   }
   return admission;
+}
+
+absl::StatusOr<Admission> AdmitServed(const Served& served,
+                                      const ServedOptions& options,
+                                      const std::string& command) {
+  return Admit(*served.model, served.revoked, options, command);
 }
 
 }  // namespace motet::coordinator

@@ -46,7 +46,13 @@ absl::StatusOr<std::set<std::string>> Revoked(registry::Client& client,
 absl::StatusOr<Served> OpenServed(const ServedOptions& options,
                                   const Context& context);
 
-// What the options ask of the gate; says on standard error, as `command`, which
+// What the options ask of the gate of anything that answers; says on standard
+// error, as `command`, which experts it withheld and why.
+absl::StatusOr<Admission> Admit(const assemble::Served& model,
+                                const std::set<std::string>& revoked,
+                                const ServedOptions& options,
+                                const std::string& command);
+// The same of a model; says on standard error, as `command`, which
 // experts it withheld and why.
 absl::StatusOr<Admission> AdmitServed(const Served& served,
                                       const ServedOptions& options,
