@@ -56,6 +56,7 @@ constexpr Number kTextNumbers[] = {
     {"spike_sigma", 6, 0, 1e6, "deviations of a spike; 0 = none is"},
     {"spike_window", 128, 2, 1e5, "losses that a spike is held against"},
     {"ffn_width", 0, 0, 1048576, "of kind \"sized\"; 0 = the base's"},
+    {"embedder_seed", 0, 0, 9e15, "of row_init = \"embedder\""},
 };
 constexpr Number kAdapterNumbers[] = {
     {"steps", 200, 1, 1e8, "optimiser steps"},
@@ -110,6 +111,8 @@ constexpr Other kOthers[] = {
     {"second_moments", kTruth, "true or false"},
     {"fisher", kTruth, "true or false"},
     {"proxy_scores", kTruth, "true or false"},
+    {"row_init", kText, "a string"},
+    {"embedder_sha256", kText, "a string"},
     {"trunk", kText, "a string"},
     {"size", kText, "a string"},
     {"ffn_widths", kCounts, "[768, 1024, …]"},
@@ -422,6 +425,12 @@ std::string DescribePlan(const v1::TrainingPlan& plan) {
                     plan.alone() ? "coordination = false" : "",
                     plan.alone() && plan.no_bias() ? ", " : "",
                     plan.no_bias() ? "bias = false" : "", "\n");
+  }
+  if (plan.row_init() == package::kRowsEmbedder) {
+    absl::StrAppend(&out, "  router rows        begin with the embedder ",
+                    plan.embedder_sha256().empty() ? "that each node names"
+                                                   : plan.embedder_sha256(),
+                    "\n");
   }
   absl::StrAppend(&out, "  would publish      ",
                   absl::StrJoin(plan.publishes(), "; "), "\n");

@@ -33,7 +33,8 @@ absl::Status Import(const Options& options, const Context& context) {
                                         {"test", r.test},
                                         {"duplicates", r.duplicates},
                                         {"empty", r.empty}}
-                             .dump());
+                             .dump(-1, ' ', false,
+                                   nlohmann::json::error_handler_t::replace));
   } else {
     absl::PrintF(
         "%d documents read: %d for training, %d for testing; %d duplicates "

@@ -20,7 +20,8 @@ absl::Status Init(Settings settings, const Context& context) {
     absl::PrintF("%s\n", nlohmann::json{{"request", result.request_path},
                                         {"fingerprint", result.fingerprint},
                                         {"id", settings.Id().ToString()}}
-                             .dump());
+                             .dump(-1, ' ', false,
+                                   nlohmann::json::error_handler_t::replace));
     return absl::OkStatus();
   }
   absl::PrintF(

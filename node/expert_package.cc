@@ -180,9 +180,10 @@ std::string Readme(const v1::ExpertManifest& m) {
     return values.empty() ? "any" : absl::StrJoin(values, ", ");
   };
   return absl::StrCat(
-      "# ", m.title(), "\n\n`", m.id(), "` is an expert of a Motet "
-      "federation, branched from the base `", m.base().id(), "` (manifest ",
-      m.base().manifest_sha256(), ").\n\n",
+      "# ", m.title(), "\n\n`", m.id(),
+      "` is an expert of a Motet "
+      "federation, branched from the base `",
+      m.base().id(), "` (manifest ", m.base().manifest_sha256(), ").\n\n",
       absl::StrFormat(
           "- kind: %s\n- domain: %s\n- method: %s, %d steps, %d tokens, "
           "seed %d\n- behind the statistics: %d documents, %d tokens; no text "
@@ -194,8 +195,7 @@ std::string Readme(const v1::ExpertManifest& m) {
       "; purposes allowed: ", list(licence.allowed_purposes()),
       licence.forbidden_purposes().empty()
           ? ""
-          : absl::StrCat(", but not ",
-                         list(licence.forbidden_purposes())),
+          : absl::StrCat(", but not ", list(licence.forbidden_purposes())),
       licence.attribution().empty()
           ? ""
           : absl::StrCat("\n- attribution: ", licence.attribution()),
@@ -208,11 +208,17 @@ std::string Readme(const v1::ExpertManifest& m) {
           ? "\n\n`proxy.safetensors` holds a score of each public document "
             "of the base, by likeness to the owner's text."
           : "",
+      m.router_row().has_embedder()
+          ? absl::StrCat("\n\nRouter rows began as vectors of ",
+                         m.router_row().embedder().documents(),
+                         " of the owner's documents by the encoder ",
+                         m.router_row().embedder().sha256(), ".")
+          : "",
       "\n\nFiles: `weights.safetensors` holds ",
       package::IsWhole(m.kind())
           ? absl::StrCat("the tensors of the branch that differ from the "
-                         "base's (", m.base_tensors_size(),
-                         " others are the base's)")
+                         "base's (",
+                         m.base_tensors_size(), " others are the base's)")
           : "the expert's FFN of every layer, its router row and bias",
       ";\n`manifest.json` says the rest, `model.sig` "
       "signs all files (OpenSSF Model Signing).\n");
@@ -257,6 +263,9 @@ absl::Status WriteExpertPackage(const Settings& settings, const Policy& policy,
     m.set_frozen_sha256(package::FrozenDigest(base.package.manifest));
     m.mutable_router_row()->set_source(plan.alone() ? "domain_mean"
                                                     : "trained");
+    if (!trained.start.direction.empty()) {
+      *m.mutable_router_row()->mutable_embedder() = trained.start.embedder;
+    }
     content.weights = Tensors(trained.expert);
   }
   if (trained.fisher) {

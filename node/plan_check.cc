@@ -15,6 +15,7 @@
 #include "compose/package/manifest_retrieval.h"
 #include "compose/package/manifest_training.h"
 #include "google/protobuf/util/json_util.h"
+#include "node/row_start.h"
 #include "proto/digest.h"
 #include "proto/identity.h"
 
@@ -384,6 +385,19 @@ std::string DescribePlan(const v1::TrainingPlan& plan,
                        plan.weight_decay(), plan.seed()));
   if (plan.alone()) line("", "the own FFN alone, no public one beside it");
   if (plan.no_bias()) line("", "without the owner's bias");
+  if (plan.row_init() == package::kRowsEmbedder) {
+    line("rows", absl::StrFormat(
+                     "router rows begin with the mean vector of up to %d of "
+                     "your documents less that of public ones, by %s, turned "
+                     "by seed %d; trained from there, they leave as below",
+                     kRowDocuments,
+                     plan.embedder_sha256().empty()
+                         ? "node.toml's embedder"
+                         : absl::StrCat("the encoder ",
+                                        plan.embedder_sha256().substr(0, 16),
+                                        "… as node.toml's embedder"),
+                     plan.embedder_seed()));
+  }
   if (plan.proxy_scores()) {
     line("proxy", "a classifier of your text against the base's public text is "
                   "trained here; one score a public document leaves, neither "

@@ -135,6 +135,27 @@ absl::Status Runner::CheckCorpus(const JobRecord& job, const std::string& path,
                    " --restart` begins afresh with the new text"));
 }
 
+absl::StatusOr<RowStart> Runner::StartRows(
+    const JobRecord& job, const Base& base,
+    const std::vector<std::string>& own) {
+  const std::string& id = job.plan.id();
+  MOTET_ASSIGN_OR_RETURN(const auto encoder,
+                         OpenEmbedder(job.plan, context_.settings));
+  if (encoder == nullptr) return RowStart{};
+  Tell(id, "embedding documents", "embedding documents");
+  ProgressLine line(absl::StrCat(id, " embedding documents"));
+  MOTET_ASSIGN_OR_RETURN(
+      RowStart start,
+      StartOf(*encoder, job.plan.embedder_seed(), base.model->config.width, own,
+              base.public_documents, [&](double fraction) {
+                line.Update(fraction, "");
+                return !Interrupted(id);
+              }));
+  spdlog::info("{}: router rows begin with encoder {} over {} documents", id,
+               start.embedder.sha256(), start.embedder.documents());
+  return start;
+}
+
 absl::Status Runner::Train(const JobRecord& job) {
   const std::string& id = job.plan.id();
   const Settings& settings = context_.settings;
@@ -165,10 +186,13 @@ absl::Status Runner::Train(const JobRecord& job) {
                  }));
   MOTET_ASSIGN_OR_RETURN(Base base, LoadBase(std::move(opened)));
 
+  UseThreads(job.threads);
+  stage_ = Stage::kRows;
+  MOTET_ASSIGN_OR_RETURN(RowStart start, StartRows(job, base, corpus.train));
+
   stage_ = Stage::kTraining;
   spdlog::info("{}: training with {} threads, {} documents", id, job.threads,
                corpus.train.size());
-  UseThreads(job.threads);
   const double seconds_before = job.seconds;
   Tell(id, "training", "training");
   ProgressLine line(absl::StrCat(id, " training"));
@@ -199,7 +223,8 @@ absl::Status Runner::Train(const JobRecord& job) {
             abandonable_ = true;
             Tell(id, "trained; taking statistics",
                  "trained; taking statistics");
-          }));
+          },
+          std::move(start)));
   if (Interrupted(id)) return absl::CancelledError("stopped");
 
   stage_ = Stage::kPackage;
@@ -303,11 +328,13 @@ std::string Runner::PublicReason(const absl::Status& status) const {
   }
   switch (stage_) {
     case Stage::kCorpus:
+    case Stage::kRows:
     case Stage::kTraining:
     case Stage::kPackage:
       // Such messages may name files of the owner's, or lines of them.
       return absl::StrCat(
           stage_ == Stage::kCorpus     ? "the owner's text or policy"
+          : stage_ == Stage::kRows     ? "the embedder of the router rows"
           : stage_ == Stage::kTraining ? "training"
                                        : "making the package",
           " failed (", absl::StatusCodeToString(status.code()),

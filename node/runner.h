@@ -14,7 +14,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "node/base_store.h"
 #include "node/job_store.h"
+#include "node/row_start.h"
 #include "node/settings.h"
 #include "registry/client.h"
 
@@ -44,7 +46,7 @@ class Runner {
   bool abandonable() const { return abandonable_; }
 
  private:
-  enum class Stage { kBase, kCorpus, kTraining, kPackage, kPublish };
+  enum class Stage { kBase, kCorpus, kRows, kTraining, kPackage, kPublish };
 
   absl::Status Advance(const std::string& id);
   absl::Status Train(const JobRecord& job);
@@ -52,6 +54,8 @@ class Runner {
   // path: of the text whose digest this is.
   absl::Status CheckCorpus(const JobRecord& job, const std::string& path,
                            const std::string& sha256);
+  absl::StatusOr<RowStart> StartRows(const JobRecord& job, const Base& base,
+                                     const std::vector<std::string>& own);
   bool Interrupted(const std::string& id) const;
   bool WaitMs(const std::string& id, int ms);  // false when interrupted
   void Tell(const std::string& id, const std::string& detail,

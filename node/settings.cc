@@ -103,6 +103,7 @@ absl::StatusOr<Settings> LoadSettings(const std::string& dir) {
   table.Read("tags", &s.tags);
   table.Read("languages", &s.languages);
   table.Read("threads", &s.threads);
+  table.Read("embedder", &s.embedder);
   for (const auto& [key, value] :
        {std::pair{"federation", s.federation}, std::pair{"owner", s.owner},
         std::pair{"node", s.node}}) {
@@ -138,22 +139,29 @@ std::string WriteSettings(const Settings& s) {
   return absl::StrCat(
       "# motet-node: who this node is and where it dials. Everything here is\n"
       "# explained in docs/node.md. An unknown key is an error.\n"
-      "federation = ", TomlQuote(s.federation), "\n",
-      "owner = ", TomlQuote(s.owner), "\n",
+      "federation = ",
+      TomlQuote(s.federation), "\n", "owner = ", TomlQuote(s.owner), "\n",
       "node = ", TomlQuote(s.node), "\n\n",
       "# Dialled by this node over mutual TLS; nothing is listened to.\n"
-      "coordinator = ", TomlQuote(s.coordinator), "\n",
-      "registry = ", TomlQuote(s.registry), "\n\n",
+      "coordinator = ",
+      TomlQuote(s.coordinator), "\n", "registry = ", TomlQuote(s.registry),
+      "\n\n",
       "# How the expert describes itself in the registry.\n"
-      "domain = ", TomlQuote(s.domain.empty() ? DomainOf(s.owner) : s.domain),
-      "\n",
-      s.title.empty() ? "# title = \"...\"" :
-          absl::StrCat("title = ", TomlQuote(s.title)), "\n",
-      "tags = ", QuoteAll(s.tags), "\n",
+      "domain = ",
+      TomlQuote(s.domain.empty() ? DomainOf(s.owner) : s.domain), "\n",
+      s.title.empty() ? "# title = \"...\""
+                      : absl::StrCat("title = ", TomlQuote(s.title)),
+      "\n", "tags = ", QuoteAll(s.tags), "\n",
       "languages = ", QuoteAll(s.languages), "\n\n",
       "# Processor threads of a training run; 0 = every core. A job keeps the\n"
       "# number it began with, so that it resumes to the same bits.\n"
-      "threads = ", s.threads, "\n");
+      "threads = ",
+      s.threads, "\n\n",
+      "# Folder of an encoder (docs/encoder.md), for plans whose router rows\n"
+      "# begin from one.\n",
+      s.embedder.empty() ? "# embedder = \"...\""
+                         : absl::StrCat("embedder = ", TomlQuote(s.embedder)),
+      "\n");
 }
 
 }  // namespace motet::node

@@ -29,6 +29,7 @@ struct Settings {
   std::vector<std::string> tags;
   std::vector<std::string> languages;  // BCP 47
   int64_t threads = 0;      // 0 = as many as the machine has cores
+  std::string embedder;     // folder of an encoder, for plans that need one
 
   std::string Path(const std::string& relative) const;
   std::string Name() const { return owner + "/" + node; }

@@ -195,10 +195,12 @@ absl::StatusOr<TrainedExpert> TrainExpert(
     const std::vector<std::string>& documents,
     const std::vector<std::string>& held_out,
     const std::string& checkpoint_path, double noise,
-    const learn::OnProgress& progress, const std::function<void()>& trained) {
+    const learn::OnProgress& progress, const std::function<void()>& trained,
+    RowStart start) {
   const package::LoadedModel& model = *base.model;
   const int64_t window = plan.sequence_tokens();
-  const learn::OwnerOptions how = OptionsOf(plan, checkpoint_path);
+  learn::OwnerOptions how = OptionsOf(plan, checkpoint_path);
+  how.row_direction = start.direction;
   if (how.product == math::Product::kBf16 && !math::HasBf16()) {
     return proto::Error(
         absl::StatusCode::kFailedPrecondition, "arithmetic",
@@ -225,6 +227,7 @@ absl::StatusOr<TrainedExpert> TrainExpert(
           : std::vector<std::string>{},
       separator, window);
   TrainedExpert out;
+  out.start = std::move(start);
   out.whole = package::FindTrainingKind(plan.kind())->whole;
   MOTET_ASSIGN_OR_RETURN(out.size, SizeOf(plan, base, evaluated));
   if (out.whole) {

@@ -18,6 +18,7 @@
 #include "compose/learn/statistics.h"
 #include "compose/learn/trainer.h"
 #include "node/base_store.h"
+#include "node/row_start.h"
 #include "training.pb.h"
 
 namespace motet::node {
@@ -42,18 +43,21 @@ struct TrainedExpert {
   int64_t documents = 0;         // behind the statistics
   int64_t statistics_tokens = 0;
   double noise = 0;              // on the statistics' means
+  RowStart start;
 };
 
 // `documents`: the owner's training text; held_out: the text that it is
 // evaluated on where the plan asks for it. progress: learn::OnProgress; false
 // stops after a checkpoint (Cancelled). noise: on published means, of the
 // owner's policy. trained: called once between training and statistics.
+// start: where router rows begin (row_start.h); it goes into the result.
 absl::StatusOr<TrainedExpert> TrainExpert(
     const v1::TrainingPlan& plan, const Base& base,
     const std::vector<std::string>& documents,
     const std::vector<std::string>& held_out,
     const std::string& checkpoint_path, double noise,
-    const learn::OnProgress& progress, const std::function<void()>& trained);
+    const learn::OnProgress& progress, const std::function<void()>& trained,
+    RowStart start = {});
 
 // The gates whose thresholds a node publishes beside the plan's own: the
 // plan's smoothing, none, and the prefix's mean, at three quantiles, and all of

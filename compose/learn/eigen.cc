@@ -23,30 +23,6 @@ double Dot(const double* x, const double* y, int64_t n) {
   return sum;
 }
 
-// Rows of v made orthonormal, in order; twice, so that it holds to the last
-// bits. A row that vanishes is drawn anew.
-void Orthonormalise(std::vector<double>& v, int64_t rows, int64_t n) {
-  uint64_t draw = 0;
-  for (int64_t i = 0; i < rows; ++i) {
-    double* row = v.data() + i * n;
-    const double before = std::sqrt(Dot(row, row, n));
-    for (int pass = 0; pass < 2; ++pass) {
-      for (int64_t j = 0; j < i; ++j) {
-        const double* other = v.data() + j * n;
-        const double along = Dot(row, other, n);
-        for (int64_t c = 0; c < n; ++c) row[c] -= along * other[c];
-      }
-    }
-    const double length = std::sqrt(Dot(row, row, n));
-    if (!(length > 1e-12 * before)) {
-      for (int64_t c = 0; c < n; ++c) row[c] = Normal(17, draw++);
-      --i;  // ends: random rows are independent
-      continue;
-    }
-    for (int64_t c = 0; c < n; ++c) row[c] /= length;
-  }
-}
-
 // Cyclic Jacobi. s: [k,k], symmetric, becomes diagonal; rows of q: its
 // eigenvectors.
 void Diagonalise(std::vector<double>& s, std::vector<double>& q, int64_t k) {
@@ -90,6 +66,28 @@ void Diagonalise(std::vector<double>& s, std::vector<double>& q, int64_t k) {
 }
 
 }  // namespace
+
+void Orthonormalise(std::vector<double>& v, int64_t rows, int64_t n) {
+  uint64_t draw = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    double* row = v.data() + i * n;
+    const double before = std::sqrt(Dot(row, row, n));
+    for (int pass = 0; pass < 2; ++pass) {
+      for (int64_t j = 0; j < i; ++j) {
+        const double* other = v.data() + j * n;
+        const double along = Dot(row, other, n);
+        for (int64_t c = 0; c < n; ++c) row[c] -= along * other[c];
+      }
+    }
+    const double length = std::sqrt(Dot(row, row, n));
+    if (!(length > 1e-12 * before)) {
+      for (int64_t c = 0; c < n; ++c) row[c] = Normal(17, draw++);
+      --i;  // ends: random rows are independent
+      continue;
+    }
+    for (int64_t c = 0; c < n; ++c) row[c] /= length;
+  }
+}
 
 std::vector<double> LeadingEigenvectors(const std::vector<double>& a,
                                         int64_t n, int64_t count) {

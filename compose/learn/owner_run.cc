@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "compose/learn/hash.h"
 #include "compose/learn/loop.h"
 #include "compose/learn/statistics.h"
 #include "compose/learn/trainer.h"
@@ -31,32 +32,43 @@ Tensor NewTensor(OwnerExpert& expert, const math::Shape& shape) {
   return t;
 }
 
-// own mean - public mean, scaled to norm `norm`; zeros when they are equal.
-void FillRow(const std::vector<double>& own, const std::vector<double>& other,
-             double norm, Tensor row) {
+// The direction scaled to norm `norm`; zeros where there is none.
+void FillRow(const std::vector<double>& direction, double norm, Tensor row) {
   double square = 0;
-  for (size_t c = 0; c < own.size(); ++c) {
-    square += (own[c] - other[c]) * (own[c] - other[c]);
-  }
+  for (const double x : direction) square += x * x;
   const double scale = square > 0 ? norm / std::sqrt(square) : 0;
-  for (size_t c = 0; c < own.size(); ++c) {
-    row.f32()[c] = static_cast<float>(scale * (own[c] - other[c]));
+  for (size_t c = 0; c < direction.size(); ++c) {
+    row.f32()[c] = static_cast<float>(scale * direction[c]);
   }
+}
+
+// Of every layer's own row: own mean - public mean of the base's router
+// inputs, or what the options bring.
+absl::StatusOr<std::vector<std::vector<double>>> RowDirections(
+    const package::LoadedModel& base, const TokenWindows& own,
+    const TokenWindows& public_text, const OwnerOptions& options) {
+  if (!options.row_direction.empty()) {
+    return std::vector<std::vector<double>>(base.weights.layers.size(),
+                                            options.row_direction);
+  }
+  MOTET_ASSIGN_OR_RETURN(model::Decoder decoder, BaseDecoder(base));
+  MOTET_ASSIGN_OR_RETURN(auto mean, MeanRouterInputs(decoder, own, kRowTokens));
+  if (public_text.count() > 0 && !options.alone) {
+    MOTET_ASSIGN_OR_RETURN(const auto other,
+                           MeanRouterInputs(decoder, public_text, kRowTokens));
+    for (size_t l = 0; l < mean.size(); ++l) {
+      for (size_t c = 0; c < mean[l].size(); ++c) mean[l][c] -= other[l][c];
+    }
+  }
+  return mean;
 }
 
 absl::StatusOr<OwnerExpert> StartExpert(const package::LoadedModel& base,
                                         const TokenWindows& own,
                                         const TokenWindows& public_text,
                                         const OwnerOptions& options) {
-  MOTET_ASSIGN_OR_RETURN(model::Decoder decoder, BaseDecoder(base));
-  MOTET_ASSIGN_OR_RETURN(auto own_mean,
-                         MeanRouterInputs(decoder, own, kRowTokens));
-  std::vector<std::vector<double>> public_mean(
-      own_mean.size(), std::vector<double>(own_mean[0].size()));
-  if (public_text.count() > 0 && !options.alone) {
-    MOTET_ASSIGN_OR_RETURN(
-        public_mean, MeanRouterInputs(decoder, public_text, kRowTokens));
-  }
+  MOTET_ASSIGN_OR_RETURN(const auto directions,
+                         RowDirections(base, own, public_text, options));
   OwnerExpert expert = NewOwnerExpert(base);
   for (size_t l = 0; l < expert.layers.size(); ++l) {
     const model::FfnWeights& from = base.weights.layers[l].experts[0];
@@ -64,8 +76,7 @@ absl::StatusOr<OwnerExpert> StartExpert(const package::LoadedModel& base,
     Widen(from.gate, to.ffn.gate);
     Widen(from.up, to.ffn.up);
     Widen(from.down, to.ffn.down);
-    FillRow(own_mean[l], public_mean[l],
-            options.alone ? 1.0 : options.row_norm, to.row);
+    FillRow(directions[l], options.alone ? 1.0 : options.row_norm, to.row);
   }
   return expert;
 }
@@ -175,6 +186,15 @@ absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
                                        const TokenWindows* held_out) {
   MOTET_RETURN_IF_ERROR(CheckRun("the owner's expert", options, base.config,
                                  own, &public_text, held_out));
+  const auto width = static_cast<size_t>(base.config.width);
+  if (!options.row_direction.empty() &&
+      (options.alone || options.row_direction.size() != width)) {
+    return proto::Invalid(
+        "the owner's expert",
+        absl::StrCat("a row's direction of ", options.row_direction.size(),
+                     " numbers", options.alone ? " for one alone" : ""),
+        absl::StrCat(width, " beside the base"), "train it without one");
+  }
   MOTET_ASSIGN_OR_RETURN(OwnerExpert expert,
                          StartExpert(base, own, public_text, options));
   MOTET_ASSIGN_OR_RETURN(model::Decoder decoder,
@@ -194,6 +214,13 @@ absl::StatusOr<OwnerExpert> TrainOwner(const package::LoadedModel& base,
   // Only where used, so that a checkpoint of old still fits.
   if (options.alone) run.description.push_back("alone = true");
   if (!options.bias) run.description.push_back("bias = false");
+  if (!options.row_direction.empty()) {
+    Fingerprint print;
+    print.Add(
+        options.row_direction.data(),
+        static_cast<int64_t>(options.row_direction.size() * sizeof(double)));
+    run.description.push_back("row_direction = " + print.Hex());
+  }
   MOTET_ASSIGN_OR_RETURN(TrainResult trained,
                          RunTraining(std::move(run), options, progress));
   if (result != nullptr) *result = std::move(trained);

@@ -149,6 +149,9 @@ std::vector<Parameter> OwnerParameters(OwnerExpert& expert,
 // `row_norm` (documented in the manifest as provenance).
 struct OwnerOptions : TrainOptions {
   double row_norm = 0.5;
+  // [C]: the own row's direction in every layer instead, e.g. an embedder's
+  // difference of the same means. Empty: as above. Not of `alone`.
+  std::vector<double> row_direction;
   // The own FFN in the base's place, nothing beside it: no row and no bias
   // are trained, and the row that leaves is the own mean, scaled to norm 1.
   bool alone = false;

@@ -330,6 +330,17 @@ void CheckGates(const v1::ExpertManifest& m, Reasons& reasons) {
 void CheckRouterRow(const v1::ExpertManifest& m, Reasons& reasons) {
   if (!m.has_router_row()) return;
   const std::string& source = m.router_row().source();
+  if (m.router_row().has_embedder()) {
+    const v1::EmbedderRecord& e = m.router_row().embedder();
+    CheckHex("router_row.embedder.sha256", e.sha256(), reasons);
+    if (source != "trained" || e.width() < 1 || e.width() > kMaxWidth ||
+        e.documents() < 1) {
+      reasons.push_back(absl::StrCat(
+          "router_row.embedder is of width ", e.width(), " and ", e.documents(),
+          " documents, of a row ", Shown(source), ", want width 1 to ",
+          kMaxWidth, ", one document or more, trained"));
+    }
+  }
   if (m.kind() == "ffn" && (source == "trained" || source == "domain_mean")) {
     return;
   }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "compose/package/manifest_kinds.h"
 #include "compose/package/manifest_retrieval.h"
+#include "proto/digest.h"
 
 namespace motet::package {
 namespace {
@@ -82,6 +83,28 @@ void CheckRetrieval(const v1::TrainingPlan& plan, const Want& want) {
   }
 }
 
+// Where router rows begin. want(fine, field, got, wanted).
+template <typename Want>
+void CheckRowInit(const v1::TrainingPlan& plan, const TrainingKind& kind,
+                  const Want& want) {
+  const bool embedder = plan.row_init() == kRowsEmbedder;
+  want(plan.row_init().empty() || plan.row_init() == kRowsHidden || embedder,
+       "row_init", Shown(plan.row_init()), "\"hidden\" or \"embedder\"");
+  want(plan.row_init().empty() || !kind.whole, "row_init",
+       Shown(plan.row_init()),
+       "none for a kind that trains no router rows: it is of kind \"ffn\"");
+  want(!embedder || kind.whole || !plan.alone(), "row_init", "\"embedder\"",
+       "none with coordination = false, which trains no router row");
+  want(embedder || plan.embedder_sha256().empty(), "embedder_sha256",
+       Shown(plan.embedder_sha256()), "none without row_init = \"embedder\"");
+  want(embedder || plan.embedder_seed() == 0, "embedder_seed",
+       absl::StrCat(plan.embedder_seed()), "0 without row_init = \"embedder\"");
+  want(!embedder || plan.embedder_sha256().empty() ||
+           proto::DigestFromHex(plan.embedder_sha256()).ok(),
+       "embedder_sha256", Shown(plan.embedder_sha256()),
+       "64 hexadecimal digits, or none for any encoder");
+}
+
 }  // namespace
 
 const TrainingKind* FindTrainingKind(absl::string_view name) {
@@ -148,6 +171,7 @@ std::vector<std::string> CheckTrainingKind(const v1::TrainingPlan& plan) {
   want(!kind->whole || (!plan.alone() && !plan.no_bias()),
        plan.alone() ? "coordination" : "bias", "false",
        "it for kind \"ffn\" only");
+  CheckRowInit(plan, *kind, want);
   if (!kind->sized) {
     const auto none = [&](bool fine, absl::string_view field) {
       want(fine, field, "given", "it for kind \"sized\" only");

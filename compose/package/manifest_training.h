@@ -36,6 +36,11 @@ inline constexpr char kLeavesProbe[] =
 inline constexpr char kLeavesAdapter[] = "adapter weights";
 inline constexpr char kLeavesPilots[] =
     "mean vectors of groups of queries, with counts";
+
+// Values of a plan's row_init; empty is the first.
+inline constexpr char kRowsHidden[] = "hidden";
+inline constexpr char kRowsEmbedder[] = "embedder";
+
 // What the plan's kind and options make leave the node, listed or not.
 std::vector<std::string> Leaves(const v1::TrainingPlan& plan);
 

@@ -59,6 +59,25 @@ TEST(TrainingPlanTest, AblationsOfTheOwnersRun) {
               HasSubstr("coordination"));
 }
 
+TEST(TrainingPlanTest, RowsOfAnEmbedder) {
+  auto plan = ParseTrainingPlan("id = 'a'\n", "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->row_init(), "");
+  const std::string digest(64, 'a');
+  plan = ParseTrainingPlan(
+      "id = 'a'\nrow_init = 'embedder'\n"
+      "embedder_seed = 5\nembedder_sha256 = '" +
+          digest + "'\n",
+      "plan.toml");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->embedder_seed(), 5u);
+  EXPECT_THAT(DescribePlan(*plan), HasSubstr("the embedder " + digest));
+  EXPECT_THAT(Message("id = 'a'\nkind = 'dense'\nrow_init = 'embedder'\n"),
+              HasSubstr("trains no router rows"));
+  EXPECT_THAT(Message("id = 'a'\nembedder_seed = 5\n"),
+              HasSubstr("embedder_seed is 5"));
+}
+
 TEST(TrainingPlanTest, SecondMomentsAreSaidToLeave) {
   const auto plan =
       ParseTrainingPlan("id = 'a'\nsecond_moments = true\n", "plan.toml");

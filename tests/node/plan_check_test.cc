@@ -74,16 +74,33 @@ const Nonsense kNonsense[] = {
     {"ffn_widths", [](auto& p) { Probed(p).set_ffn_widths(0, 0); }},
     {"ffn_widths", [](auto& p) { Probed(p).add_ffn_widths(64); }},
     {"steps_choices", [](auto& p) { Probed(p).add_steps_choices(3); }},
-    {"steps_choices", [](auto& p) {
+    {"steps_choices",
+     [](auto& p) {
        Probed(p).add_steps_choices(3);
        p.add_steps_choices(p.steps() + 1);
      }},
     {"probe_thresholds",
      [](auto& p) { Probed(p).set_probe_thresholds(0, NAN); }},
-    {"probe_thresholds", [](auto& p) {
+    {"probe_thresholds",
+     [](auto& p) {
        Probed(p).add_ffn_widths(64);
        p.add_probe_thresholds(20);
      }},
+    {"row_init", [](auto& p) { p.set_row_init("random"); }},
+    {"row_init", [](auto& p) { Sized(p).set_row_init("embedder"); }},
+    {"row_init",
+     [](auto& p) {
+       p.set_alone(true);
+       p.set_row_init("embedder");
+     }},
+    {"embedder_sha256",
+     [](auto& p) { p.set_embedder_sha256(std::string(64, 'a')); }},
+    {"embedder_sha256",
+     [](auto& p) {
+       p.set_row_init("embedder");
+       p.set_embedder_sha256("a");
+     }},
+    {"embedder_seed", [](auto& p) { p.set_embedder_seed(2); }},
     {"expert_name", [](auto& p) { p.set_expert_name("a/b"); }},
     {"expert_version", [](auto& p) { p.set_expert_version("1.0"); }},
     {"expert_version", [](auto& p) { p.set_expert_version("1..0"); }},
@@ -95,13 +112,15 @@ const Nonsense kNonsense[] = {
      [](auto& p) {
        p.mutable_base()->set_tokenizer_sha256("../" + std::string(61, 'a'));
      }},
-    {"steps", [](auto& p) {
+    {"steps",
+     [](auto& p) {
        p.set_warmup_steps(0);
        p.set_steps(0);
      }},
     {"steps", [](auto& p) { p.set_steps(~uint64_t{0}); }},
     {"batch_sequences", [](auto& p) { p.set_batch_sequences(0); }},
-    {"batch_sequences", [](auto& p) {
+    {"batch_sequences",
+     [](auto& p) {
        p.set_sequence_tokens(2);
        p.set_batch_sequences(1 << 20);
      }},

@@ -183,6 +183,35 @@ TEST_P(RunTest, OwnRowStartsFromTheDifferenceOfMeans) {
   }
 }
 
+TEST_P(RunTest, OwnRowStartsWhereTheCallerSays) {
+  const OwnedModel model = toy::Model(config_, 4);
+  const auto base = toy::Loaded(model);
+  OwnerOptions options = OwnersOptions();
+  options.steps = 1;
+  options.warmup_steps = 0;
+  options.learning_rate = 1e-12;
+  options.row_direction.resize(static_cast<size_t>(config_.width));
+  options.row_direction[1] = 3;
+  options.row_direction[2] = -4;
+  auto expert = TrainOwner(*base, own_, public_, options, nullptr, nullptr);
+  ASSERT_TRUE(expert.ok()) << expert.status();
+  for (const OwnerExpert::Layer& layer : expert->layers) {
+    EXPECT_NEAR(layer.row.f32()[0], 0, 1e-9);
+    EXPECT_NEAR(layer.row.f32()[1], 0.3, 1e-7);
+    EXPECT_NEAR(layer.row.f32()[2], -0.4, 1e-7);
+  }
+  OwnerOptions alone = options;
+  alone.alone = true;
+  options.row_direction.pop_back();
+  for (const OwnerOptions& o : {options, alone}) {
+    EXPECT_THAT(
+        std::string(TrainOwner(*base, own_, public_, o, nullptr, nullptr)
+                        .status()
+                        .message()),
+        HasSubstr("a row's direction of"));
+  }
+}
+
 TEST_P(RunTest, StoppedRunGoesOnToTheSameBits) {
   OwnedModel whole = InitialModel(config_, 3);
   auto unbroken = TrainDense(whole, own_, DenseOptions(), nullptr);

@@ -123,6 +123,19 @@ TEST_F(Manifest, NamesEachDefect) {
                 m.set_frozen_sha256(std::string(64, 'A'));
               }),
               HasSubstr("frozen_sha256"));
+  const auto embedder = [](uint32_t width, const std::string& sha256) {
+    return After([&](M& m) {
+      m.mutable_router_row()->set_source("trained");
+      v1::EmbedderRecord* e = m.mutable_router_row()->mutable_embedder();
+      e->set_width(width);
+      e->set_sha256(sha256);
+      e->set_documents(7);
+    });
+  };
+  EXPECT_EQ(embedder(384, std::string(64, 'a')), "");
+  EXPECT_THAT(embedder(384, "a"), HasSubstr("router_row.embedder.sha256"));
+  EXPECT_THAT(embedder(0, std::string(64, 'a')),
+              HasSubstr("router_row.embedder is of width 0"));
   EXPECT_THAT(After([](M& m) { m.clear_base(); }),
               AllOf(HasSubstr("base.id"), HasSubstr("base.manifest_sha256")));
   EXPECT_THAT(After([](M& m) { m.mutable_model()->set_block("gpt"); }),
