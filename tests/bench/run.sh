@@ -188,6 +188,8 @@ row prefill_threads tokens/s higher 1.7 "serve prefill@2" \
   "serve prefill@1 ours, one thread"
 row tune tokens/s higher 0.8 "train tune" \
   "train dense ours, a dense model's whole steps"
+row tune_btx tokens/s higher 0.8 "train tune_btx" \
+  "train dense ours, a dense model's whole steps"
 row train_threads tokens/s higher 1.7 "train dense@2" \
   "train dense@1 ours, one thread"
 row memory_serve MiB lower 1.0 "memory resident" \

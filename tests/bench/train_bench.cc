@@ -11,6 +11,8 @@
 //   owner      an owner's run beside SmolLM2-135M: own FFNs, B2 T512
 //   tune       the routers of four dense models' mixture, top-2, B8 T256: the
 //              dense task's tokens that its matrix products are worth
+//   tune_btx   the same as BTX finetunes them with Sample Top-1 (METHODS 2):
+//              one expert a token, drawn; load balance over its gates
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -22,6 +24,7 @@
 #include "compose/learn/router_run.h"
 #include "compose/learn/step.h"
 #include "compose/learn/trainer.h"
+#include "compose/model/mixture.h"
 #include "proto/error.h"
 #include "tests/bench/player.h"
 #include "tests/bench/products.h"
@@ -187,39 +190,46 @@ double TuneFlops(const model::ModelConfig& c, double experts, double k) {
 
 class Tune {
  public:
-  explicit Tune(math::Product product) {
+  Tune(math::Product product, bool btx) : btx_(btx) {
     options_.product = product;
-    options_.router_z_weight = 1e-3;
+    options_.router_z_weight = btx ? 0 : 1e-3;
     options_.load_balance_weight = 0.01;
   }
   absl::StatusOr<double> Step() {
     if (stepper_ == nullptr) MOTET_RETURN_IF_ERROR(Make());
     MOTET_ASSIGN_OR_RETURN(const double rate, StepRate(*stepper_, text_));
-    return rate * TuneFlops(DenseConfig(), kExperts, kChoices) /
+    return rate * TuneFlops(DenseConfig(), kExperts, choices()) /
            DenseFlops(DenseConfig());
   }
 
  private:
-  static constexpr int64_t kExperts = 4, kChoices = 2;
+  static constexpr int64_t kExperts = 4;
+  int64_t choices() const { return btx_ ? 1 : 2; }
   absl::Status Make() {
     model::ModelConfig config = DenseConfig();
     config.experts = kExperts;
-    config.experts_per_token = kChoices;
+    config.experts_per_token = choices();
     mixture_ = learn::InitialModel(config, 1);
     model::Router router;
-    router.k = kChoices;
+    router.k = choices();
     router.renormalise = true;
+    learn::RouterOptions how;
+    auto draw = std::make_shared<model::BtxRouter>();
+    draw->kind = model::BtxRouter::Kind::kSample;
+    draw->seed = 1;
+    if (btx_) how.choice = learn::RouterOptions::Choice::kSample;
     MOTET_ASSIGN_OR_RETURN(
         const model::Decoder served,
         model::Decoder::Create(config, mixture_.weights, router));
     rows_ = learn::CopyRows(served);
     MOTET_ASSIGN_OR_RETURN(model::Decoder decoder,
-                           learn::TuningDecoder(served, rows_, {}, nullptr));
+                           learn::TuningDecoder(served, rows_, how, draw));
     decoder_ = std::make_unique<model::Decoder>(std::move(decoder));
     stepper_ = std::make_unique<learn::Stepper>(
         *decoder_, learn::RouterParameters(rows_), options_);
     return absl::OkStatus();
   }
+  const bool btx_;
   Text text_{8, 256, DenseConfig().vocabulary};
   learn::StepOptions options_;
   learn::OwnedModel mixture_;
@@ -235,12 +245,14 @@ int Main(int argc, char** argv) {
   Dense dense(arithmetic->training);
   Products products(arithmetic->bf16);
   Owner owner(Option(argc, argv, "smollm2", ""), arithmetic->training);
-  Tune tune(arithmetic->training);
+  Tune tune(arithmetic->training, /*btx=*/false);
+  Tune tune_btx(arithmetic->training, /*btx=*/true);
   Player player;
   player.Add("dense", [&] { return dense.Step(); });
   player.Add("products", [&] { return products.Run(); });
   player.Add("owner", [&] { return owner.Step(); });
   player.Add("tune", [&] { return tune.Step(); });
+  player.Add("tune_btx", [&] { return tune_btx.Step(); });
   return player.Run();
 }
 
