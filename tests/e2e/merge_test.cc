@@ -23,27 +23,6 @@ using nlohmann::json;
 
 constexpr char kCode[] = "code.example/tuned@1.0.0";
 constexpr char kLaw[] = "law.example/tuned@2.1.0";
-constexpr char kTensor[] = "model.layers.0.mlp.up_proj.weight";
-
-// Changes one F32 tensor of a safetensors file in place.
-void Change(const std::string& path, const std::string& tensor,
-            const std::function<float(float, size_t)>& change) {
-  std::string bytes = ReadText(path);
-  uint64_t header = 0;
-  memcpy(&header, bytes.data(), sizeof header);
-  const json table = json::parse(bytes.substr(8, header));
-  ASSERT_TRUE(table.contains(tensor)) << tensor;
-  ASSERT_EQ(table[tensor]["dtype"], "F32");
-  const size_t from = table[tensor]["data_offsets"][0];
-  const size_t to = table[tensor]["data_offsets"][1];
-  for (size_t at = from; at < to; at += sizeof(float)) {
-    float value;
-    memcpy(&value, bytes.data() + 8 + header + at, sizeof value);
-    value = change(value, at);
-    memcpy(bytes.data() + 8 + header + at, &value, sizeof value);
-  }
-  WriteText(path, bytes);
-}
 
 // The FFNs' rows of an F32 model, `ffn_width` of them instead of what there
 // is: further ones are zeros, as a model that was made wider by hand has.
@@ -97,18 +76,6 @@ class MergeE2e : public ::testing::Test {
     federation_.Join("code");
     federation_.Join("law");
   }
-  // The base as somebody's fine-tuned Hugging Face folder.
-  std::string Branch(const std::string& name, float factor) {
-    const std::string folder = federation_.Path(name);
-    fs::create_directories(folder);
-    const std::string base = federation_.home() + "/base/";
-    fs::copy_file(base + "config.json", folder + "/config.json");
-    fs::copy_file(base + "tokenizer.json", folder + "/tokenizer.json");
-    fs::copy_file(base + "weights.safetensors", folder + "/model.safetensors");
-    Change(folder + "/model.safetensors", kTensor,
-           [&](float x, size_t) { return x * factor; });
-    return folder;
-  }
   std::vector<std::string> ImportOf(const std::string& folder,
                                     const std::string& as,
                                     const std::string& owner) {
@@ -137,8 +104,8 @@ class MergeE2e : public ::testing::Test {
 };
 
 TEST_F(MergeE2e, ImportedMergedServedExported) {
-  const std::string code = Branch("code-tuned", 3);
-  const std::string law = Branch("law-tuned", -4);
+  const std::string code = federation_.MakeBranch("code-tuned", 3);
+  const std::string law = federation_.MakeBranch("law-tuned", -4);
   federation_.MustMotet(ImportOf(code, "code.example/tuned", "code"));
   std::vector<std::string> arguments = ImportOf(law, kLaw, "law");
   arguments.insert(arguments.end(),
@@ -152,11 +119,11 @@ TEST_F(MergeE2e, ImportedMergedServedExported) {
   // What is no branch of the base, or another's name, is refused by name.
   EXPECT_THAT(Refusal(ImportOf(code, "law.example/stolen", "code")),
               HasSubstr("an owner publishes under its own name only"));
-  Change(law + "/model.safetensors", kTensor, [](float, size_t) {
+  ChangeTensor(law + "/model.safetensors", kTunedTensor, [](float, size_t) {
     return std::numeric_limits<float>::quiet_NaN();
   });
   EXPECT_THAT(Refusal(ImportOf(law, "law.example/broken", "law")),
-              HasSubstr(std::string("NaN or infinity in ") + kTensor));
+              HasSubstr(std::string("NaN or infinity in ") + kTunedTensor));
   json config = json::parse(ReadText(code + "/config.json"));
   config["rope_theta"] = 777.0;
   if (config.contains("rope_parameters")) {
@@ -258,7 +225,7 @@ TEST_F(MergeE2e, OtherKindsAreImportedAndWhatIsNoBranchIsNot) {
     arguments.insert(arguments.end(), {"--kind", kind});
     return arguments;
   };
-  const std::string tuned = Branch("tuned", 3);
+  const std::string tuned = federation_.MakeBranch("tuned", 3);
   federation_.MustMotet(
       with(ImportOf(tuned, "code.example/voices", "code"), "attention_ffn"));
   EXPECT_THAT(
@@ -271,15 +238,15 @@ TEST_F(MergeE2e, OtherKindsAreImportedAndWhatIsNoBranchIsNot) {
   EXPECT_THAT(unknown.err, HasSubstr("attention_ffn"));
 
   // Config and tensors that do not belong together.
-  const std::string torn = Branch("torn", 3);
+  const std::string torn = federation_.MakeBranch("torn", 3);
   json config = json::parse(ReadText(torn + "/config.json"));
   config["intermediate_size"] = 80;
   WriteText(torn + "/config.json", config.dump());
   EXPECT_THAT(Refusal(with(ImportOf(torn, "code.example/x", "code"), "sized")),
               ::testing::AllOf(HasSubstr("tensors that do not fit config.json"),
-                               HasSubstr(kTensor)));
+                               HasSubstr(kTunedTensor)));
   // A wider one is sized, not dense; it answers as it did before.
-  const std::string wide = Branch("wide", 1);
+  const std::string wide = federation_.MakeBranch("wide", 1);
   Widen(wide, 80);
   EXPECT_THAT(Refusal(ImportOf(wide, "code.example/x", "code")),
               HasSubstr("FFN width is 80, want 64"));
@@ -292,7 +259,7 @@ TEST_F(MergeE2e, OtherKindsAreImportedAndWhatIsNoBranchIsNot) {
   EXPECT_EQ(shown["tensors"].size(), 6u);  // the FFNs alone
 
   // Another tokenizer, and one tensor that is NaN throughout.
-  const std::string other = Branch("other", 2);
+  const std::string other = federation_.MakeBranch("other", 2);
   json tokenizer = json::parse(ReadText(other + "/tokenizer.json"));
   json& vocabulary = tokenizer["model"]["vocab"];
   ASSERT_TRUE(vocabulary.contains("a") && vocabulary.contains("b"));
@@ -301,9 +268,9 @@ TEST_F(MergeE2e, OtherKindsAreImportedAndWhatIsNoBranchIsNot) {
   EXPECT_THAT(Refusal(ImportOf(other, "code.example/x", "code")),
               ::testing::AllOf(HasSubstr("tokenizer.json"),
                                HasSubstr("another tokenizer")));
-  const std::string nan = Branch("nan", 1);
+  const std::string nan = federation_.MakeBranch("nan", 1);
   constexpr char kNorm[] = "model.layers.1.post_attention_layernorm.weight";
-  Change(nan + "/model.safetensors", kNorm, [](float, size_t) {
+  ChangeTensor(nan + "/model.safetensors", kNorm, [](float, size_t) {
     return std::numeric_limits<float>::quiet_NaN();
   });
   EXPECT_THAT(Refusal(ImportOf(nan, "code.example/x", "code")),
@@ -317,9 +284,10 @@ TEST_F(MergeE2e, OtherKindsAreImportedAndWhatIsNoBranchIsNot) {
 // The same models kept apart: they answer together, exact without either, and
 // the plan, the licences and the measures are those of every composition.
 TEST_F(MergeE2e, AnEnsembleAnswersInPlaceOfAMerge) {
-  const std::string code = Branch("code-tuned", 3);
+  const std::string code = federation_.MakeBranch("code-tuned", 3);
   federation_.MustMotet(ImportOf(code, "code.example/tuned", "code"));
-  std::vector<std::string> law = ImportOf(Branch("law-tuned", -4), kLaw, "law");
+  std::vector<std::string> law =
+      ImportOf(federation_.MakeBranch("law-tuned", -4), kLaw, "law");
   law.insert(law.end(), {"--domain", "law", "--forbid-purpose", "advertising"});
   federation_.MustMotet(law);
   federation_.MustMotet(

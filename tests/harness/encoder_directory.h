@@ -6,13 +6,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <map>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "tests/harness/model_files.h"
 
 namespace motet::testing {
 
@@ -30,13 +29,7 @@ inline nlohmann::json LetterTokenizer() {
   for (const char* special : specials) {
     const size_t id = vocab.size();
     vocab[special] = id;
-    added.push_back({{"id", id},
-                     {"content", special},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
-                     {"normalized", false},
-                     {"special", true}});
+    added.push_back(SpecialToken(special, id));
   }
   for (char c : std::string("abcdefghijklmnopqrstuvwxyz0123456789.,?")) {
     for (const char* prefix : {"", "##"}) {
@@ -124,35 +117,9 @@ inline void WriteEncoderDirectory(const std::string& folder,
     affine(layer + "output.dense", width, ffn);
     norm(layer + "output.LayerNorm");
   }
-  std::mt19937_64 random(o.seed);
-  std::string data;
-  json header = json::object();
-  for (const auto& [name, shape] : tensors) {
-    int64_t size = 1;
-    for (const int64_t n : shape) size *= n;
-    std::vector<float> values(size);
-    for (float& value : values) {
-      const double uniform =
-          static_cast<double>(random() >> 11) / 9007199254740992.0;
-      const bool norm_weight =
-          name.find("LayerNorm.weight") != std::string::npos;
-      value = static_cast<float>(norm_weight ? 0.9 + 0.2 * uniform
-                                             : (uniform - 0.5) * 0.6);
-    }
-    header[name] = {{"dtype", "F32"},
-                    {"shape", shape},
-                    {"data_offsets", {data.size(), data.size() + size * 4}}};
-    data.append(reinterpret_cast<const char*>(values.data()), size * 4);
-  }
-  std::string head = header.dump();
-  head.resize((head.size() + 7) / 8 * 8, ' ');
-  std::string length(8, '\0');
-  for (int i = 0; i < 8; ++i) {
-    length[i] = static_cast<char>(head.size() >> (8 * i));
-  }
   std::filesystem::create_directories(folder + "/1_Pooling");
-  const auto write = [&](const char* name, const std::string& text) {
-    std::ofstream(folder + "/" + name, std::ios::binary) << text;
+  const auto write = [&](const char* name, const json& value) {
+    WriteText(folder + "/" + name, value.dump());
   };
   json modules = {{{"idx", 0},
                    {"name", "0"},
@@ -168,20 +135,22 @@ inline void WriteEncoderDirectory(const std::string& folder,
                        {"path", "2_Normalize"},
                        {"type", "sentence_transformers.models.Normalize"}});
   }
-  write("config.json", config.dump());
-  write("modules.json", modules.dump());
-  write(
-      "sentence_bert_config.json",
-      json{{"max_seq_length", o.max_tokens}, {"do_lower_case", false}}.dump());
+  write("config.json", config);
+  write("modules.json", modules);
+  write("sentence_bert_config.json",
+        {{"max_seq_length", o.max_tokens}, {"do_lower_case", false}});
   write("1_Pooling/config.json",
-        json{{"word_embedding_dimension", o.width},
-             {"pooling_mode_cls_token", false},
-             {"pooling_mode_mean_tokens", true},
-             {"pooling_mode_max_tokens", false},
-             {"pooling_mode_mean_sqrt_len_tokens", false}}
-            .dump());
-  write("tokenizer.json", tokenizer.dump());
-  write("model.safetensors", length + head + data);
+        {{"word_embedding_dimension", o.width},
+         {"pooling_mode_cls_token", false},
+         {"pooling_mode_mean_tokens", true},
+         {"pooling_mode_max_tokens", false},
+         {"pooling_mode_mean_sqrt_len_tokens", false}});
+  write("tokenizer.json", tokenizer);
+  WriteRandomTensors(folder + "/model.safetensors", tensors, o.seed,
+                     [](const std::string& name) {
+                       return name.find("LayerNorm.weight") !=
+                              std::string::npos;
+                     });
 }
 
 }  // namespace motet::testing

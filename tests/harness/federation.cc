@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 #include <random>
 
@@ -49,6 +50,25 @@ std::string Sentences(const std::string& domain, int documents, int seed) {
   return text;
 }
 
+void ChangeTensor(const std::string& path, const std::string& tensor,
+                  const std::function<float(float, size_t)>& change) {
+  std::string bytes = ReadText(path);
+  uint64_t header = 0;
+  memcpy(&header, bytes.data(), sizeof header);
+  const nlohmann::json table = nlohmann::json::parse(bytes.substr(8, header));
+  ASSERT_TRUE(table.contains(tensor)) << tensor;
+  ASSERT_EQ(table[tensor]["dtype"], "F32");
+  const size_t from = table[tensor]["data_offsets"][0];
+  const size_t to = table[tensor]["data_offsets"][1];
+  for (size_t at = from; at < to; at += sizeof(float)) {
+    float value;
+    memcpy(&value, bytes.data() + 8 + header + at, sizeof value);
+    value = change(value, at);
+    memcpy(bytes.data() + 8 + header + at, &value, sizeof value);
+  }
+  WriteText(path, bytes);
+}
+
 Federation::Federation()
     : folder_(NewFolder("federation")),
       registry_port_(FreePort()),
@@ -62,6 +82,27 @@ Federation::~Federation() {
   daemon_.Kill();
   registry_.Kill();
   if (!::testing::Test::HasFailure()) fs::remove_all(folder_);
+}
+
+std::string Federation::MakeBranch(const std::string& name,
+                                   float factor) const {
+  const std::string folder = Path(name);
+  std::filesystem::create_directories(folder);
+  const std::string base = home() + "/base/";
+  for (const char* file : {"config.json", "tokenizer.json"}) {
+    std::filesystem::copy_file(base + file, folder + "/" + file);
+  }
+  std::filesystem::copy_file(base + "weights.safetensors",
+                             folder + "/model.safetensors");
+  ChangeTensor(folder + "/model.safetensors", kTunedTensor,
+               [&](float x, size_t) { return x * factor; });
+  return folder;
+}
+
+void Federation::ImportBranch(const std::string& owner, float factor) const {
+  MustMotet({"expert", "import", MakeBranch(owner + "-tuned", factor), "--as",
+             owner + ".example/tuned", "--node", Node(owner), "--licence",
+             "MIT"});
 }
 
 std::string Federation::Path(const std::string& below) const {

@@ -6,6 +6,7 @@
 // when the test has failed.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -17,6 +18,11 @@ namespace motet::testing {
 
 // JSON lines of sentences with the domain's own words.
 std::string Sentences(const std::string& domain, int documents, int seed);
+
+inline constexpr char kTunedTensor[] = "model.layers.0.mlp.up_proj.weight";
+// Changes one F32 tensor of a safetensors file in place.
+void ChangeTensor(const std::string& path, const std::string& tensor,
+                  const std::function<float(float, size_t)>& change);
 
 struct Plan {
   std::string id = "plan";
@@ -61,6 +67,11 @@ class Federation {
   void AwaitLog(const std::string& owner, const std::string& text);
   // Ids of the packages that the registry shows.
   std::vector<std::string> Packages() const;
+
+  // The base as somebody's fine-tuned Hugging Face folder, kTunedTensor times
+  // FACTOR; and it as OWNER.example/tuned@1.0.0 of an owner who has joined.
+  std::string MakeBranch(const std::string& name, float factor) const;
+  void ImportBranch(const std::string& owner, float factor) const;
 
   std::string Path(const std::string& below) const;  // of the whole
   std::string home() const { return Path("federation"); }

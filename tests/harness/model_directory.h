@@ -7,13 +7,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <map>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "tests/harness/model_files.h"
 
 namespace motet::testing {
 
@@ -49,13 +48,7 @@ inline std::string ByteTokenizerJson() {
   const char* const specials[] = {"<|endoftext|>", "<|padding|>"};
   for (int i = 0; i < 2; ++i) {
     vocab[specials[i]] = 256 + i;
-    added.push_back({{"id", 256 + i},
-                     {"content", specials[i]},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
-                     {"normalized", false},
-                     {"special", true}});
+    added.push_back(SpecialToken(specials[i], 256 + i));
   }
   const json level = {{"type", "ByteLevel"},
                       {"add_prefix_space", false},
@@ -142,38 +135,12 @@ inline void WriteModelDirectory(const std::string& folder,
     }
   }
 
-  std::mt19937_64 random(o.seed);
-  std::string data;
-  json header = json::object();
-  for (const auto& [name, shape] : tensors) {
-    int64_t size = 1;
-    for (const int64_t n : shape) size *= n;
-    std::vector<float> values(size);
-    for (float& value : values) {
-      const double uniform =
-          static_cast<double>(random() >> 11) / 9007199254740992.0;
-      // Norms near one, the rest about zero.
-      value = static_cast<float>(shape.size() == 1 ? 0.9 + 0.2 * uniform
-                                                   : (uniform - 0.5) * 0.6);
-    }
-    header[name] = {{"dtype", "F32"},
-                    {"shape", shape},
-                    {"data_offsets", {data.size(), data.size() + size * 4}}};
-    data.append(reinterpret_cast<const char*>(values.data()), size * 4);
-  }
-  std::string head = header.dump();
-  head.resize((head.size() + 7) / 8 * 8, ' ');
-  std::string length(8, '\0');
-  for (int i = 0; i < 8; ++i) {
-    length[i] = static_cast<char>(head.size() >> (8 * i));
-  }
   std::filesystem::create_directories(folder);
-  const auto write = [&](const char* name, const std::string& text) {
-    std::ofstream(folder + "/" + name, std::ios::binary) << text;
-  };
-  write("config.json", config.dump());
-  write("tokenizer.json", ByteTokenizerJson());
-  write("model.safetensors", length + head + data);
+  WriteText(folder + "/config.json", config.dump());
+  WriteText(folder + "/tokenizer.json", ByteTokenizerJson());
+  WriteRandomTensors(
+      folder + "/model.safetensors", tensors, o.seed,
+      [&](const std::string& name) { return tensors.at(name).size() == 1; });
 }
 
 }  // namespace motet::testing

@@ -8,6 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/compose/retrieve/folder_fixture.h"
 
 namespace motet::retrieve {
 namespace {
@@ -17,12 +18,9 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 
-class BeirTest : public ::testing::Test {
+class BeirTest : public FolderTest {
  protected:
-  BeirTest()
-      : folder_(
-            ::testing::TempDir() + "beir_" +
-            ::testing::UnitTest::GetInstance()->current_test_info()->name()) {
+  BeirTest() {
     std::filesystem::create_directories(folder_ + "/qrels");
     Write("corpus.jsonl",
           "{\"_id\": \"a\", \"title\": \"Sea\", \"text\": \"salt water\"}\n"
@@ -38,7 +36,6 @@ class BeirTest : public ::testing::Test {
     Write("qrels/test.tsv",
           "query-id\tcorpus-id\tscore\nq1\tb\t2\nq1\ta\t0\nq2\ta\t1\r\n");
   }
-  ~BeirTest() override { std::filesystem::remove_all(folder_); }
   void Write(const std::string& name, const std::string& text) const {
     std::ofstream(folder_ + "/" + name, std::ios::binary) << text;
   }
@@ -50,7 +47,6 @@ class BeirTest : public ::testing::Test {
     EXPECT_FALSE(set.ok());
     return std::string(set.status().message());
   }
-  std::string folder_;
 };
 
 TEST_F(BeirTest, ReadsWhatIsJudged) {

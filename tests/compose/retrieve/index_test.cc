@@ -16,6 +16,7 @@
 #include "compose/retrieve/index_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/compose/retrieve/folder_fixture.h"
 
 namespace motet::retrieve {
 namespace {
@@ -33,16 +34,8 @@ std::vector<int64_t> RowsOf(const Ranking& ranking) {
   return rows;
 }
 
-class IndexTest : public ::testing::Test {
+class IndexTest : public FolderTest {
  protected:
-  IndexTest()
-      : folder_(
-            ::testing::TempDir() + "index_" +
-            ::testing::UnitTest::GetInstance()->current_test_info()->name()) {
-    fs::remove_all(folder_);
-  }
-  ~IndexTest() override { fs::remove_all(folder_); }
-
   std::unique_ptr<IndexWriter> Create(IndexKind kind, int64_t width) const {
     auto writer = IndexWriter::Create(
         folder_, {proto::Sha256("encoder"), "encoder", width, 48, kind});
@@ -146,7 +139,6 @@ class IndexTest : public ::testing::Test {
   void Write(const std::string& name, const std::string& bytes) const {
     std::ofstream(folder_ + "/" + name, std::ios::binary) << bytes;
   }
-  std::string folder_;
 };
 
 Ranking IndexTest::SearchFlatAll(std::span<const float> vectors, int64_t rows,

@@ -3,30 +3,25 @@
 // mode, adapters on queries alone, and what is refused.
 #include "compose/retrieve/search.h"
 
-#include <filesystem>
 #include <fstream>
 
 #include "compose/retrieve/index_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/compose/retrieve/folder_fixture.h"
 #include "tests/harness/encoder_directory.h"
 
 namespace motet::retrieve {
 namespace {
 
-namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
-class SearchTest : public ::testing::Test {
+class SearchTest : public FolderTest {
  protected:
-  SearchTest()
-      : folder_(
-            ::testing::TempDir() + "search_" +
-            ::testing::UnitTest::GetInstance()->current_test_info()->name()) {
-    fs::remove_all(folder_);
+  SearchTest() {
     testing::WriteEncoderDirectory(folder_ + "/encoder");
     encoder_ = Load("encoder");
     Write(
@@ -37,7 +32,6 @@ class SearchTest : public ::testing::Test {
         "{\"_id\": \"long\", \"text\": \"" +
         std::string(100, 'z') + "\"}\n");
   }
-  ~SearchTest() override { fs::remove_all(folder_); }
   std::unique_ptr<TextEncoder> Load(const std::string& name) const {
     auto encoder =
         TextEncoder::Load(folder_ + "/" + name, math::Product::kExact);
@@ -64,7 +58,6 @@ class SearchTest : public ::testing::Test {
     const FixedQueryEncoder base(encoder_.get());
     return std::string(Ask(std::move(request), &base).status().message());
   }
-  std::string folder_;
   std::unique_ptr<TextEncoder> encoder_;
 };
 
