@@ -9,6 +9,7 @@
 #include "compose/model/config.h"
 #include "compose/package/package_folder.h"
 #include "compose/package/safetensors.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -92,7 +93,7 @@ absl::Status WriteBasePackage(const Federation& federation,
       AnchorBytes(federation.Path("work/anchor.safetensors"), anchor));
   std::string& lines = content.files["public.jsonl"];
   for (const std::string& document : base.public_documents) {
-    absl::StrAppend(&lines, nlohmann::json{{"text", document}}.dump(), "\n");
+    absl::StrAppend(&lines, JsonText(nlohmann::json{{"text", document}}), "\n");
   }
   content.readme = Readme(base, config);
   MOTET_ASSIGN_OR_RETURN(std::string key,

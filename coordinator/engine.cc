@@ -121,6 +121,18 @@ absl::Status Engine::Run(const v1::GenerationRequest& request,
   const model::Tokenizer& tokenizer = model_.tokenizer();
   const int64_t total =
       static_cast<int64_t>(prompt.size()) + request.max_tokens();
+  if (const int64_t bytes = scorer->StateBytes(total);
+      bytes > options_.state_bytes) {
+    constexpr int64_t kMiB = 1 << 20;
+    return proto::Error(
+        absl::StatusCode::kOutOfRange, "prompt",
+        absl::StrCat(total, " tokens with those to generate, whose state over ",
+                     admission.experts().size(), " experts may take ",
+                     (bytes + kMiB - 1) / kMiB, " MiB"),
+        absl::StrCat("at most ", options_.state_bytes / kMiB,
+                     " MiB (--state-memory)"),
+        "shorten the prompt, ask for fewer tokens or for fewer experts");
+  }
   // Belongs to this one expert set (docs/exclusion.md).
   const std::unique_ptr<model::ScorerState> state = scorer->NewState(total);
   math::Arena arena;

@@ -23,6 +23,9 @@ struct EngineOptions {
   int max_waiting = 64;         // requests in the queue, beyond: overloaded
   int prefill_rows = 256;       // tokens a forward pass
   math::Product product = math::Product::kExact;
+  // Of what a request carries from token to token: a KV cache, or as many as
+  // models answer together. A longer request is refused before it runs.
+  int64_t state_bytes = int64_t{8} << 30;
 };
 
 // false stops the generation (the client went away).

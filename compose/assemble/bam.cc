@@ -16,7 +16,6 @@
 #include "compose/assemble/trunk.h"
 #include "compose/assemble/tuning.h"
 #include "compose/learn/trainer.h"
-#include "proto/digest.h"
 #include "proto/error.h"
 
 namespace motet::assemble {
@@ -68,20 +67,9 @@ class BamComposition : public Composition {
   absl::Status Init(const v1::CompositionLock& given,
                     const PackageFolder& folder_of,
                     const LoadOptions& options) {
-    MOTET_ASSIGN_OR_RETURN(lock, SelectExperts(given, options));
-    lock_sha256 = proto::Hex(proto::Sha256(WriteLock(lock)));
-    name = lock.name();
-    exact_exclusion = lock.exclusion() == "exact";
-    experts = ServedExperts(lock);
+    MOTET_RETURN_IF_ERROR(TakeLock(given, options, *this));
     MOTET_ASSIGN_OR_RETURN(parts_, OpenDenseParts(lock, folder_of));
-    MOTET_ASSIGN_OR_RETURN(base, package::LoadModel(parts_.base_folder));
-    if (base->tokenizer == nullptr) {
-      return proto::Invalid(parts_.base_folder, "no tokenizer.json", "one");
-    }
-    if (base->config.experts != 0) {
-      return proto::Invalid(parts_.base_folder, "a base with experts",
-                            "a dense one");
-    }
+    MOTET_RETURN_IF_ERROR(TakeBase(parts_.base_folder, *this));
     for (const auto& branch : parts_.branches) {
       if (branch.manifest.kind() != "attention_ffn") {
         return proto::Invalid(branch.manifest.id(),
@@ -92,7 +80,6 @@ class BamComposition : public Composition {
     }
     const bool shared = lock.bam().kv() == "shared";
     own_ = OwnOf(shared);
-    config = base->config;
     config.experts = static_cast<int64_t>(experts.size());
     config.attention_experts = shared ? model::AttentionExperts::kSharedKv
                                       : model::AttentionExperts::kOwnKv;
@@ -198,12 +185,7 @@ class BamComposition : public Composition {
 absl::StatusOr<std::unique_ptr<Composition>> LoadBam(
     const v1::CompositionLock& lock, const PackageFolder& folder_of,
     const LoadOptions& options) {
-  if (!options.router.empty() && options.router != lock.router().kind()) {
-    return proto::Invalid(
-        "composition", absl::StrCat("router \"", options.router, "\""),
-        absl::StrCat("\"", lock.router().kind(), "\", the lock's"),
-        "compose again for another kind");
-  }
+  MOTET_RETURN_IF_ERROR(SameRouter(lock, options));
   auto composition = std::make_unique<BamComposition>(options.set_bytes);
   MOTET_RETURN_IF_ERROR(composition->Init(lock, folder_of, options));
   return composition;

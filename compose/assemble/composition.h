@@ -113,5 +113,8 @@ absl::StatusOr<v1::CompositionLock> SelectExperts(
     const v1::CompositionLock& lock, const LoadOptions& options);
 // The lock's experts as the gate sees them, the base first.
 std::vector<ServedExpert> ServedExperts(const v1::CompositionLock& lock);
+// All that the gate needs, and whoever shows what answers: name, digest,
+// guarantee, experts.
+void DescribeServed(const v1::CompositionLock& lock, Served& served);
 
 }  // namespace motet::assemble

@@ -20,7 +20,6 @@
 #include "compose/package/manifest_branch.h"
 #include "compose/package/manifest_dense.h"
 #include "compose/package/manifest_kinds.h"
-#include "proto/digest.h"
 #include "proto/error.h"
 #include "proto/files.h"
 #include "proto/limits.h"
@@ -137,11 +136,7 @@ class EnsembleComposition : public Composition {
   absl::Status Init(const v1::CompositionLock& given,
                     const PackageFolder& folder_of,
                     const LoadOptions& options) {
-    MOTET_ASSIGN_OR_RETURN(lock, SelectExperts(given, options));
-    lock_sha256 = proto::Hex(proto::Sha256(WriteLock(lock)));
-    name = lock.name();
-    exact_exclusion = lock.exclusion() == "exact";
-    experts = ServedExperts(lock);
+    MOTET_RETURN_IF_ERROR(TakeLock(given, options, *this));
     Verifier verifier;
     MOTET_ASSIGN_OR_RETURN(const std::string folder,
                            folder_of(lock.base().manifest_sha256()));
@@ -154,19 +149,8 @@ class EnsembleComposition : public Composition {
       MOTET_ASSIGN_OR_RETURN(manifests.emplace_back(),
                              verifier.Expert(folders.back(), expert));
     }
-    if (options.verify == Verify::kNow) {
-      MOTET_RETURN_IF_ERROR(verifier.Files());
-    } else if (options.verify == Verify::kLater) {
-      verify = [verifier] { return verifier.Files(); };
-    }
-    MOTET_ASSIGN_OR_RETURN(base, package::LoadModel(folder));
-    if (base->tokenizer == nullptr) {
-      return proto::Invalid(folder, "no tokenizer.json", "one");
-    }
-    if (base->config.experts != 0) {
-      return proto::Invalid(folder, "a base with experts", "a dense one");
-    }
-    config = base->config;
+    MOTET_RETURN_IF_ERROR(VerifyWhen(options.verify, verifier, *this));
+    MOTET_RETURN_IF_ERROR(TakeBase(folder, *this));
     MOTET_ASSIGN_OR_RETURN(
         const std::string text,
         proto::ReadFile(folder + "/manifest.json", proto::kMaxManifestBytes));

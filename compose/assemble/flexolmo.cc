@@ -21,7 +21,6 @@
 #include "compose/assemble/tuning.h"
 #include "compose/assemble/verify.h"
 #include "compose/learn/statistics.h"
-#include "proto/digest.h"
 #include "proto/error.h"
 
 namespace motet::assemble {
@@ -154,9 +153,38 @@ absl::Status AddExperts(const Opened& opened, const SafetensorsFile* anchor,
   return absl::OkStatus();
 }
 
-absl::StatusOr<math::AnchoredLayer> Anchored(
-    const Opened& opened, const SafetensorsFile& anchor, int64_t l,
-    const Tensor& rows, Composition& composition) {
+// Of the gate's metric, of each layer: seconds of work each, so several at a
+// time. Empty where the gate has all of it, or there is none.
+absl::StatusOr<std::vector<Tensor>> GateFactors(const SafetensorsFile& anchor,
+                                                Composition& composition) {
+  const v1::RouterLock& router = composition.lock.router();
+  const int64_t layers = composition.config.layers;
+  std::vector<Tensor> factors(static_cast<size_t>(layers));
+  if (!router.gate() || router.gate_rank() == 0) return factors;
+  const int64_t width = composition.config.width;
+  const int64_t rank = std::min<int64_t>(router.gate_rank(), width);
+  std::vector<Tensor> covariances, precisions;
+  for (int64_t l = 0; l < layers; ++l) {
+    const std::string prefix = absl::StrCat("layers.", l, ".");
+    MOTET_ASSIGN_OR_RETURN(covariances.emplace_back(),
+                           Find(anchor, prefix + "covariance", {width, width}));
+    MOTET_ASSIGN_OR_RETURN(precisions.emplace_back(),
+                           Find(anchor, prefix + "precision", {width, width}));
+    factors[static_cast<size_t>(l)] = NewTensor(composition, {rank, width});
+  }
+  InParallel(factors.size(), [&](size_t l) {
+    const std::vector<float> factor = learn::GateFactor(
+        covariances[l].f32(), precisions[l].f32(), width, rank);
+    std::copy(factor.begin(), factor.end(), factors[l].f32());
+  });
+  return factors;
+}
+
+absl::StatusOr<math::AnchoredLayer> Anchored(const Opened& opened,
+                                             const SafetensorsFile& anchor,
+                                             int64_t l, const Tensor& rows,
+                                             const Tensor& factor,
+                                             Composition& composition) {
   const model::ModelConfig& config = composition.config;
   const int64_t width = config.width, experts = config.experts;
   const v1::RouterLock& router = composition.lock.router();
@@ -174,16 +202,7 @@ absl::StatusOr<math::AnchoredLayer> Anchored(
   layer.threshold.f32()[0] = std::numeric_limits<float>::infinity();
   MOTET_ASSIGN_OR_RETURN(
       layer.precision, Find(anchor, prefix + "precision", {width, width}));
-  if (layer.gate && router.gate_rank() > 0) {
-    MOTET_ASSIGN_OR_RETURN(
-        const Tensor covariance,
-        Find(anchor, prefix + "covariance", {width, width}));
-    const int64_t rank = std::min<int64_t>(router.gate_rank(), width);
-    const std::vector<float> factor = learn::GateFactor(
-        covariance.f32(), layer.precision.f32(), width, rank);
-    layer.factor = NewTensor(composition, {rank, width});
-    std::copy(factor.begin(), factor.end(), layer.factor.f32());
-  }
+  layer.factor = factor;
   MOTET_ASSIGN_OR_RETURN(const Tensor mean,
                          Find(anchor, prefix + "mean", {width}));
   Select(layer.precision.f32(),
@@ -231,12 +250,8 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     const LoadOptions& options) {
   auto composition = std::make_unique<Composition>();
   MOTET_ASSIGN_OR_RETURN(composition->lock, Selected(lock, options));
-  composition->lock_sha256 =
-      proto::Hex(proto::Sha256(WriteLock(composition->lock)));
   const v1::CompositionLock& chosen = composition->lock;
-  composition->name = chosen.name();
-  composition->exact_exclusion = chosen.exclusion() == "exact";
-  composition->experts = ServedExperts(chosen);
+  DescribeServed(chosen, *composition);
 
   MOTET_ASSIGN_OR_RETURN(const std::string base_folder,
                          folder_of(chosen.base().manifest_sha256()));
@@ -255,15 +270,8 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
     MOTET_ASSIGN_OR_RETURN(opened.manifests.emplace_back(),
                            verifier.Expert(folders.back(), expert, more));
   }
-  if (options.verify == Verify::kNow) {
-    MOTET_RETURN_IF_ERROR(verifier.Files());
-  } else if (options.verify == Verify::kLater) {
-    composition->verify = [verifier] { return verifier.Files(); };
-  }
-  MOTET_ASSIGN_OR_RETURN(composition->base, package::LoadModel(base_folder));
-  if (composition->base->tokenizer == nullptr) {
-    return proto::Invalid(base_folder, "no tokenizer.json", "one");
-  }
+  MOTET_RETURN_IF_ERROR(VerifyWhen(options.verify, verifier, *composition));
+  MOTET_RETURN_IF_ERROR(TakeBase(base_folder, *composition));
   for (const std::string& folder : folders) {
     MOTET_ASSIGN_OR_RETURN(
         opened.weights.emplace_back(),
@@ -279,10 +287,6 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   composition->files = opened.weights;
 
   model::ModelConfig& config = composition->config;
-  config = composition->base->config;
-  if (config.experts != 0) {
-    return proto::Invalid(base_folder, "a base with experts", "a dense one");
-  }
   config.experts = chosen.experts_size() + 1;
   config.experts_per_token =
       std::min<int64_t>(chosen.router().k(), config.experts);
@@ -339,11 +343,13 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   if (anchored) {
     router.kind = model::Router::Kind::kAnchored;
     composition->files.push_back(anchor);
+    MOTET_ASSIGN_OR_RETURN(const std::vector<Tensor> factors,
+                           GateFactors(*anchor, *composition));
     for (int64_t l = 0; l < config.layers; ++l) {
       MOTET_ASSIGN_OR_RETURN(
           math::AnchoredLayer layer,
           Anchored(opened, *anchor, l, weights.layers[l].router,
-                   *composition));
+                   factors[static_cast<size_t>(l)], *composition));
       router.anchored.push_back(layer);
     }
   }

@@ -85,22 +85,11 @@ class MergedComposition : public Composition {
 
   absl::Status Init(const v1::CompositionLock& given,
                     const LoadOptions& options) {
-    MOTET_ASSIGN_OR_RETURN(lock, SelectExperts(given, options));
-    lock_sha256 = proto::Hex(proto::Sha256(WriteLock(lock)));
-    name = lock.name();
-    exact_exclusion = lock.exclusion() == "exact";
-    experts = ServedExperts(lock);
+    MOTET_RETURN_IF_ERROR(TakeLock(given, options, *this));
     MOTET_ASSIGN_OR_RETURN(const std::string folder,
                            folder_of_(lock.base().manifest_sha256()));
     MOTET_RETURN_IF_ERROR(VerifyBase(folder, lock.base()));
-    MOTET_ASSIGN_OR_RETURN(base, package::LoadModel(folder));
-    if (base->tokenizer == nullptr) {
-      return proto::Invalid(folder, "no tokenizer.json", "one");
-    }
-    if (base->config.experts != 0) {
-      return proto::Invalid(folder, "a base with experts", "a dense one");
-    }
-    config = base->config;
+    MOTET_RETURN_IF_ERROR(TakeBase(folder, *this));
     MOTET_ASSIGN_OR_RETURN(
         model::Decoder alone,
         model::Decoder::Create(config, base->weights, {}));

@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "compose/assemble/tuning.h"
+#include "compose/assemble/verify.h"
+#include "proto/digest.h"
 #include "proto/error.h"
 
 namespace motet::assemble {
@@ -181,6 +183,52 @@ absl::StatusOr<v1::CompositionLock> SelectExperts(
     return BeforeTuning(std::move(selected));
   }
   return selected;
+}
+
+void DescribeServed(const v1::CompositionLock& lock, Served& served) {
+  served.name = lock.name();
+  served.lock_sha256 = proto::Hex(proto::Sha256(WriteLock(lock)));
+  served.exact_exclusion = lock.exclusion() == "exact";
+  served.experts = ServedExperts(lock);
+}
+
+absl::Status TakeLock(const v1::CompositionLock& lock,
+                      const LoadOptions& options, Composition& composition) {
+  MOTET_ASSIGN_OR_RETURN(composition.lock, SelectExperts(lock, options));
+  DescribeServed(composition.lock, composition);
+  return absl::OkStatus();
+}
+
+absl::Status SameRouter(const v1::CompositionLock& lock,
+                        const LoadOptions& options) {
+  if (options.router.empty() || options.router == lock.router().kind()) {
+    return absl::OkStatus();
+  }
+  return proto::Invalid(
+      "composition", absl::StrCat("router \"", options.router, "\""),
+      absl::StrCat("\"", lock.router().kind(), "\", the lock's"),
+      "compose again for another kind");
+}
+
+absl::Status TakeBase(const std::string& folder, Composition& composition) {
+  MOTET_ASSIGN_OR_RETURN(composition.base, package::LoadModel(folder));
+  if (composition.base->tokenizer == nullptr) {
+    return proto::Invalid(folder, "no tokenizer.json", "one");
+  }
+  composition.config = composition.base->config;
+  if (composition.config.experts != 0) {
+    return proto::Invalid(folder, "a base with experts", "a dense one");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VerifyWhen(Verify when, const Verifier& verifier,
+                        Composition& composition) {
+  if (when == Verify::kNow) return verifier.Files();
+  if (when == Verify::kLater) {
+    composition.verify = [verifier] { return verifier.Files(); };
+  }
+  return absl::OkStatus();
 }
 
 std::vector<ServedExpert> ServedExperts(const v1::CompositionLock& lock) {

@@ -52,6 +52,21 @@ inline constexpr char kMeanRows[] = "domain_mean";
 // Of locks: some of these and some trained, of use to "switch" only.
 inline constexpr char kMixedRows[] = "mixed";
 
+// How a method's load begins: the experts of `options` into the composition's
+// lock, and what the gate needs of it.
+absl::Status TakeLock(const v1::CompositionLock& lock,
+                      const LoadOptions& options, Composition& composition);
+// InvalidArgument where the options ask for another router than the lock's.
+absl::Status SameRouter(const v1::CompositionLock& lock,
+                        const LoadOptions& options);
+// Then the base, which must be dense and have a tokenizer: its model, and its
+// config for the composition to go on from.
+absl::Status TakeBase(const std::string& folder, Composition& composition);
+// What is to be compared with the lock's digests, when the options say.
+class Verifier;
+absl::Status VerifyWhen(Verify when, const Verifier& verifier,
+                        Composition& composition);
+
 // The methods' parts, one file each.
 Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
                   const std::vector<Part>& experts);

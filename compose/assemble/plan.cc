@@ -136,17 +136,20 @@ std::vector<std::string> Notes(const Part& base,
                                const Recipe& recipe) {
   const bool dume = recipe.method == "dume";
   const int alone = CountAlone(experts);
-  std::vector<std::string> notes = {absl::StrCat(
-      "exclusion: exact. The trunk is the base's, bit for bit, and router "
-      "rows are ",
-      dume ? "solved for each query's set from that set's statistics"
-      : NeedsMoments(recipe) ? "their owners', the selection solved for each "
-                               "query's set from that set's statistics"
-      : alone > 0 ? "each owner's own"
-                  : "as each owner trained them",
-      ", so a query without an expert gives the logits of a composition that "
-      "never had it")};
-  AddNotes(base, experts, notes);
+  std::vector<std::string> notes;
+  if (!TunesRows(recipe)) {
+    notes.push_back(absl::StrCat(
+        "exclusion: exact. The trunk is the base's, bit for bit, and router "
+        "rows are ",
+        dume ? "solved for each query's set from that set's statistics"
+        : NeedsMoments(recipe) ? "their owners', the selection solved for each "
+                                 "query's set from that set's statistics"
+        : alone > 0            ? "each owner's own"
+                               : "as each owner trained them",
+        ", so a query without an expert gives the logits of a composition that "
+        "never had it"));
+  }
+  AddNotes(base, experts, !RoutesNarrowed(recipe), notes);
   std::set<double> quantiles;
   for (const Part& part : experts) {
     quantiles.insert(part.manifest.domain().anchored().gate_quantile());

@@ -44,30 +44,37 @@ void CheckExpert(const Part& part, const Part& base, const Recipe& recipe,
 std::vector<std::string> Notes(const Recipe& recipe, const Part& base,
                                const std::vector<Part>& experts) {
   const bool shared = recipe.bam.kv == "shared";
-  std::vector<std::string> notes = {
-      absl::StrCat(
-          "exclusion: exact. A query without an expert is answered over a "
-          "trunk ",
-          shared ? "(keys and values are of it) " : "",
-          "averaged again from the other packages, as if it had never been "
-          "there; it is made when first asked for and kept in memory while "
-          "there is room (--merge-memory)"),
+  std::vector<std::string> notes;
+  if (!TunesRows(recipe)) {
+    notes.push_back(absl::StrCat(
+        "exclusion: exact. A query without an expert is answered over a "
+        "trunk ",
+        shared ? "(keys and values are of it) " : "",
+        "averaged again from the other packages, as if it had never been "
+        "there; it is made when first asked for and kept in memory while "
+        "there is room (--merge-memory)"));
+  }
+  notes.push_back(
       shared ? "KV cache: one, whatever the expert set"
              : absl::StrCat("KV cache: one for each expert of the query's "
-                            "set, ", experts.size() + 1, " for all")};
-  if (!recipe.tuning.has_value()) notes.push_back(
-      recipe.bam.rows == "random"
-          ? "the routers' rows are random: they must be tuned before their "
-            "choices mean anything"
-          : "the FFN router's rows are the domains' means, untuned; attention "
-            "experts have equal shares until their router is tuned");
+                            "set, ",
+                            experts.size() + 1, " for all"));
+  if (!TunesRows(recipe)) {
+    notes.push_back(
+        recipe.bam.rows == "random"
+            ? "the routers' rows are random: they must be tuned before their "
+              "choices mean anything"
+            : "the FFN router's rows are the domains' means, untuned; "
+              "attention experts have equal shares until their router is "
+              "tuned");
+  }
   if (!recipe.router.renormalise.value_or(false) && recipe.router.k == 1) {
     notes.push_back(absl::StrCat(
         "router.renormalise false scales the FFN that a token takes by its "
         "probability, which an untuned router leaves near 1 / ",
         experts.size() + 1));
   }
-  AddNotes(base, experts, notes);
+  AddNotes(base, experts, !RoutesNarrowed(recipe), notes);
   return notes;
 }
 

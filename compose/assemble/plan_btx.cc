@@ -78,16 +78,19 @@ int64_t FfnParameters(const v1::ModelShape& shape) {
 
 std::vector<std::string> Notes(const Recipe& recipe, const Part& base,
                                const std::vector<Part>& experts) {
-  std::vector<std::string> notes = {
-      "exclusion: exact. A query without an expert is answered over a trunk "
-      "averaged again from the other packages, as if it had never been there; "
-      "it is made when first asked for and kept in memory while there is room "
-      "(--merge-memory)"};
-  if (!recipe.tuning.has_value()) notes.push_back(
-      recipe.btx.rows == "random"
-          ? "the router's rows are random: it must be tuned before its "
-            "choices mean anything"
-          : "the router's rows are the domains' means, untuned");
+  std::vector<std::string> notes;
+  if (!TunesRows(recipe)) {
+    notes.push_back(
+        "exclusion: exact. A query without an expert is answered over a trunk "
+        "averaged again from the other packages, as if it had never been "
+        "there; it is made when first asked for and kept in memory while there "
+        "is room (--merge-memory)");
+    notes.push_back(
+        recipe.btx.rows == "random"
+            ? "the router's rows are random: it must be tuned before its "
+              "choices mean anything"
+            : "the router's rows are the domains' means, untuned");
+  }
   if (recipe.router.kind == "switch" || recipe.router.kind == "sample") {
     notes.push_back(absl::StrCat(
         "router.kind \"", recipe.router.kind,
@@ -95,7 +98,7 @@ std::vector<std::string> Notes(const Recipe& recipe, const Part& base,
         "untuned router leaves near 1 / ",
         experts.size() + 1));
   }
-  AddNotes(base, experts, notes);
+  AddNotes(base, experts, !RoutesNarrowed(recipe), notes);
   return notes;
 }
 

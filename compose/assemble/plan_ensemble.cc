@@ -239,7 +239,7 @@ Plan PlanEnsemble(const Recipe& recipe, const Part& base,
   plan.notes.push_back(
       "an ensemble has no form in Hugging Face layouts: it "
       "cannot be exported");
-  AddNotes(base, experts, plan.notes);
+  AddNotes(base, experts, /*exact=*/true, plan.notes);
   plan.new_bytes = static_cast<int64_t>(WriteLock(plan.lock).size());
   return plan;
 }

@@ -198,7 +198,7 @@ Plan PlanMerge(const Recipe& recipe, const Part& base,
       "merged again from the other packages, as if it had never been there; "
       "they are made when first asked for and kept in memory while there is "
       "room (--merge-memory)"};
-  AddNotes(base, experts, plan.notes);
+  AddNotes(base, experts, /*exact=*/true, plan.notes);
   plan.parameters = Parameters(base.manifest, "");
   plan.active_parameters = plan.parameters;
   plan.referenced_bytes = FileBytes(base.manifest, "weights.safetensors");

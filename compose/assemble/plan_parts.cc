@@ -22,18 +22,22 @@ const v1::FileDigest* FindFile(const v1::ExpertManifest& manifest,
 }
 
 void LicenceNotes(const std::string& id, const v1::LicenceTerms& terms,
-                  std::vector<std::string>& notes) {
+                  bool exact, std::vector<std::string>& notes) {
+  const std::string then =
+      exact ? ": the gate will exclude it"
+            : ": queries are refused, since this composition excludes by "
+              "routing only,";
   const auto may_not = [&](const auto& list, const char* what) {
     for (const std::string& value : list) {
       notes.push_back(absl::StrCat(id, " may not serve ", what, " ", value,
-                                   ": the gate will exclude it there"));
+                                   then, " there"));
     }
   };
   const auto only = [&](const auto& list, const char* what) {
     if (list.empty()) return;
     notes.push_back(absl::StrCat(id, " serves only ", what, " ",
-                                 absl::StrJoin(list, ", "),
-                                 ": the gate will exclude it elsewhere"));
+                                 absl::StrJoin(list, ", "), then,
+                                 " elsewhere"));
   };
   may_not(terms.forbidden_purposes(), "purpose");
   only(terms.allowed_purposes(), "purpose");
@@ -196,9 +200,9 @@ void CheckChoices(const Recipe& recipe, int total, Problems& problems) {
   }
 }
 
-void AddNotes(const Part& base, const std::vector<Part>& experts,
+void AddNotes(const Part& base, const std::vector<Part>& experts, bool exact,
               std::vector<std::string>& notes) {
-  LicenceNotes(base.manifest.id(), base.manifest.licence(), notes);
+  LicenceNotes(base.manifest.id(), base.manifest.licence(), exact, notes);
   if (!base.manifest.licence().spdx().empty()) {
     notes.push_back(absl::StrCat(base.manifest.id(), " is licensed ",
                                  base.manifest.licence().spdx()));
@@ -206,7 +210,7 @@ void AddNotes(const Part& base, const std::vector<Part>& experts,
   std::map<std::string, std::vector<std::string>> domains;
   for (const Part& part : experts) {
     const v1::ExpertManifest& m = part.manifest;
-    LicenceNotes(m.id(), m.licence(), notes);
+    LicenceNotes(m.id(), m.licence(), exact, notes);
     if (!m.domain().domain().empty()) {
       domains[m.domain().domain()].push_back(m.id());
     }

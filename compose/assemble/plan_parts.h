@@ -47,8 +47,10 @@ void CheckNames(const Recipe& recipe, const std::vector<Part>& experts,
                 Problems& problems);
 // k and most_active against what there is to choose from: total FFNs.
 void CheckChoices(const Recipe& recipe, int total, Problems& problems);
-// Consequences of licences, and domains that several experts serve.
-void AddNotes(const Part& base, const std::vector<Part>& experts,
+// Consequences of licences, and domains that several experts serve. exact: a
+// query that may not have an expert is answered without it; otherwise the
+// query is refused.
+void AddNotes(const Part& base, const std::vector<Part>& experts, bool exact,
               std::vector<std::string>& notes);
 // What every lock holds: base, experts, software.
 v1::CompositionLock LockOf(const Recipe& recipe, const Part& base,

@@ -5,10 +5,8 @@
 #include <cmath>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 #include "compose/assemble/method.h"
 #include "compose/assemble/plan_parts.h"
 #include "compose/assemble/tuning.h"
@@ -72,16 +70,6 @@ int ChoicesWhileTuning(const Recipe& recipe, const Part& base,
   return k;
 }
 
-// The licence terms that a routed composition cannot keep.
-void RefuseMasks(Plan& plan) {
-  for (std::string& note : plan.notes) {
-    note = absl::StrReplaceAll(
-        note, {{": the gate will exclude it",
-                ": queries are refused, since this composition excludes by "
-                "routing only,"}});
-  }
-}
-
 std::string Presence(const v1::CompositionLock& lock) {
   std::vector<std::string> ids = {lock.base().id()};
   for (const v1::LockedExpert& e : lock.experts()) ids.push_back(e.id());
@@ -90,10 +78,18 @@ std::string Presence(const v1::CompositionLock& lock) {
 
 }  // namespace
 
+bool TunesRows(const Recipe& recipe) {
+  return recipe.tuning.has_value() && DefaultsOf(recipe.method) != nullptr;
+}
+
+bool RoutesNarrowed(const Recipe& recipe) {
+  return TunesRows(recipe) && recipe.tuning->narrowed == "tuned";
+}
+
 void AddTuning(const Recipe& recipe, const Part& base, int64_t numbers,
                Plan& plan) {
+  if (!TunesRows(recipe)) return;
   const Defaults* defaults = DefaultsOf(recipe.method);
-  if (!recipe.tuning.has_value() || defaults == nullptr) return;
   const Recipe::Tuning& from = *recipe.tuning;
   Problems problems(plan.problems);
   v1::CompositionLock& lock = plan.lock;
@@ -133,16 +129,16 @@ void AddTuning(const Recipe& recipe, const Part& base, int64_t numbers,
   t.set_untuned_rows(lock.router().rows());
   t.set_documents(from.documents);
   t.set_data_sha256(from.data_sha256);
+  if (from.proxy) {
+    t.mutable_proxy()->set_each(static_cast<uint32_t>(from.proxy_documents));
+    t.mutable_proxy()->set_documents(from.proxy_taken);
+  }
   lock.mutable_router()->set_rows(kTunedRows);
   plan.new_bytes = static_cast<int64_t>(WriteLock(lock).size()) +
                    numbers * int64_t{sizeof(float)};
 
-  std::erase_if(plan.notes, [](const std::string& note) {
-    return absl::StartsWith(note, "exclusion: ");
-  });
-  const bool routed = from.narrowed == "tuned";
+  const bool routed = RoutesNarrowed(recipe);
   lock.set_exclusion(routed ? "routed" : "exact");
-  if (routed) RefuseMasks(plan);
   std::vector<std::string> notes;
   notes.push_back(
       routed ? "exclusion: routed. Tuned rows answer for every set, and they "
@@ -216,6 +212,13 @@ void CheckTuningLock(const v1::CompositionLock& lock,
   check(lock.exclusion() == (routed ? "routed" : "exact"), "exclusion = \"",
         lock.exclusion(), "\" with tuning.narrowed = \"", t.narrowed(),
         "\" (want ", routed ? "routed" : "exact", ")");
+  check(!t.has_proxy() || (t.proxy().each() > 0 && t.proxy().documents() > 0 &&
+                           t.proxy().documents() <= t.documents()),
+        "tuning.proxy of ", t.proxy().each(), " documents an expert and ",
+        t.proxy().documents(),
+        " in all (want one or more, at most tuning."
+        "documents = ",
+        t.documents(), ")");
   check(proto::DigestFromHex(t.rows_sha256()).ok(), "tuning.rows_sha256 = \"",
         t.rows_sha256(), "\" (want 64 hex digits)");
   check(proto::DigestFromHex(t.data_sha256()).ok(), "tuning.data_sha256 = \"",

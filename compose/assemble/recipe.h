@@ -124,9 +124,9 @@ struct Recipe {
     std::string narrowed = "untuned";
     bool proxy = false;
     int proxy_documents = 200;  // of each expert
-    // Of the text in `data`; whoever reads it says.
+    // Of the text in `data` and of proxy's; whoever reads it says.
     std::string data_sha256;
-    uint64_t documents = 0;
+    uint64_t documents = 0, proxy_taken = 0;
   };
   std::optional<Tuning> tuning;
   // Options that are set although their kind has no use for them are for the

@@ -21,6 +21,12 @@ namespace motet::assemble {
 inline constexpr char kRowsFile[] = "rows.safetensors";
 inline constexpr char kTunedRows[] = "tuned";  // of RouterLock.rows
 
+// Whether the recipe has its rows tuned; and so that tuned rows answer for
+// narrower sets too, which makes the exclusion "routed". What a plan says of
+// exclusion is then AddTuning's to say.
+bool TunesRows(const Recipe& recipe);
+bool RoutesNarrowed(const Recipe& recipe);
+
 // The recipe's [tuning], where there is one, into the plan that is made
 // otherwise: lock, guarantee, notes, problems, bytes. `numbers`: of all rows.
 // The lock's rows_sha256 stays empty: TuneComposition makes them.

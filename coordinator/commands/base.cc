@@ -20,6 +20,7 @@
 #include "coordinator/cli.h"
 #include "coordinator/commands/base_import.h"
 #include "coordinator/federation.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -137,15 +138,13 @@ absl::Status Train(const Options& options, const Context& context) {
       package::OpenedPackage opened,
       package::OpenPackage(folder, federation.authority_pem));
   if (context.json) {
-    absl::PrintF(
-        "%s\n",
-        nlohmann::json{{"id", base.id},
-                       {"manifest_sha256", opened.manifest_sha256},
-                       {"parameters", model::CountParameters(config)},
-                       {"tokens", result.tokens},
-                       {"seconds", result.seconds},
-                       {"loss", result.loss_curve.back()}}
-            .dump());
+    absl::PrintF("%s\n", JsonText(nlohmann::json{
+                             {"id", base.id},
+                             {"manifest_sha256", opened.manifest_sha256},
+                             {"parameters", model::CountParameters(config)},
+                             {"tokens", result.tokens},
+                             {"seconds", result.seconds},
+                             {"loss", result.loss_curve.back()}}));
   } else {
     absl::PrintF("%s trained, signed, in %s\n", base.id, folder);
   }
@@ -175,12 +174,10 @@ absl::Status Publish(const Context& context) {
   progress.Finish(absl::StrCat(opened.manifest.id(), ", log entry ",
                                reply.record().log_index()));
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::json{{"id", opened.manifest.id()},
-                                        {"manifest_sha256",
-                                         opened.manifest_sha256},
-                                        {"log_index",
-                                         reply.record().log_index()}}
-                             .dump());
+    absl::PrintF("%s\n", JsonText(nlohmann::json{
+                             {"id", opened.manifest.id()},
+                             {"manifest_sha256", opened.manifest_sha256},
+                             {"log_index", reply.record().log_index()}}));
   }
   return absl::OkStatus();
 }

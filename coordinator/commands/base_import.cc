@@ -17,6 +17,7 @@
 #include "coordinator/base_package.h"
 #include "coordinator/encoder_package.h"
 #include "coordinator/federation.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -61,10 +62,9 @@ void Report(const Context& context, const std::string& id,
             const std::string& folder, const std::string& manifest_sha256,
             int64_t parameters) {
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::json{{"id", id},
+    absl::PrintF("%s\n", JsonText(nlohmann::json{{"id", id},
                                         {"manifest_sha256", manifest_sha256},
-                                        {"parameters", parameters}}
-                             .dump());
+                                        {"parameters", parameters}}));
   } else {
     absl::PrintF("%s imported, signed, in %s\n", id, folder);
   }

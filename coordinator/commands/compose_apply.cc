@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// motet compose apply RECIPE.toml: writes compositions/NAME/motet.lock. That
-// is all that most compositions are: packages stay where they lie. Where the
-// method makes weights they are written beside the lock, in a folder of their
-// own that takes the old one's place when all of it is there. So are router
-// rows that the recipe wants tuned: that run can be stopped and goes on from
-// its checkpoint when the recipe is applied again.
+// motet compose apply RECIPE.toml: writes compositions/NAME, the lock and the
+// recipe. That is all that most compositions are: packages stay where they
+// lie. Where the method makes weights they are written beside the lock; so are
+// router rows that the recipe wants tuned: that run can be stopped and goes on
+// from its checkpoint when the recipe is applied again. It is a new folder
+// that takes the old one's place when all of it is there.
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
@@ -31,6 +31,7 @@
 #include "compose/assemble/tuning.h"
 #include "compose/retrieve/retriever.h"
 #include "coordinator/commands/compose_parts.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -53,9 +54,9 @@ using Make = std::function<absl::Status(const std::string& partial,
                                         ProgressLine& progress,
                                         v1::CompositionLock& lock)>;
 
-// Lock and weights into a folder beside `folder`, which then change places.
-// Whatever ends it before, what was there is there, untouched. The caller
-// holds the composition's lock.
+// Lock, recipe and what `make` (may be null) makes into a folder beside
+// `folder`, which then change places. Whatever ends it before, what was there
+// is there, untouched. The caller holds the composition's lock.
 absl::Status WriteWhole(const ComposeSession& session,
                         v1::CompositionLock& lock,
                         const assemble::PackageFolder& folder_of,
@@ -71,19 +72,24 @@ absl::Status WriteWhole(const ComposeSession& session,
   };
   MOTET_RETURN_IF_ERROR(proto::MakeDirectories(partial));
   const absl::Time start = absl::Now();
-  ProgressLine progress(lock.has_tuning() ? "tuning" : "compose");
-  MOTET_RETURN_IF_ERROR(make(partial, progress, lock));
-  assemble::LoadOptions load;
-  load.folder = partial;
-  MOTET_RETURN_IF_ERROR(  // what cannot be loaded is not applied
-      assemble::LoadComposition(lock, folder_of, load).status());
+  std::optional<ProgressLine> progress;
+  if (make) {
+    progress.emplace(lock.has_tuning() ? "tuning" : "compose");
+    MOTET_RETURN_IF_ERROR(make(partial, *progress, lock));
+    assemble::LoadOptions load;
+    load.folder = partial;
+    MOTET_RETURN_IF_ERROR(  // what cannot be loaded is not applied
+        assemble::LoadComposition(lock, folder_of, load).status());
+  }
   MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(
       absl::StrCat(partial, "/", kStoredRecipe), recipe));
   MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(partial + "/motet.lock",
                                                assemble::WriteLock(lock)));
   MOTET_RETURN_IF_ERROR(proto::ExchangeDurably(partial, folder));
-  progress.Finish(absl::StrFormat(
-      "in place after %.1f s", absl::ToDoubleSeconds(absl::Now() - start)));
+  if (progress.has_value()) {
+    progress->Finish(absl::StrFormat(
+        "in place after %.1f s", absl::ToDoubleSeconds(absl::Now() - start)));
+  }
   return absl::OkStatus();
 }
 
@@ -211,10 +217,17 @@ absl::StatusOr<std::string> PinnedRecipe(const RecipeParts& parts) {
 
 }  // namespace
 
-absl::Status ApplyParts(const ComposeSession& session,
-                        const RecipeParts& parts, const std::string& where,
-                        bool dry_run, bool show_changes,
-                        const Context& context) {
+absl::StatusOr<proto::FileLock> HoldComposition(const Federation& federation,
+                                                const std::string& name) {
+  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(federation.Path("work")));
+  return proto::FileLock::Take(
+      federation.Path(absl::StrCat("work/compose-", name)), "compose apply");
+}
+
+absl::Status ApplyParts(const ComposeSession& session, const RecipeParts& parts,
+                        const std::string& where, bool dry_run,
+                        bool show_changes, const Context& context,
+                        std::optional<proto::FileLock> held) {
   assemble::Plan plan =
       assemble::MakePlan(parts.recipe, parts.base, parts.experts, parts.pilots);
   if (!context.json && dry_run && !show_changes) {
@@ -223,16 +236,9 @@ absl::Status ApplyParts(const ComposeSession& session,
   MOTET_RETURN_IF_ERROR(PlanStatus(plan, where));
   const assemble::PackageFolder folder_of = FolderOf(session, parts);
   MOTET_RETURN_IF_ERROR(Learn(parts.recipe, folder_of, plan));
-  // From before what is there is read to the end of what is written: another
-  // apply of the name sees all of this one or nothing.
-  std::optional<proto::FileLock> held;
-  if (!dry_run) {
-    MOTET_RETURN_IF_ERROR(
-        proto::MakeDirectories(session.federation.Path("work")));
+  if (!dry_run && !held.has_value()) {
     MOTET_ASSIGN_OR_RETURN(
-        held, proto::FileLock::Take(session.federation.Path(absl::StrCat(
-                                        "work/compose-", plan.lock.name())),
-                                    "compose apply"));
+        held, HoldComposition(session.federation, plan.lock.name()));
   }
   std::optional<assemble::PlanDiff> diff;
   if (show_changes) {
@@ -271,19 +277,12 @@ absl::Status ApplyParts(const ComposeSession& session,
                                             : "written";
   const std::string stored = absl::StrCat(folder, "/", kStoredRecipe);
   if (!dry_run && !same) {
-    if (weights || proto::Exists(folder + "/weights.safetensors") ||
-        proto::Exists(absl::StrCat(folder, "/", assemble::kRowsFile))) {
-      MOTET_RETURN_IF_ERROR(WriteWhole(
-          session, lock, folder_of, recipe, folder,
-          tuned ? Tune(session.federation, folder_of, parts.documents)
-                : Build(folder_of)));
-      if (tuned) RemoveCheckpoints(session.federation, lock.name(), "");
-    } else {
-      MOTET_RETURN_IF_ERROR(proto::MakeDirectories(folder));
-      MOTET_RETURN_IF_ERROR(
-          proto::WriteFileAtomic(path, assemble::WriteLock(lock)));
-      MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(stored, recipe));
-    }
+    MOTET_RETURN_IF_ERROR(
+        WriteWhole(session, lock, folder_of, recipe, folder,
+                   tuned ? Tune(session.federation, folder_of, parts.documents)
+                   : weights ? Build(folder_of)
+                             : Make()));
+    if (tuned) RemoveCheckpoints(session.federation, lock.name(), "");
   } else if (!dry_run && !proto::Exists(stored)) {  // of an earlier version
     MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(stored, recipe));
   }
@@ -300,7 +299,7 @@ absl::Status ApplyParts(const ComposeSession& session,
                                             : nlohmann::ordered_json(sha256)},
                                    {"action", action}};
     if (diff.has_value()) json["changes"] = DiffJson(*diff);
-    absl::PrintF("%s\n", json.dump());
+    absl::PrintF("%s\n", JsonText(json));
   } else {
     absl::PrintF("%s: the base and %d experts, %s, exclusion %s\n"
                  "%s  %s (%s), %s; %s of weights stay where they are\n",

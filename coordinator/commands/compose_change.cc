@@ -4,6 +4,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -63,6 +65,13 @@ std::vector<std::string> Kept(const v1::CompositionLock& lock,
 absl::Status Change(const Options& options, bool add, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const ComposeSession session,
                          OpenComposeSession(context));
+  // Of no composition there is nothing to hold.
+  MOTET_RETURN_IF_ERROR(ReadLock(session.federation, options.name).status());
+  std::optional<proto::FileLock> held;
+  if (!options.dry_run) {
+    MOTET_ASSIGN_OR_RETURN(held,
+                           HoldComposition(session.federation, options.name));
+  }
   MOTET_ASSIGN_OR_RETURN(const v1::CompositionLock lock,
                          ReadLock(session.federation, options.name));
   const std::string path = session.federation.Path(
@@ -106,7 +115,7 @@ absl::Status Change(const Options& options, bool add, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(const RecipeParts parts,
                          GatherRecipe(session, changed, path));
   return ApplyParts(session, parts, path, options.dry_run,
-                    /*show_changes=*/true, context);
+                    /*show_changes=*/true, context, std::move(held));
 }
 
 void AddChange(CLI::App& noun, Context& context, bool add) {

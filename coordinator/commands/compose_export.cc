@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "compose/assemble/export.h"
 #include "coordinator/commands/compose_parts.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 
@@ -47,11 +48,10 @@ absl::Status Export(const Options& options, const Context& context) {
   progress.Finish(absl::StrFormat(
       "in place after %.1f s", absl::ToDoubleSeconds(absl::Now() - start)));
   if (context.json) {
-    absl::PrintF("%s\n",
-                 nlohmann::ordered_json{{"folder", options.out},
-                                        {"architecture", report.architecture},
-                                        {"lost", report.lost}}
-                     .dump());
+    absl::PrintF("%s\n", JsonText(nlohmann::ordered_json{
+                             {"folder", options.out},
+                             {"architecture", report.architecture},
+                             {"lost", report.lost}}));
     return absl::OkStatus();
   }
   absl::PrintF("%s: %s, for transformers\n", options.out,

@@ -194,6 +194,7 @@ absl::Status FinishTuningText(RecipeParts& parts) {
         std::vector<std::string> proxy,
         assemble::ProxyDocuments(parts.base, parts.experts,
                                  tuning.proxy_documents, tuning.seed));
+    tuning.proxy_taken = proxy.size();
     for (std::string& text : proxy) {
       parts.documents.push_back(std::move(text));
     }

@@ -15,6 +15,7 @@
 #include "coordinator/cli.h"
 #include "coordinator/federation.h"
 #include "nlohmann/json.hpp"
+#include "proto/files.h"
 #include "registry/client.h"
 
 namespace motet::coordinator {
@@ -98,12 +99,18 @@ absl::StatusOr<std::optional<assemble::PlanDiff>> DiffOf(
     const ComposeSession& session, const assemble::Plan& plan);
 void PrintDiff(const assemble::PlanDiff& diff, const std::string& name);
 nlohmann::ordered_json DiffJson(const assemble::PlanDiff& diff);
+// One that changes a composition at a time: taken before what is there is
+// read, held until what takes its place is there.
+absl::StatusOr<proto::FileLock> HoldComposition(const Federation& federation,
+                                                const std::string& name);
 // The parts' plan made true, or with dry_run only shown; where: for messages.
 // Prints what apply prints, with show_changes the differences before it.
-absl::Status ApplyParts(const ComposeSession& session,
-                        const RecipeParts& parts, const std::string& where,
-                        bool dry_run, bool show_changes,
-                        const Context& context);
+// held: HoldComposition's, of who read the composition before; otherwise it
+// is taken here.
+absl::Status ApplyParts(const ComposeSession& session, const RecipeParts& parts,
+                        const std::string& where, bool dry_run,
+                        bool show_changes, const Context& context,
+                        std::optional<proto::FileLock> held = std::nullopt);
 
 // How a plan is shown, by plan and by apply.
 void PrintPlan(const assemble::Plan& plan,

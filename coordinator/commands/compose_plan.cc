@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "coordinator/commands/compose_parts.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 
@@ -78,7 +79,7 @@ std::string PlanJson(const assemble::Plan& plan,
   json["referenced_bytes"] = plan.referenced_bytes;
   json["changes"] = nullptr;
   if (diff.has_value()) json["changes"] = DiffJson(*diff);
-  return json.dump(2) + "\n";
+  return JsonText(json, 2) + "\n";
 }
 
 absl::Status PlanStatus(const assemble::Plan& plan,

@@ -2,6 +2,8 @@
 // motet corpus pack|import: text files into documents, documents
 // de-duplicated and split by hash. Owners import with `motet-node corpus
 // import`, on their own machine.
+#include "compose/learn/corpus.h"
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <iostream>
@@ -9,10 +11,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "compose/learn/corpus.h"
 #include "coordinator/cli.h"
-#include "nlohmann/json.hpp"
+#include "coordinator/json_text.h"
 #include "coordinator/text_files.h"
+#include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
 #include "proto/limits.h"
@@ -61,10 +63,10 @@ absl::Status Pack(PackOptions options, const Context& context) {
   }
   MOTET_RETURN_IF_ERROR(learn::WriteJsonl(options.out, documents));
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::json{{"documents", documents.size()},
-                                        {"bytes", bytes},
-                                        {"skipped", skipped}}
-                             .dump());
+    absl::PrintF("%s\n",
+                 JsonText(nlohmann::json{{"documents", documents.size()},
+                                         {"bytes", bytes},
+                                         {"skipped", skipped}}));
   } else {
     absl::PrintF("%d documents, %.1f MB, %d files passed over; in %s\n",
                  documents.size(), bytes / 1e6, skipped, options.out);
@@ -92,11 +94,11 @@ absl::Status Run(const Options& options, const Context& context) {
   MOTET_RETURN_IF_ERROR(
       learn::WriteJsonl(options.out + "/test.jsonl", split.test));
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::json{{"train", split.train.size()},
-                                        {"test", split.test.size()},
-                                        {"duplicates", split.duplicates},
-                                        {"empty", split.empty}}
-                             .dump());
+    absl::PrintF("%s\n",
+                 JsonText(nlohmann::json{{"train", split.train.size()},
+                                         {"test", split.test.size()},
+                                         {"duplicates", split.duplicates},
+                                         {"empty", split.empty}}));
   } else {
     absl::PrintF("%d documents for training, %d for tests, %d duplicates and "
                  "%d empty ones left out; in %s\n",

@@ -11,6 +11,7 @@
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "coordinator/commands/served.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -33,7 +34,7 @@ std::string Samples(const measure::ChoiceScore& score,
     line["question"] = q;
     line["gold"] = questions[q].gold;
     line["log_likelihoods"] = score.log_likelihoods[q];
-    absl::StrAppend(&out, line.dump(), "\n");
+    absl::StrAppend(&out, JsonText(line), "\n");
   }
   return out;
 }
@@ -71,7 +72,7 @@ absl::Status Run(const Options& options, const Context& context) {
       json[absl::StrCat(name, "_stderr")] = accuracy->stderror;
     }
     json["questions"] = questions.size();
-    absl::PrintF("%s\n", json.dump());
+    absl::PrintF("%s\n", JsonText(json));
     return absl::OkStatus();
   }
   for (const auto& [name, accuracy] : metrics) {

@@ -12,6 +12,7 @@
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "coordinator/commands/eval_prompt.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 
@@ -95,7 +96,7 @@ absl::Status Run(const Options& options, const Context& context) {
                      : "");
   }
   if (context.json) {
-    absl::PrintF("%s\n", list.dump(2));
+    absl::PrintF("%s\n", JsonText(list, 2));
   } else {
     absl::PrintF("SHA-256 over the raw f32 logits of %d tokens; each also "
                  "read in pieces through the cache.\n",

@@ -10,6 +10,7 @@
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "coordinator/commands/eval_prompt.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 
@@ -64,9 +65,8 @@ absl::Status Run(const Options& options, const Context& context) {
   MOTET_RETURN_IF_ERROR(package::WriteSafetensors(
       options.out, {{"ids", prompt}, {"logits", logits}}));
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::json{{"file", options.out},
-                                        {"tokens", ids.size()}}
-                             .dump());
+    absl::PrintF("%s\n", JsonText(nlohmann::json{{"file", options.out},
+                                                 {"tokens", ids.size()}}));
   } else {
     absl::PrintF("%s: ids and logits of %d tokens\n", options.out,
                  ids.size());

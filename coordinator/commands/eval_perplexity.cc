@@ -14,6 +14,7 @@
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
 #include "coordinator/commands/served.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 
@@ -93,7 +94,7 @@ absl::Status Run(const Options& options, const Context& context) {
     json["perplexity"] = std::exp(mean);
     json["mean_nll"] = mean;
     json["tokens"] = result.tokens;
-    absl::PrintF("%s\n", json.dump());
+    absl::PrintF("%s\n", JsonText(json));
   } else {
     absl::PrintF("perplexity %.4f, %.6f nats a token, %d tokens of %d "
                  "documents in windows of %d\n",

@@ -11,6 +11,7 @@
 #include "coordinator/cli.h"
 #include "coordinator/commands/expert_import.h"
 #include "coordinator/federation.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/digest.h"
 #include "proto/error.h"
@@ -76,7 +77,7 @@ absl::Status List(const Options& options, const Context& context) {
          {sha256.substr(0, 12)}});
   }
   if (context.json) {
-    absl::PrintF("%s\n", list.dump());
+    absl::PrintF("%s\n", JsonText(list));
   } else {
     absl::PrintF("%s", AlignedTable({"package", "size", "published", "log",
                                      "state", "digest"},
@@ -183,11 +184,10 @@ absl::Status Verify(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(package::OpenedPackage opened,
                          package::OpenPackage(options.folder, authority));
   if (context.json) {
-    absl::PrintF("%s\n",
-                 nlohmann::json{{"id", opened.manifest.id()},
-                                {"manifest_sha256", opened.manifest_sha256},
-                                {"good", true}}
-                     .dump());
+    absl::PrintF("%s\n", JsonText(nlohmann::json{
+                             {"id", opened.manifest.id()},
+                             {"manifest_sha256", opened.manifest_sha256},
+                             {"good", true}}));
   } else {
     absl::PrintF("%s is whole and its signature is good (%s)\n",
                  opened.manifest.id(), opened.manifest_sha256);
@@ -225,7 +225,7 @@ absl::Status Log(const Options& options, const Context& context) {
                     {entry.actor()}});
   }
   if (context.json) {
-    absl::PrintF("%s\n", list.dump());
+    absl::PrintF("%s\n", JsonText(list));
   } else {
     absl::PrintF("%s", AlignedTable({"entry", "action", "package", "time",
                                      "by"},

@@ -28,6 +28,7 @@
 #include "compose/package/peft.h"
 #include "compose/package/weight_match.h"
 #include "coordinator/federation.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -349,12 +350,11 @@ absl::Status Import(const Options& options, const Context& context) {
   const int shared = opened->manifest.base_tensors_size();
   std::filesystem::remove_all(folder, ignored);
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::ordered_json{
+    absl::PrintF("%s\n", JsonText(nlohmann::ordered_json{
                              {"id", id},
                              {"manifest_sha256", opened->manifest_sha256},
                              {"tensors", stored},
-                             {"base_tensors", shared}}
-                             .dump());
+                             {"base_tensors", shared}}));
   } else {
     absl::PrintF("%s published: %d tensors of its own, %d of the base's\n",
                  id, stored, shared);

@@ -13,6 +13,7 @@
 #include "coordinator/commands/served.h"
 #include "coordinator/engine.h"
 #include "coordinator/http/openai.h"
+#include "coordinator/json_text.h"
 #include "coordinator/policy.h"
 #include "proto/error.h"
 
@@ -81,7 +82,7 @@ absl::Status Run(const Options& options, const Context& context) {
                    {"completion_tokens", completion},
                    {"total_tokens", prompt + completion}};
   json["motet"] = MotetJson(admission, served.model->lock_sha256);
-  absl::PrintF("%s\n", json.dump());
+  absl::PrintF("%s\n", JsonText(json));
   return absl::OkStatus();
 }
 
@@ -115,6 +116,7 @@ void AddGenerate(CLI::App& app, Context& context) {
                       "End before this text; once for each")
       ->allow_extra_args(false);
   AddExpertOptions(*command, options->served);
+  AddStateMemoryOption(*command, options->engine);
   AddArithmeticOption(*command, options->engine.product);
   SetAction(command, context,
             [options, &context] { return Run(*options, context); });

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "coordinator/cli.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -89,7 +90,7 @@ absl::Status Run(const Options& options, const Context& context) {
     nlohmann::json j{{"federation", options.name},
                      {"folder", dir},
                      {"authority", absl::StrCat(dir, "/ca/ca.pem")}};
-    absl::PrintF("%s\n", j.dump());
+    absl::PrintF("%s\n", JsonText(j));
   } else {
     absl::PrintF(
         "Federation \"%s\" made in %s.\n"

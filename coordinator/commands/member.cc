@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "coordinator/cli.h"
 #include "coordinator/federation.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -37,10 +38,10 @@ absl::Status Inspect(const Options& options, const Context& context) {
   MOTET_ASSIGN_OR_RETURN(proto::RequestInfo info,
                          proto::InspectRequest(request));
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::json{{"id", info.id.ToString()},
-                                        {"owner", info.id.owner},
-                                        {"fingerprint", info.fingerprint}}
-                             .dump());
+    absl::PrintF("%s\n",
+                 JsonText(nlohmann::json{{"id", info.id.ToString()},
+                                         {"owner", info.id.owner},
+                                         {"fingerprint", info.fingerprint}}));
   } else {
     absl::PrintF("request of   %s\nfingerprint  %s\n", info.id.ToString(),
                  info.fingerprint);
@@ -75,9 +76,8 @@ absl::Status Approve(const Options& options, const Context& context) {
   const std::string path = absl::StrCat(folder, "/", info.id.name, ".pem");
   MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(path, certificate));
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::json{{"id", info.id.ToString()},
-                                        {"certificate", path}}
-                             .dump());
+    absl::PrintF("%s\n", JsonText(nlohmann::json{{"id", info.id.ToString()},
+                                                 {"certificate", path}}));
   } else {
     absl::PrintF(
         "Approved %s for %d days.\nCertificate: %s\n"
@@ -117,7 +117,7 @@ absl::Status List(const Context& context) {
     }
   }
   if (context.json) {
-    absl::PrintF("%s\n", list.dump());
+    absl::PrintF("%s\n", JsonText(list));
   } else {
     absl::PrintF("%s", AlignedTable({"owner", "node", "until", "fingerprint"},
                                     rows));

@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "compose/package/huggingface.h"
 #include "coordinator/cli.h"
+#include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
 #include "proto/files.h"
@@ -44,27 +45,25 @@ absl::Status Show(const Options& options, const Context& context) {
   }
   const int64_t parameters = model::CountParameters(config);
   if (context.json) {
-    absl::PrintF("%s\n",
-                 nlohmann::ordered_json{
-                     {"architecture", model::Architecture(config)},
-                     {"parameters", parameters},
-                     {"bytes", bytes},
-                     {"files", loaded->files.size()},
-                     {"dtypes", dtypes},
-                     {"layers", config.layers},
-                     {"width", config.width},
-                     {"heads", config.heads},
-                     {"kv_heads", config.kv_heads},
-                     {"head_dim", config.head_dim},
-                     {"ffn_width", config.ffn_width},
-                     {"experts", config.experts},
-                     {"experts_per_token", config.experts_per_token},
-                     {"vocabulary", config.vocabulary},
-                     {"max_positions", config.max_positions},
-                     {"window", config.window},
-                     {"tied_head", config.tied_head},
-                     {"tokenizer", loaded->tokenizer != nullptr}}
-                     .dump());
+    absl::PrintF("%s\n", JsonText(nlohmann::ordered_json{
+                             {"architecture", model::Architecture(config)},
+                             {"parameters", parameters},
+                             {"bytes", bytes},
+                             {"files", loaded->files.size()},
+                             {"dtypes", dtypes},
+                             {"layers", config.layers},
+                             {"width", config.width},
+                             {"heads", config.heads},
+                             {"kv_heads", config.kv_heads},
+                             {"head_dim", config.head_dim},
+                             {"ffn_width", config.ffn_width},
+                             {"experts", config.experts},
+                             {"experts_per_token", config.experts_per_token},
+                             {"vocabulary", config.vocabulary},
+                             {"max_positions", config.max_positions},
+                             {"window", config.window},
+                             {"tied_head", config.tied_head},
+                             {"tokenizer", loaded->tokenizer != nullptr}}));
     return absl::OkStatus();
   }
   absl::PrintF("%s: %s, %d parameters, %s in %d files\n", options.folder,
@@ -111,10 +110,9 @@ absl::Status Convert(const Options& options, const Context& context) {
                                            loaded->weights, tokenizer));
   const char* architecture = model::Architecture(loaded->config);
   if (context.json) {
-    absl::PrintF("%s\n", nlohmann::ordered_json{
-                             {"folder", options.out},
-                             {"architecture", architecture}}
-                             .dump());
+    absl::PrintF("%s\n",
+                 JsonText(nlohmann::ordered_json{
+                     {"folder", options.out}, {"architecture", architecture}}));
   } else {
     absl::PrintF("%s: %s, for transformers\n", options.out, architecture);
   }

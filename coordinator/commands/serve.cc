@@ -232,6 +232,7 @@ void AddServe(CLI::App& app, Context& context) {
                       "Open connections before 429")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
+  AddStateMemoryOption(*command, options->engine);
   AddArithmeticOption(*command, options->engine.product);
   SetAction(command, context,
             [options, &context] { return Run(*options, context); });

@@ -100,6 +100,16 @@ void AddServedOptions(CLI::App& command, ServedOptions& options) {
                    "Start without asking the registry about revocations");
 }
 
+void AddStateMemoryOption(CLI::App& command, EngineOptions& options) {
+  command
+      .add_option_function<int64_t>(
+          "--state-memory",
+          [&options](int64_t mib) { options.state_bytes = mib << 20; },
+          "MiB that a request may carry from token to token: its KV cache, "
+          "or as many as models of an ensemble answer; 8192 if not given")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+}
+
 void AddExpertOptions(CLI::App& command, ServedOptions& options) {
   command
       .add_option("--include", options.include,

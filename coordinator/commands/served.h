@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "compose/assemble/served_model.h"
 #include "coordinator/cli.h"
+#include "coordinator/engine.h"
 #include "coordinator/policy.h"
 #include "generation.pb.h"
 #include "lock.pb.h"
@@ -31,6 +32,8 @@ struct ServedOptions {
 void AddServedOptions(CLI::App& command, ServedOptions& options);
 // --include, --exclude, --active, --purpose, for commands that ask one query.
 void AddExpertOptions(CLI::App& command, ServedOptions& options);
+// --state-memory, of what runs an engine.
+void AddStateMemoryOption(CLI::App& command, EngineOptions& options);
 v1::ExpertSelection SelectionOf(const ServedOptions& options);
 
 struct Served {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "compose/model/tokenizer.h"
 #include "coordinator/cli.h"
+#include "coordinator/json_text.h"
 #include "coordinator/stream_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
@@ -53,7 +54,7 @@ class Printer {
     }
     nlohmann::json line = {{"ids", ids}};
     if (options_.decode) line["decoded"] = decoded;
-    absl::PrintF("%s\n", line.dump());
+    absl::PrintF("%s\n", JsonText(line));
   }
 
  private:

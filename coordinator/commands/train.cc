@@ -23,6 +23,7 @@
 #include "coordinator/cli.h"
 #include "coordinator/federation.h"
 #include "coordinator/job_store.h"
+#include "coordinator/json_text.h"
 #include "coordinator/scored_experts.h"
 #include "coordinator/training_plan.h"
 #include "nlohmann/json.hpp"
@@ -126,7 +127,7 @@ absl::Status Offer(const Options& options, const Context& context) {
                 DescribePlan(plan));
   if (options.dry_run) {
     if (context.json) {
-      absl::PrintF("%s\n", said.dump());
+      absl::PrintF("%s\n", JsonText(said));
     }
     return absl::OkStatus();
   }
@@ -139,7 +140,7 @@ absl::Status Offer(const Options& options, const Context& context) {
                                        reply.offered_to().end());
   if (context.json) {
     said["offered_to"] = nodes;
-    absl::PrintF("%s\n", said.dump());
+    absl::PrintF("%s\n", JsonText(said));
   } else if (nodes.empty()) {
     absl::PrintF("Plan %s waits: no node is connected; each gets it when it "
                  "dials.\n",
@@ -201,7 +202,7 @@ std::string ToJson(const v1::StatusReply& reply) {
                     {"package", job.package_id()},
                     {"manifest_sha256", job.manifest_sha256()}});
   }
-  return nlohmann::json{{"nodes", nodes}, {"jobs", jobs}}.dump();
+  return JsonText(nlohmann::json{{"nodes", nodes}, {"jobs", jobs}});
 }
 
 // One line a job, redrawn in place on a terminal.

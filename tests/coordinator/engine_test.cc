@@ -386,6 +386,23 @@ TEST(EngineEnsembleTest, AnswersForEverySetAsThatEnsembleDoes) {
   // differ there.
   EXPECT_NE(prompts[0], prompts[1]);
   EXPECT_NE(prompts[0], prompts[2]);
+  // A budget that one model's state fits, and not that of all of them.
+  const auto bytes = [&](const v1::ExpertSelection& selection) {
+    const auto admission = gate.Admit(selection, "", "", absl::Now());
+    return (*composition->ScorerFor(admission->mask()))->StateBytes(20);
+  };
+  ASSERT_LT(bytes(only), bytes(v1::ExpertSelection()));
+  Engine small(*composition, {.state_bytes = bytes(only)});
+  const auto status = [&](const v1::ExpertSelection& selection) {
+    const auto admission = gate.Admit(selection, "", "", absl::Now());
+    return small.Generate(Greedy(prompt, 8), *admission,
+                          [](const v1::GenerationEvent&) { return true; });
+  };
+  EXPECT_TRUE(status(only).ok()) << status(only);
+  const absl::Status refused = status({});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kOutOfRange);
+  EXPECT_THAT(std::string(refused.message()),
+              testing::HasSubstr("--state-memory"));
   active.set_active(2);
   EXPECT_THAT(
       std::string(gate.Admit(active, "", "", absl::Now()).status().message()),

@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -23,8 +22,6 @@ using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-constexpr char kTensor[] = "model.layers.0.mlp.up_proj.weight";
-
 std::map<std::string, std::string> Files(const std::string& folder) {
   std::map<std::string, std::string> files;
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -37,37 +34,13 @@ class ComposeFault : public ::testing::Test {
  protected:
   void SetUp() override {
     federation_.Start();
-    int factor = 2;
+    float factor = 2;
     for (const char* owner : {"code", "law", "maths"}) {
       federation_.Join(owner);
-      Import(owner, factor++);
+      federation_.ImportBranch(owner, factor++);
     }
     WriteRecipe("soup.toml", "linear");
     WriteRecipe("other.toml", "ties");
-  }
-  // The base with one tensor changed, as the owner's fine-tuned model.
-  void Import(const std::string& owner, int factor) {
-    const std::string folder = federation_.Path(owner + "-tuned");
-    fs::create_directories(folder);
-    const std::string base = federation_.home() + "/base/";
-    fs::copy_file(base + "config.json", folder + "/config.json");
-    fs::copy_file(base + "tokenizer.json", folder + "/tokenizer.json");
-    std::string bytes = ReadText(base + "weights.safetensors");
-    uint64_t header = 0;
-    memcpy(&header, bytes.data(), sizeof header);
-    const json table = json::parse(bytes.substr(8, header));
-    const size_t from = table[kTensor]["data_offsets"][0];
-    const size_t to = table[kTensor]["data_offsets"][1];
-    for (size_t at = from; at < to; at += sizeof(float)) {
-      float value;
-      memcpy(&value, bytes.data() + 8 + header + at, sizeof value);
-      value *= static_cast<float>(factor);
-      memcpy(bytes.data() + 8 + header + at, &value, sizeof value);
-    }
-    WriteText(folder + "/model.safetensors", bytes);
-    federation_.MustMotet({"expert", "import", folder, "--as",
-                           owner + ".example/tuned", "--node",
-                           federation_.Node(owner), "--licence", "MIT"});
   }
   void WriteRecipe(const std::string& file, const std::string& kind) {
     WriteText(federation_.Path(file),
@@ -301,6 +274,68 @@ TEST_F(ComposeFault, OneApplyOfANameAtATime) {
   }
   EXPECT_THAT(federation_.MustMotet({"compose", "apply", recipe}).out,
               HasSubstr("replaced"));
+}
+
+// Two at once: one of them may be told to wait, and neither undoes the other.
+TEST_F(ComposeFault, ConcurrentAddsLoseNone) {
+  WriteText(federation_.Path("voices.toml"),
+            "name = \"soup\"\nmethod = \"ensemble\"\n"
+            "experts = [\"code.example/tuned\"]\n");
+  federation_.MustMotet({"compose", "apply", federation_.Path("voices.toml")});
+  std::map<std::string, Process> adding;
+  for (const char* owner : {"law", "maths"}) {
+    adding[owner] = Process({Program("motet"), "compose", "add", "soup",
+                             std::string(owner) + ".example/tuned"},
+                            federation_.Path(std::string(owner) + ".log"),
+                            federation_.environment());
+  }
+  std::vector<std::string> refused;
+  for (auto& [owner, process] : adding) {
+    if (process.Wait() == 0) continue;
+    refused.push_back(owner);
+    EXPECT_THAT(ReadText(process.log()), HasSubstr("compose-soup"));
+  }
+  EXPECT_LE(refused.size(), 1u);
+  for (const std::string& owner : refused) {
+    federation_.MustMotet({"compose", "add", "soup", owner + ".example/tuned"});
+  }
+  const std::string experts =
+      json::parse(ReadText(Soup() + "/motet.lock"))["experts"].dump();
+  EXPECT_THAT(experts,
+              AllOf(HasSubstr("code.example"), HasSubstr("law.example"),
+                    HasSubstr("maths.example")));
+}
+
+// Lock and recipe change together or not at all: with one of each kind
+// `compose add` would have nothing to go on from.
+TEST_F(ComposeFault, KilledApplyByReferenceLeavesLockAndRecipe) {
+  const auto recipe = [&](const std::string& weights) {
+    const std::string path = federation_.Path(weights + ".toml");
+    WriteText(path,
+              "name = \"soup\"\nmethod = \"ensemble\"\n"
+              "experts = [\"code.example/tuned\"]\n"
+              "[ensemble]\nweights = \"" +
+                  weights + "\"\n");
+    return path;
+  };
+  federation_.MustMotet({"compose", "apply", recipe("uniform")});
+  const auto before = Files(Soup());
+  ASSERT_EQ(before.size(), 2u);
+  const std::string partial =
+      federation_.home() + "/compositions/.soup.partial";
+  const std::string bayes = recipe("bayes");
+  KillWithin({"compose", "apply", bayes}, partial, [&](bool killed) {
+    if (killed) {
+      EXPECT_EQ(Files(Soup()), before);
+      federation_.MustMotet(
+          {"compose", "add", "soup", "law.example/tuned", "--dry-run"});
+      return;
+    }
+    federation_.MustMotet({"compose", "apply", recipe("uniform")});
+  });
+  federation_.MustMotet({"compose", "apply", bayes});
+  EXPECT_FALSE(fs::exists(partial));
+  EXPECT_THAT(Files(Soup()).at("recipe.toml"), HasSubstr("bayes"));
 }
 
 TEST_F(ComposeFault, ALostPackageIsFetchedOrNamed) {

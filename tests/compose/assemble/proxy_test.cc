@@ -59,6 +59,23 @@ TEST(ProxyDataTest, RecipeAndPlan) {
   const Plan plan = MakePlan(whole, f.base(), f.experts());
   EXPECT_THAT(plan.problems, testing::IsEmpty());
   EXPECT_THAT(plan.notes, Contains(HasSubstr("each owner scored highest")));
+  whole.tuning->proxy_documents = 3;
+  whole.tuning->documents = whole.tuning->proxy_taken = 9;
+  whole.tuning->data_sha256 = std::string(64, 'a');
+  v1::CompositionLock lock = MakePlan(whole, f.base(), f.experts()).lock;
+  EXPECT_EQ(lock.tuning().proxy().each(), 3u);
+  EXPECT_EQ(lock.tuning().proxy().documents(), 9u);
+  lock.mutable_tuning()->set_rows_sha256(std::string(64, 'b'));
+  const auto parsed = ParseLock(WriteLock(lock), "motet.lock");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->tuning().proxy().documents(), 9u);
+  lock.mutable_tuning()->mutable_proxy()->set_documents(10);
+  EXPECT_THAT(
+      std::string(ParseLock(WriteLock(lock), "motet.lock").status().message()),
+      HasSubstr("tuning.proxy of 3 documents an expert and 10"));
+  whole.tuning->proxy = false;
+  EXPECT_FALSE(
+      MakePlan(whole, f.base(), f.experts()).lock.tuning().has_proxy());
 }
 
 }  // namespace
