@@ -260,7 +260,7 @@ Plan PlanRetriever(const Recipe& recipe, const Part& base,
       "cost: two passes of the encoder a query, one to route it and one with "
       "the chosen adapter"};
   AddPilotNotes(libraries, experts, plan.notes);
-  AddNotes(base, experts, plan.notes);
+  AddNotes(base, experts, /*exact=*/true, plan.notes);
   plan.new_bytes = static_cast<int64_t>(WriteLock(plan.lock).size());
   return plan;
 }
