@@ -24,6 +24,7 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -166,7 +167,7 @@ class Searching {
         status = vectors.status();
         if (!status.ok()) return;
         std::vector<float> scores(kClients * kBest);
-        std::vector<faiss::idx_t> rows(kClients * kBest);
+        std::vector<int64_t> rows(kClients * kBest);
         faiss_->search(kClients, vectors->values.data(), kBest, scores.data(),
                        rows.data());
       }
