@@ -40,11 +40,12 @@ std::string Withheld(const v1::ExpertManifest& m,
   return "";
 }
 
-// Adapters that the registry has, the newest of each name, ascending by id.
-absl::StatusOr<std::vector<std::string>> AllAdapters(
-    registry::Client& client) {
+// Adapters that the registry has under the prefix and that are not revoked,
+// the newest of each name, ascending by id.
+absl::StatusOr<std::vector<std::string>> Adapters(registry::Client& client,
+                                                  const std::string& prefix) {
   MOTET_ASSIGN_OR_RETURN(const std::vector<v1::PackageRecord> records,
-                         client.List(""));
+                         client.List(prefix));
   const std::string file = package::WeightsFile(package::kEmbeddingAdapter);
   std::map<std::string, const v1::PackageRecord*> newest;
   for (const v1::PackageRecord& record : records) {
@@ -70,9 +71,24 @@ absl::StatusOr<std::vector<LeftOut>> ResolveScored(
     const package::OpenedPackage& base, v1::TrainingPlan& plan) {
   const bool named = plan.scored_size() > 0;
   std::vector<std::string> ids;
-  for (const v1::ScoredExpert& e : plan.scored()) ids.push_back(e.id());
   if (!named) {
-    MOTET_ASSIGN_OR_RETURN(ids, AllAdapters(client));
+    MOTET_ASSIGN_OR_RETURN(ids, Adapters(client, ""));
+  }
+  for (const v1::ScoredExpert& e : plan.scored()) {
+    if (absl::StrContains(e.id(), '@')) {
+      ids.push_back(e.id());
+      continue;
+    }
+    MOTET_ASSIGN_OR_RETURN(const std::vector<std::string> newest,
+                           Adapters(client, absl::StrCat(e.id(), "@")));
+    if (newest.empty()) {
+      return proto::Error(absl::StatusCode::kNotFound, "experts",
+                          absl::StrCat("\"", e.id(), "\", of which there is no "
+                                       "adapter that may be used"),
+                          "owner/name or owner/name@1.0.0",
+                          "`motet expert list` shows what there is");
+    }
+    ids.push_back(newest[0]);
   }
   plan.clear_scored();
   std::vector<LeftOut> left_out;

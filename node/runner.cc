@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "compose/package/manifest_training.h"
 #include "node/base_store.h"
 #include "node/corpus_store.h"
 #include "node/expert_package.h"
@@ -109,7 +110,10 @@ absl::Status Runner::Advance(const std::string& id) {
   if (job.state == v1::JOB_TRAINING) {
     // A package that is there is whole: it was renamed into place.
     if (!proto::Exists(context_.jobs->JobPath(id, "package"))) {
-      MOTET_RETURN_IF_ERROR(Train(job));
+      const auto* kind = package::FindTrainingKind(job.plan.kind());
+      MOTET_RETURN_IF_ERROR(kind != nullptr && kind->retrieval
+                                ? TrainRetrieval(job)
+                                : Train(job));
     }
     MOTET_RETURN_IF_ERROR(context_.jobs->Change(id, [](JobRecord& r) {
       r.state = v1::JOB_PUBLISHING;

@@ -15,7 +15,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "node/base_store.h"
+#include "node/corpus_store.h"
 #include "node/job_store.h"
+#include "node/policy.h"
+#include "node/retrieval_jobs.h"
 #include "node/row_start.h"
 #include "node/settings.h"
 #include "registry/client.h"
@@ -50,6 +53,14 @@ class Runner {
 
   absl::Status Advance(const std::string& id);
   absl::Status Train(const JobRecord& job);
+  // Kinds "embedding_adapter" and "pilots" (runner_retrieval.cc).
+  absl::Status TrainRetrieval(const JobRecord& job);
+  absl::Status RunAdapter(const JobRecord& job, const Policy& policy,
+                          const EncoderBase& base,
+                          const RetrievalCorpus& corpus);
+  absl::Status RunPilots(const JobRecord& job, const Policy& policy,
+                         const EncoderBase& base, const RetrievalCorpus& corpus,
+                         registry::Client& client);
   absl::Status Publish(const JobRecord& job);
   // path: of the text whose digest this is.
   absl::Status CheckCorpus(const JobRecord& job, const std::string& path,
