@@ -23,6 +23,7 @@ void AddEval(CLI::App& app, Context& context) {
   AddEvalChoice(*noun, context);
   AddEvalRouting(*noun, context);
   AddEvalRetrieval(*noun, context);
+  AddEvalRouters(*noun, context);
 }
 
 }  // namespace motet::coordinator
