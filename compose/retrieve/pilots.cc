@@ -12,6 +12,18 @@
 
 namespace motet::retrieve {
 
+std::vector<int> BestExperts(std::span<const double> scores, int64_t experts,
+                             int own) {
+  std::vector<int> best;
+  for (size_t at = 0; at < scores.size(); at += static_cast<size_t>(experts)) {
+    const auto of = scores.subspan(at, static_cast<size_t>(experts));
+    const auto first = std::max_element(of.begin(), of.end());
+    const bool tied = own >= 0 && of[static_cast<size_t>(own)] == *first;
+    best.push_back(tied ? own : static_cast<int>(first - of.begin()));
+  }
+  return best;
+}
+
 MadePilots MakePilots(std::span<const double> scores,
                       std::span<const float> vectors, int64_t experts,
                       int64_t width, const PilotOptions& options) {
@@ -26,14 +38,9 @@ MadePilots MakePilots(std::span<const double> scores,
       static_cast<size_t>(experts),
       std::vector<double>(static_cast<size_t>(width)));
   std::vector<int64_t> counts(static_cast<size_t>(experts));
+  const std::vector<int> chosen = BestExperts(scores, experts, options.own);
   for (int64_t q = 0; q < queries; ++q) {
-    const auto of = scores.subspan(static_cast<size_t>(q * experts),
-                                   static_cast<size_t>(experts));
-    auto best = static_cast<size_t>(std::max_element(of.begin(), of.end()) -
-                                    of.begin());
-    if (options.own >= 0 && of[static_cast<size_t>(options.own)] == of[best]) {
-      best = static_cast<size_t>(options.own);
-    }
+    const auto best = static_cast<size_t>(chosen[static_cast<size_t>(q)]);
     ++counts[best];
     const float* vector = vectors.data() + q * width;
     for (int64_t c = 0; c < width; ++c) sums[best][c] += vector[c];
@@ -87,8 +94,9 @@ std::vector<PilotRouter::Score> PilotRouter::Scores(
   std::map<int, Sum> sums;
   // In the order of the pilots, which is the same with others left out.
   for (size_t i = 0; i < experts_.size(); ++i) {
-    double similarity = dot(
-        query.data(), pilots_.data() + i * static_cast<size_t>(width_), width_);
+    double similarity =
+        dot(query.data(), pilots_.data() + i * static_cast<size_t>(width_),
+            width_);
     if (similarity_ == Similarity::kCosine) {
       const double both = length * lengths_[i];
       similarity = both > 0 ? similarity / both : 0;

@@ -16,7 +16,8 @@ struct PilotOptions {
   int64_t min_queries = 20;  // smaller groups are withheld
   double noise = 0;          // standard deviation added to every number
   uint64_t seed = 0;         // of the noise
-  // The owner's own expert, which a tie goes to that it is part of; -1: none.
+  // The owner's own expert. Several often rank a query equally well: it goes
+  // to this one, if it is among them, else to the first. -1: to the first.
   int own = -1;
 };
 struct PilotGroup {
@@ -29,10 +30,13 @@ struct MadePilots {
   int64_t withheld = 0;            // groups below the floor
   int64_t scorings = 0;            // Q E
 };
+// The best expert for each query, [Q]. scores: [Q,E].
+std::vector<int> BestExperts(std::span<const double> scores, int64_t experts,
+                             int own);
 // One pilot of each expert that is best for enough queries.
-//   best_q = argmax_e score_qe; p_e = mean {v_q: best_q = e}   [2409.02685 §3]
-// Ties, of which rankings of few relevant documents have many, go to the
-// owner's own expert, or to the first.
+//   best_q = argmax_e score_qe, ties as PilotOptions::own says
+//   p_e = mean {v_q: best_q = e}
+//                                                              [2409.02685 §3]
 // scores: [Q,E]. vectors: [Q,C], of the base.
 MadePilots MakePilots(std::span<const double> scores,
                       std::span<const float> vectors, int64_t experts,

@@ -84,7 +84,7 @@ train() {
   [ -s "$folder/adapter_config.json" ] && return 0
   for s in "$@"; do from+=(--data "$data/$s"); done
   run motet adapter train "$encoder" "${from[@]}" --out "$folder" --cache "$out/vectors" --seed "$seed" \
-    --steps "$steps" --batch "$batch" --lr "$lr" --max-queries "$most" --arithmetic auto
+    --steps "$steps" --batch "$batch" --lr "$lr" --max-queries "$most" --arithmetic bf16
 }
 csvs=()
 for seed in $(seq "$seeds"); do
