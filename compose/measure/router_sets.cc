@@ -60,9 +60,12 @@ absl::StatusOr<RoutedQueries> MeasureQueries(
     const std::vector<const model::Lora*>& loras, const BeirSet& set,
     const std::vector<float>& documents) {
   std::vector<std::string> texts;
-  for (const retrieve::Query& query : set.queries) texts.push_back(query.text);
-  const size_t columns = 1 + loras.size();
   RoutedQueries queries;
+  for (const retrieve::Query& query : set.queries) {
+    texts.push_back(query.text);
+    queries.ids.push_back(query.id);
+  }
+  const size_t columns = 1 + loras.size();
   queries.scores.resize(texts.size() * columns);
   for (size_t column = 0; column < columns; ++column) {
     const model::Lora* lora = column == 0 ? nullptr : loras[column - 1];

@@ -379,4 +379,32 @@ std::string RouterTableJson(const RouterTable& table) {
          "\n";
 }
 
+std::string RouterScoresJsonl(const std::vector<RoutedSet>& sets) {
+  std::string lines;
+  const auto add = [&](const RoutedSet& set, const char* split,
+                       const RoutedQueries& queries) {
+    const size_t n = queries.ids.size();
+    for (size_t q = 0; q < n; ++q) {
+      const size_t columns = queries.scores.size() / n;
+      const auto from = queries.scores.begin() +
+                        static_cast<int64_t>(q * columns);
+      nlohmann::ordered_json line;
+      line["set"] = set.name;
+      line["split"] = split;
+      line["query"] = queries.ids[q];
+      line["scores"] =
+          std::vector<double>(from, from + static_cast<int64_t>(columns));
+      absl::StrAppend(&lines,
+                      line.dump(-1, ' ', false,
+                                nlohmann::json::error_handler_t::replace),
+                      "\n");
+    }
+  };
+  for (const RoutedSet& set : sets) {
+    add(set, "train", set.train);
+    add(set, "test", set.test);
+  }
+  return lines;
+}
+
 }  // namespace motet::measure

@@ -16,6 +16,7 @@ namespace motet::measure {
 // Queries of a set, with all that a router may look at and all that it is
 // judged by.
 struct RoutedQueries {
+  std::vector<std::string> ids;  // [Q]
   std::vector<float> vectors;  // [Q,C], of the base
   // nDCG@10 by the base, each expert, each further adapter.
   std::vector<double> scores;  // [Q,1+E+A]
@@ -64,5 +65,8 @@ RouterTable MakeRouterTable(const std::vector<RoutedSet>& sets,
 // One line a cell: row,kind,set,ndcg10,without; the mean has the set "(mean)".
 std::string RouterTableCsv(const RouterTable& table);
 std::string RouterTableJson(const RouterTable& table);
+// One line a query, {"set", "split", "query", "scores"}: what the table is
+// made of, for other routers than ours.
+std::string RouterScoresJsonl(const std::vector<RoutedSet>& sets);
 
 }  // namespace motet::measure

@@ -21,7 +21,7 @@ namespace motet::coordinator {
 namespace {
 
 struct Options {
-  std::string encoder, csv, json;
+  std::string encoder, csv, json, scores;
   std::vector<std::string> experts, adapters, sets;  // NAME=FOLDER
   measure::RouterSetOptions measured;
   measure::RouterTableOptions table;
@@ -135,6 +135,10 @@ absl::Status Run(Options options, const Context& context) {
     MOTET_RETURN_IF_ERROR(
         proto::WriteFileAtomic(options.csv, measure::RouterTableCsv(table)));
   }
+  if (!options.scores.empty()) {
+    MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(
+        options.scores, measure::RouterScoresJsonl(measured)));
+  }
   const std::string json = measure::RouterTableJson(table);
   if (!options.json.empty()) {
     MOTET_RETURN_IF_ERROR(proto::WriteFileAtomic(options.json, json));
@@ -203,6 +207,9 @@ void AddEvalRouters(CLI::App& noun, Context& context) {
   command->add_option("--csv", options->csv, "Write the table to this file");
   command->add_option("--json", options->json,
                       "Write it with the shares of each expert to this file");
+  command->add_option("--scores", options->scores,
+                      "Write every query's nDCG@10 by the base, each expert "
+                      "and each further adapter to this JSONL file");
   AddArithmeticOption(*command, options->product);
   SetAction(command, context,
             [options, &context] { return Run(*options, context); });
