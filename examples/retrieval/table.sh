@@ -32,7 +32,7 @@ example=retrieval
 # shellcheck source=examples/retrieval/encoder.sh disable=SC1091
 . "$here/encoder.sh"
 
-data='' encoder='' seeds=3 out='' docs='' steps=300 batch=256 lr=5e-4 most=0
+data='' encoder='' seeds=3 out='' docs='' steps=60 batch=128 lr=3e-3 most=800
 while [ $# -gt 0 ]; do
   case $1 in
     --data|--encoder|--seeds|--out|--docs|--steps|--batch|--lr|--max-queries)
@@ -77,14 +77,17 @@ fi
 sets=$(cd "$data" && for s in */qrels/train.tsv; do [ -s "$s" ] && printf '%s ' "${s%%/*}"; done)
 [ -n "$sets" ] || motet_die "[retrieval] got no set with qrels/train.tsv in $data, want sets in BEIR layout"
 
-# train NAME SEED SET…: the adapter $out/seed-SEED/NAME, unless it is there.
+# train NAME SEED SET…: the adapter $out/seed-SEED/NAME, unless it is there. Of
+# several sets each batch is of one, as other sets' documents would be easy
+# negatives, and there are as many steps for each.
 train() {
   local name=$1 seed=$2 folder=$out/seed-$2/$1 from=()
   shift 2
   [ -s "$folder/adapter_config.json" ] && return 0
   for s in "$@"; do from+=(--data "$data/$s"); done
+  [ $# -gt 1 ] && from+=(--one-set-a-batch)
   run motet adapter train "$encoder" "${from[@]}" --out "$folder" --cache "$out/vectors" --seed "$seed" \
-    --steps "$steps" --batch "$batch" --lr "$lr" --max-queries "$most" --arithmetic bf16
+    --steps "$((steps * $#))" --batch "$batch" --lr "$lr" --max-queries "$most" --arithmetic bf16
 }
 csvs=()
 for seed in $(seq "$seeds"); do
@@ -100,7 +103,8 @@ for seed in $(seq "$seeds"); do
   csv=$docs/retrieval/seed-$seed.csv
   [ -s "$csv" ] || table "$out/logs/routers-$seed.txt" motet eval routers "$encoder" "${options[@]}" \
     --adapter "multi-task=$out/seed-$seed/multi-task" --cache "$out/vectors" --seed "$seed" \
-    --max-train "$most" --csv "$csv" --json "$out/seed-$seed/routers.json"
+    --max-train "$most" --csv "$csv" --json "$out/seed-$seed/routers.json" \
+    --scores "$out/seed-$seed/scores.jsonl" --arithmetic bf16
   csvs+=("$csv")
 done
 step "Means of $seeds seeds" "$docs/retrieval/table.md"
