@@ -14,6 +14,9 @@ namespace {
 // Encoders that are kept: each is a view of the pilots of its set.
 constexpr size_t kKeptEncoders = 64;
 constexpr absl::Duration kLook = absl::Milliseconds(200);
+// Little beside a batch of several requests; one alone never waits for it
+// twice.
+constexpr absl::Duration kGather = absl::Milliseconds(2);
 
 }  // namespace
 
@@ -103,8 +106,18 @@ void RetrievalEngine::Work() {
             return e->stopping_ || !e->waiting_.empty();
           },
           this));
+      // Who was answered together tends to ask again together: without this
+      // the first to do so would have a batch of its own.
+      mutex_.AwaitWithTimeout(
+          absl::Condition(
+              +[](RetrievalEngine* e) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                return e->stopping_ || e->waiting_.size() >= e->together_;
+              },
+              this),
+          kGather);
       if (stopping_) return;
       batch = NextBatch();
+      together_ = batch.size();
       running_ = static_cast<int>(batch.size());
     }
     const absl::Status status = RunBatch(batch);

@@ -88,6 +88,8 @@ class RetrievalEngine {
   mutable absl::Mutex mutex_;
   std::deque<std::shared_ptr<Job>> waiting_ ABSL_GUARDED_BY(mutex_);
   int running_ ABSL_GUARDED_BY(mutex_) = 0;  // in the batch
+  // Requests of the last batch: so many are waited for, for a moment.
+  size_t together_ ABSL_GUARDED_BY(mutex_) = 1;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread worker_;
 };
