@@ -16,7 +16,6 @@
 #include "compose/assemble/method.h"
 #include "compose/assemble/verify.h"
 #include "compose/package/safetensors.h"
-#include "proto/digest.h"
 #include "proto/error.h"
 #include "proto/files.h"
 
@@ -174,10 +173,7 @@ absl::StatusOr<std::unique_ptr<Retriever>> Retriever::OfDirectory(
 absl::Status Retriever::Init(const assemble::PackageFolder& folder_of,
                              math::Product product,
                              const assemble::LoadOptions& options) {
-  name = lock_.name();
-  lock_sha256 = proto::Hex(proto::Sha256(assemble::WriteLock(lock_)));
-  exact_exclusion = lock_.exclusion() == "exact";
-  experts = assemble::ServedExperts(lock_);
+  assemble::DescribeServed(lock_, *this);
 
   // Manifests and digests of all, before anything is used.
   assemble::Verifier verifier;
