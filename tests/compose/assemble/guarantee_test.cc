@@ -283,6 +283,8 @@ std::map<std::string, std::unique_ptr<TinyFederation>>*
 
 TEST_F(GuaranteeTest, HoldsForEveryMethodAndSubset) {
   for (const Method& method : Methods()) {
+    // Vectors, not logits: tests/compose/retrieve/retriever_guarantee_test.cc.
+    if (method.plan_pilots != nullptr) continue;
     EXPECT_TRUE(Variants().contains(method.name)) << method.name;
     const auto [first, last] = Variants().equal_range(method.name);
     for (auto it = first; it != last; ++it) {
