@@ -68,8 +68,10 @@ TEST_F(AdapterDataTest, SetsLieOneAfterAnother) {
   sets[0].judgements["qa1"]["a2"] = 0;   // judged, not relevant
   sets[0].documents[4].text = " ";       // so qa4 has no document
   sets[1].judgements["qb0"] = {{"gone", 1}};
-  sets[1].documents[2].text = std::string(400, 'z');  // beyond the limit
-  sets[1].queries[3].text = std::string(400, 'z');
+  std::string letters;  // more than the limit's tokens
+  for (int i = 0; i < 100; ++i) letters += "z ";
+  sets[1].documents[2].text = letters;
+  sets[1].queries[3].text = letters;
   const auto made = MakeAdapterData(*base_, sets, {});
   ASSERT_TRUE(made.ok()) << made.status();
   EXPECT_EQ(made->unanswered, 2);
