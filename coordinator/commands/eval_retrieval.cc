@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "compose/measure/retrieval.h"
+#include "compose/retrieve/adapter_data.h"
 #include "compose/retrieve/bm25.h"
 #include "compose/retrieve/flat.h"
 #include "compose/retrieve/text_encoder.h"
@@ -32,7 +33,7 @@ constexpr int64_t kDepth = 100;
 
 struct Options {
   QueryOptions queries;
-  std::string data, mode = "dense", run;
+  std::string data, mode = "dense", run, cache;
   retrieve::BeirOptions beir;
   math::Product product = math::Product::kExact;
 };
@@ -55,12 +56,16 @@ absl::Status RankDense(const Options& options, const retrieve::BeirSet& set,
   for (const auto& d : set.documents) texts.push_back(retrieve::TextOf(d));
   for (const auto& q : set.queries) queries.push_back(q.text);
   ProgressLine progress("documents");
+  bool cached = false;
   MOTET_ASSIGN_OR_RETURN(
       const retrieve::Vectors documents,
-      base.Encode(texts, nullptr, [&](double fraction) {
-        progress.Update(fraction, absl::StrCat(texts.size(), " documents"));
-      }));
-  progress.Finish(absl::StrCat(texts.size(), " encoded"));
+      retrieve::CachedVectors(
+          base, texts, options.cache,
+          [&](double fraction) {
+            progress.Update(fraction, absl::StrCat(texts.size(), " documents"));
+          },
+          &cached));
+  progress.Finish(absl::StrCat(texts.size(), cached ? " there" : " encoded"));
   MOTET_ASSIGN_OR_RETURN(auto encoded, opened.encoder->Encode(queries));
   measured.rankings = retrieve::SearchFlat(
       documents.values.data(), 0, static_cast<int64_t>(texts.size()),
@@ -235,6 +240,9 @@ void AddEvalRetrieval(CLI::App& noun, Context& context) {
   command->add_option("--adapter", options->queries.adapter,
                       "Folder of a LoRA adapter, in PEFT layout, for the "
                       "queries; documents go through the encoder alone");
+  command->add_option("--cache", options->cache,
+                      "Folder that keeps the documents' vectors for other "
+                      "runs");
   command->add_option("--run", options->run,
                       "Write the rankings to this file, as TREC runs are");
   command->add_flag("--allow-missing", options->beir.allow_missing,
