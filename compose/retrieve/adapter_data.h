@@ -49,7 +49,8 @@ absl::StatusOr<MadeAdapterData> MakeAdapterData(
 
 // The base's vectors of texts, from the file in `folder` that is theirs, or
 // encoded and kept there. The file's name is of the encoder, its arithmetic
-// and every text; one that is damaged is made again. *cached: it was there.
+// and every text; one that is damaged is made again. *cached: it was there;
+// then `tokens` is empty.
 absl::StatusOr<Vectors> CachedVectors(const TextEncoder& base,
                                       std::span<const std::string> texts,
                                       const std::string& folder,
