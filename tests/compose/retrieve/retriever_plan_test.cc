@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The plan of method router_retriever: what it locks, what it says, and
 // everything that does not fit at once.
+#include <algorithm>
+#include <functional>
+
+#include "absl/strings/str_join.h"
 #include "compose/assemble/composition.h"
 #include "compose/assemble/plan_diff.h"
 #include "gmock/gmock.h"

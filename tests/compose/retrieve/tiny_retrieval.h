@@ -244,6 +244,7 @@ class TinyRetrieval {
     m.set_id(id);
     m.set_kind(kind);
     m.set_title("tiny");
+    m.mutable_domain()->set_domain("tiny");
     m.set_created_at("2026-01-01T00:00:00Z");
     m.mutable_model()->set_block("bert");
     m.mutable_model()->set_layers(2);
