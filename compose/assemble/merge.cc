@@ -7,9 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <future>
 #include <memory>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "compose/assemble/merge_math.h"
@@ -75,7 +73,6 @@ class Merger {
       const TensorPlan plan = PlanTensor(t);
       MOTET_RETURN_IF_ERROR(Write(t, plan));
     }
-    MOTET_RETURN_IF_ERROR(Sent());
     if (stream_.progress) stream_.progress(total_, total_);
     return absl::OkStatus();
   }
@@ -374,18 +371,6 @@ class Merger {
                 n, out);
   }
 
-  // out_ to the sink, which takes it while the next batch is made.
-  absl::Status Send() {
-    MOTET_RETURN_IF_ERROR(Sent());
-    std::swap(out_, sending_);
-    sent_ = std::async(std::launch::async,
-                       [this] { return stream_.sink(sending_); });
-    return absl::OkStatus();
-  }
-  absl::Status Sent() {
-    return sent_.valid() ? sent_.get() : absl::OkStatus();
-  }
-
   absl::Status Write(const MergeTensor& t, const TensorPlan& plan) {
     struct Row {
       explicit Row(size_t) : out(kMostPiece) {}
@@ -426,7 +411,7 @@ class Merger {
                                          " holds"),
                             "check the models, or choose smaller options");
       }
-      MOTET_RETURN_IF_ERROR(Send());
+      MOTET_RETURN_IF_ERROR(stream_.sink(out_));
       Passed(t, from, to);
     }
     return absl::OkStatus();
@@ -440,8 +425,7 @@ class Merger {
   int64_t size_ = 0, bytes_ = 0, done_ = 0, total_ = 0, piece_ = 0;
   std::vector<std::unique_ptr<Piece>> pieces_;  // one a thread
   std::vector<PcbRange> pcb_;
-  std::string out_, sending_;
-  std::future<absl::Status> sent_;  // its end is waited for, first of all
+  std::string out_;
 };
 
 }  // namespace

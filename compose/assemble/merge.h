@@ -56,8 +56,7 @@ struct MergeTensor {
 math::DType MergedDType(const MergeTensor& tensor);
 
 struct MergeStream {
-  // Takes the result's bytes, tensor after tensor, on any thread: one call
-  // after another, while the next bytes are made.
+  // Takes the result's bytes, tensor after tensor.
   std::function<absl::Status(absl::string_view bytes)> sink;
   // Pieces that were read and may leave memory. May be null.
   std::function<void(const math::Tensor& piece)> let_go;
