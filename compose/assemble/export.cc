@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/assemble/export.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <future>
@@ -20,6 +23,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kLock[] = "/motet.lock";
+// Of the threads that verify beside the writing one, which inherit it.
+constexpr int kNice = 10;
 
 absl::Status CheckFolder(const std::string& folder, bool replace) {
   if (!proto::Exists(folder)) return absl::OkStatus();
@@ -148,7 +153,11 @@ absl::StatusOr<ExportReport> ExportHuggingFace(const Composition& composition,
   save.progress = options.progress;
   std::future<absl::Status> verified;
   if (composition.verify) {
-    verified = std::async(std::launch::async, composition.verify);
+    // Who writes goes first: the disk then works while digests are compared.
+    verified = std::async(std::launch::async, [&composition] {
+      setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNice);
+      return composition.verify();
+    });
   }
   const absl::Status saved = package::SaveModel(
       partial, config, weights, tokenizer, "model.safetensors", save);
