@@ -10,15 +10,16 @@
 
 #include "tests/harness/encoder_directory.h"
 #include "tests/harness/federation.h"
+#include "tests/harness/http.h"
 
 namespace motet::testing {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
-using nlohmann::json;
 
 constexpr int kQueries = 10;
 
@@ -41,8 +42,8 @@ class RetrievalFederationTest : public ::testing::Test {
     o.ffn_width = 24;
     o.layers = 1;
     WriteEncoderDirectory(f_.Path("encoder"), o);
-    f_.MustMotet({"base", "import", f_.Path("encoder"), "--licence",
-                  "Apache-2.0"});
+    f_.MustMotet(
+        {"base", "import", f_.Path("encoder"), "--licence", "Apache-2.0"});
     f_.MustMotet({"base", "publish"});
   }
   std::string Beir(const std::string& owner) {
@@ -51,9 +52,9 @@ class RetrievalFederationTest : public ::testing::Test {
     std::string corpus, queries, judged = "query-id\tcorpus-id\tscore\n";
     for (int i = 0; i < kQueries; ++i) {
       const std::string n = std::to_string(i);
-      corpus += json{{"_id", "d" + n}, {"text", Text(owner, "tells of", i)}}
-                    .dump() +
-                "\n";
+      corpus +=
+          json{{"_id", "d" + n}, {"text", Text(owner, "tells of", i)}}.dump() +
+          "\n";
       queries +=
           json{{"_id", "q" + n}, {"text", Text(owner, "what is", i)}}.dump() +
           "\n";
@@ -124,9 +125,8 @@ TEST_F(RetrievalFederationTest, FromAnEncoderToPilots) {
   EXPECT_EQ(said["left_out"], json::array());
 
   // An owner that comes later.
-  const std::string before = f_.Json({"expert", "show",
-                                      "sea.example/pilots-sea@1.0.0"})
-                                 .dump();
+  const std::string before =
+      f_.Json({"expert", "show", "sea.example/pilots-sea@1.0.0"}).dump();
   Join("art");
   Run("train-art", "art", kAdapter);
   Run("pilots-art", "art", "kind = \"pilots\"\n");
@@ -163,8 +163,8 @@ TEST_F(RetrievalFederationTest, FromAnEncoderToPilots) {
               ::testing::Not(Contains("law.example/rank@1.0.0")));
 
   // Revoked adapters are not scored with, named or not.
-  f_.MustMotet({"expert", "revoke", "law.example/law@1.0.0", "--reason",
-                "withdrawn"});
+  f_.MustMotet(
+      {"expert", "revoke", "law.example/law@1.0.0", "--reason", "withdrawn"});
   EXPECT_THAT(Offer("named", "sea",
                     "kind = \"pilots\"\nexperts = "
                     "[\"law.example/law@1.0.0\"]\n")
@@ -194,6 +194,83 @@ TEST_F(RetrievalFederationTest, FromAnEncoderToPilots) {
       }
     }
   }
+}
+
+// Composed, served with the federation's certificates, and one withdrawn.
+TEST_F(RetrievalFederationTest, ComposedServedAndWithdrawn) {
+  Begin();
+  Join("sea");
+  Join("law", "forbidden_purposes = [\"advertising\"]\n");
+  for (const char* owner : {"sea", "law"}) {
+    Run(std::string("train-") + owner, owner, kAdapter);
+  }
+  for (const char* owner : {"sea", "law"}) {
+    Run(std::string("pilots-") + owner, owner, "kind = \"pilots\"\n");
+  }
+  WriteText(f_.Path("recipe.toml"),
+            "name = \"library\"\nmethod = \"router_retriever\"\n"
+            "experts = [\"sea.example/sea\", \"law.example/law\"]\n");
+  f_.MustMotet({"compose", "apply", f_.Path("recipe.toml")});
+  f_.MustMotet({"index", "build", f_.Path("index"), "--encoder",
+                f_.Path("encoder"), "--data",
+                f_.Path("beir-sea/corpus.jsonl")});
+
+  Process server;
+  std::string address;
+  const auto serve = [&] {
+    const std::string http = f_.Path("http"), grpc = f_.Path("grpc");
+    fs::remove(http);
+    server =
+        Process({Program("motet"), "--federation", f_.home(), "serve",
+                 "library", "--index", "docs=" + f_.Path("index"), "--address",
+                 "127.0.0.1:0", "--port-file", http, "--grpc-address",
+                 "127.0.0.1:0", "--grpc-port-file", grpc},
+                f_.Path("serve.log"), f_.environment());
+    WaitUntil("serve",
+              [&] { return !ReadText(http).empty() || !server.Alive(); });
+    ASSERT_TRUE(server.Alive()) << ReadText(server.log());
+    EXPECT_THAT(ReadText(grpc), ::testing::StartsWith("127.0.0.1:"));
+    address = ReadText(http);
+    address.pop_back();  // the line's end
+  };
+  const auto ask = [&](const char* path, json body) {
+    body["model"] = "library";
+    const HttpReply reply = HttpPost(address, path, body.dump());
+    EXPECT_EQ(reply.status, 200) << reply.body;
+    return json::parse(reply.body, nullptr, false);
+  };
+  serve();
+  const json query = {{"input", Text("sea", "what is", 3)}};
+  const json all = ask("/v1/embeddings", query);
+  EXPECT_EQ(all["motet"]["experts"].size(), 3u);  // the base, and both
+  json narrow = query;
+  narrow["experts"] = {{"exclude", {"law"}}};
+  const json without = ask("/v1/embeddings", narrow);
+  json advertising = query;
+  advertising["purpose"] = "advertising";
+  const json kept = ask("/v1/embeddings", advertising);
+  EXPECT_EQ(kept["motet"]["withheld"][0]["expert"], "law.example/law@1.0.0");
+  EXPECT_EQ(kept["data"], without["data"]);
+  EXPECT_EQ(kept["motet"]["expert_set_sha256"],
+            without["motet"]["expert_set_sha256"]);
+  // Nobody's: the base's own.
+  narrow["experts"] = {{"exclude", {"law", "sea"}}};
+  EXPECT_EQ(ask("/v1/embeddings", narrow)["data"][0]["expert"], "base");
+  // Over HTTP as on the command line.
+  const json found =
+      ask("/v1/search", {{"query", Text("sea", "what is", 3)}, {"text", true}});
+  const json hits =
+      f_.Json({"search", f_.Path("index"), "--composition", "library",
+               "--query", Text("sea", "what is", 3)})["results"][0]["hits"];
+  EXPECT_EQ(found["results"][0]["documents"], hits);
+  EXPECT_EQ(server.Stop(), 0);
+
+  f_.MustMotet({"expert", "revoke", "law.example/pilots-law@1.0.0", "--reason",
+                "withdrawn"});
+  serve();
+  const json after = ask("/v1/embeddings", query);
+  EXPECT_EQ(after["motet"]["withheld"][0]["reason"], "package revoked");
+  EXPECT_EQ(after["data"], without["data"]);
 }
 
 }  // namespace
