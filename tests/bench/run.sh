@@ -210,9 +210,11 @@ row index vectors/s higher 0.9 "index build" \
 row memory_index MiB lower 0.83 "index build_memory" \
   "index faiss_memory FAISS, HNSW in memory"
 row search_16 queries/s higher 0.45 "search search" \
-  "search faiss ours, base encoder alone, and FAISS flat, batches of 16"
+  "search faiss ours, base encoder alone, and FAISS flat, batches of 16" \
+  "search faiss_blas ours, base encoder alone, and FAISS flat by BLAS"
 row search_16_base queries/s higher 0.9 "search search_base" \
-  "search faiss ours, base encoder alone, and FAISS flat, batches of 16"
+  "search faiss ours, base encoder alone, and FAISS flat, batches of 16" \
+  "search faiss_blas ours, base encoder alone, and FAISS flat by BLAS"
 row routing us lower 1.0 "search routing" \
   "search routing_allowed 3 % of a query of search_16"
 
