@@ -54,9 +54,9 @@ absl::Status WriteEncoderPackage(const Federation& federation,
   MOTET_ASSIGN_OR_RETURN(const auto loaded, package::LoadEncoder(encoder));
   package::PackageContent content;
   std::string& tokenizer_json = content.files["tokenizer.json"];
-  MOTET_ASSIGN_OR_RETURN(tokenizer_json,
-                         proto::ReadFile(encoder + "/tokenizer.json",
-                                         proto::kMaxTokenizerBytes));
+  MOTET_ASSIGN_OR_RETURN(
+      tokenizer_json,
+      proto::ReadFile(encoder + "/tokenizer.json", proto::kMaxTokenizerBytes));
   MOTET_ASSIGN_OR_RETURN(const auto tokenizer,
                          model::Tokenizer::Parse(tokenizer_json));
   if (tokenizer->vocabulary() > loaded->config.vocabulary) {
@@ -85,8 +85,7 @@ absl::Status WriteEncoderPackage(const Federation& federation,
   std::error_code ignored;
   std::filesystem::remove_all(written, ignored);
   MOTET_RETURN_IF_ERROR(package::SaveEncoder(written, loaded->config,
-                                             loaded->weights,
-                                             loaded->normalise,
+                                             loaded->weights, loaded->normalise,
                                              loaded->max_tokens));
   for (const char* name : kFurther) {
     MOTET_ASSIGN_OR_RETURN(content.files[name],
@@ -95,12 +94,12 @@ absl::Status WriteEncoderPackage(const Federation& federation,
   }
   std::filesystem::remove_all(written, ignored);
   content.readme = Readme(id, *loaded);
-  MOTET_ASSIGN_OR_RETURN(const std::string key,
-                         proto::ReadFile(federation.tls.private_key,
-                                         proto::kMaxCertificateBytes));
-  MOTET_ASSIGN_OR_RETURN(const std::string certificate,
-                         proto::ReadFile(federation.tls.certificate,
-                                         proto::kMaxCertificateBytes));
+  MOTET_ASSIGN_OR_RETURN(
+      const std::string key,
+      proto::ReadFile(federation.tls.private_key, proto::kMaxCertificateBytes));
+  MOTET_ASSIGN_OR_RETURN(
+      const std::string certificate,
+      proto::ReadFile(federation.tls.certificate, proto::kMaxCertificateBytes));
   return package::BuildPackage(package_folder, content, key, certificate);
 }
 

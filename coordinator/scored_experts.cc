@@ -83,7 +83,8 @@ absl::StatusOr<std::vector<LeftOut>> ResolveScored(
                            Adapters(client, absl::StrCat(e.id(), "@")));
     if (newest.empty()) {
       return proto::Error(absl::StatusCode::kNotFound, "experts",
-                          absl::StrCat("\"", e.id(), "\", of which there is no "
+                          absl::StrCat("\"", e.id(),
+                                       "\", of which there is no "
                                        "adapter that may be used"),
                           "owner/name or owner/name@1.0.0",
                           "`motet expert list` shows what there is");

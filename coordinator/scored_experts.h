@@ -20,10 +20,10 @@ struct LeftOut {
   std::string id, reason;
 };
 // Fills plan.scored. An adapter that the plan names must be there, of this
-// base and not revoked; without a version it is the newest. Where it names none, those of the base in their newest
-// version are taken, ascending by id. An owner's own adapter needs no licence
-// where the plan is for this owner alone. FailedPrecondition when none is
-// left.
+// base and not revoked; without a version it is the newest. Where it names
+// none, those of the base in their newest version are taken, ascending by id.
+// An owner's own adapter needs no licence where the plan is for this owner
+// alone. FailedPrecondition when none is left.
 absl::StatusOr<std::vector<LeftOut>> ResolveScored(
     const Federation& federation, registry::Client& client,
     const package::OpenedPackage& base, v1::TrainingPlan& plan);

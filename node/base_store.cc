@@ -115,7 +115,10 @@ absl::StatusOr<package::OpenedPackage> Ensure(
       settings.Path(absl::StrCat(parent, "/", manifest_sha256));
   if (proto::Exists(folder)) {
     auto opened = verify(folder);
-    if (opened.ok()) return opened;
+    // What the plan, the owner or a licence does not allow, no fetch mends.
+    if (opened.ok() || absl::IsFailedPrecondition(opened.status())) {
+      return opened;
+    }
     return absl::Status(opened.status().code(),
                         absl::StrCat(opened.status().message(), "; remove ",
                                      folder, " to fetch it again"));

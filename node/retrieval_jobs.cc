@@ -134,8 +134,7 @@ absl::StatusOr<retrieve::Vectors> DocumentVectors(
                                  &cached);
 }
 
-absl::Status AddNoise(double noise, int64_t width,
-                      retrieve::MadePilots& made) {
+absl::Status AddNoise(double noise, int64_t width, retrieve::MadePilots& made) {
   if (noise == 0) return absl::OkStatus();
   MOTET_ASSIGN_OR_RETURN(
       const std::vector<double> normals,
@@ -167,8 +166,7 @@ absl::StatusOr<EncoderBase> LoadEncoderBase(package::OpenedPackage opened,
   EncoderBase base;
   base.package = std::move(opened);
   MOTET_ASSIGN_OR_RETURN(
-      base.encoder,
-      retrieve::TextEncoder::Load(base.package.folder, product));
+      base.encoder, retrieve::TextEncoder::Load(base.package.folder, product));
   return base;
 }
 
@@ -184,9 +182,8 @@ absl::StatusOr<TrainedAdapter> TrainAdapter(
   from.seed = plan.seed();
   from.cache = files.vectors;
   from.progress = encoding;
-  MOTET_ASSIGN_OR_RETURN(
-      const retrieve::MadeAdapterData made,
-      retrieve::MakeAdapterData(*base.encoder, {set}, from));
+  MOTET_ASSIGN_OR_RETURN(const retrieve::MadeAdapterData made,
+                         retrieve::MakeAdapterData(*base.encoder, {set}, from));
   training();
   learn::AdapterOptions o;
   o.steps = static_cast<int64_t>(plan.steps());
@@ -212,17 +209,16 @@ absl::StatusOr<TrainedAdapter> TrainAdapter(
   o.checkpoint_path = files.checkpoint;
   TrainedAdapter trained;
   MOTET_ASSIGN_OR_RETURN(
-      trained.lora,
-      learn::TrainAdapter(base.encoder->encoder(), made.data, o, progress,
-                          &trained.result));
+      trained.lora, learn::TrainAdapter(base.encoder->encoder(), made.data, o,
+                                        progress, &trained.result));
   trained.documents = static_cast<int64_t>(set.documents.size());
   trained.queries = static_cast<int64_t>(made.data.queries.size());
   return trained;
 }
 
 absl::StatusOr<OwnersPilots> MakeOwnersPilots(
-    const v1::TrainingPlan& plan, const Policy& policy,
-    const EncoderBase& base, const retrieve::BeirSet& whole,
+    const v1::TrainingPlan& plan, const Policy& policy, const EncoderBase& base,
+    const retrieve::BeirSet& whole,
     std::span<const std::unique_ptr<package::LoadedLora>> adapters, int own,
     const RetrievalFiles& files, const retrieve::Fraction& encoding,
     const std::function<bool(const ScoringProgress&)>& progress) {

@@ -67,8 +67,8 @@ struct ScoringProgress {
 // withheld; FailedPrecondition when that leaves none. progress: after each
 // adapter, whose scores are then in the checkpoint; false: Cancelled.
 absl::StatusOr<OwnersPilots> MakeOwnersPilots(
-    const v1::TrainingPlan& plan, const Policy& policy,
-    const EncoderBase& base, const retrieve::BeirSet& set,
+    const v1::TrainingPlan& plan, const Policy& policy, const EncoderBase& base,
+    const retrieve::BeirSet& set,
     std::span<const std::unique_ptr<package::LoadedLora>> adapters, int own,
     const RetrievalFiles& files, const retrieve::Fraction& encoding,
     const std::function<bool(const ScoringProgress&)>& progress);

@@ -50,8 +50,7 @@ std::string LicenceLine(const v1::LicenceTerms& licence) {
 
 }  // namespace
 
-absl::Status WriteAdapterPackage(const Settings& settings,
-                                 const Policy& policy,
+absl::Status WriteAdapterPackage(const Settings& settings, const Policy& policy,
                                  const v1::TrainingPlan& plan,
                                  const EncoderBase& base,
                                  const TrainedAdapter& trained,
@@ -59,8 +58,7 @@ absl::Status WriteAdapterPackage(const Settings& settings,
   package::PackageContent content;
   v1::ExpertManifest& m = content.manifest;
   FillCommon(settings, policy, plan, trained.documents, m);
-  package::FillAdapter(base.package, base.encoder->config(),
-                       trained.lora.lora,
+  package::FillAdapter(base.package, base.encoder->config(), trained.lora.lora,
                        static_cast<uint64_t>(trained.queries), content);
   v1::TrainingRecord* record = m.mutable_training();
   record->set_steps(static_cast<uint64_t>(trained.result.steps));

@@ -15,8 +15,7 @@
 namespace motet::node {
 
 // Both write JOB_FOLDER/package as WriteExpertPackage does.
-absl::Status WriteAdapterPackage(const Settings& settings,
-                                 const Policy& policy,
+absl::Status WriteAdapterPackage(const Settings& settings, const Policy& policy,
                                  const v1::TrainingPlan& plan,
                                  const EncoderBase& base,
                                  const TrainedAdapter& trained,

@@ -59,10 +59,10 @@ absl::Status Runner::RunAdapter(const JobRecord& job, const Policy& policy,
   const std::string& id = job.plan.id();
   JobStore& jobs = *context_.jobs;
   stage_ = Stage::kTraining;
-  spdlog::info("{}: training an adapter with {} threads, {} queries, {} "
-               "documents",
-               id, job.threads, corpus.set.queries.size(),
-               corpus.set.documents.size());
+  spdlog::info(
+      "{}: training an adapter with {} threads, {} queries, {} "
+      "documents",
+      id, job.threads, corpus.set.queries.size(), corpus.set.documents.size());
   const double seconds_before = job.seconds;
   Tell(id, "encoding documents", "encoding documents");
   ProgressLine encoding(absl::StrCat(id, " encoding documents"));
@@ -98,9 +98,8 @@ absl::Status Runner::RunAdapter(const JobRecord& job, const Policy& policy,
   abandonable_ = true;
   if (Interrupted(id)) return absl::CancelledError("stopped");
   stage_ = Stage::kPackage;
-  MOTET_RETURN_IF_ERROR(WriteAdapterPackage(context_.settings, policy,
-                                            job.plan, base, trained,
-                                            jobs.JobPath(id)));
+  MOTET_RETURN_IF_ERROR(WriteAdapterPackage(context_.settings, policy, job.plan,
+                                            base, trained, jobs.JobPath(id)));
   jobs.Progress(id, [&](JobRecord& r) {
     r.step = static_cast<uint64_t>(trained.result.steps);
     r.seconds = trained.result.seconds;
@@ -132,10 +131,11 @@ absl::Status Runner::RunPilots(const JobRecord& job, const Policy& policy,
     adapters.push_back(std::move(lora));
   }
   stage_ = Stage::kTraining;
-  spdlog::info("{}: scoring {} queries with {} adapters against {} documents, "
-               "{} threads",
-               id, corpus.set.queries.size(), adapters.size(),
-               corpus.set.documents.size(), job.threads);
+  spdlog::info(
+      "{}: scoring {} queries with {} adapters against {} documents, "
+      "{} threads",
+      id, corpus.set.queries.size(), adapters.size(),
+      corpus.set.documents.size(), job.threads);
   Tell(id, "scoring queries", "scoring queries");
   ProgressLine encoding(absl::StrCat(id, " encoding documents"));
   ProgressLine line(absl::StrCat(id, " scoring"));
@@ -163,10 +163,11 @@ absl::Status Runner::RunPilots(const JobRecord& job, const Policy& policy,
   stage_ = Stage::kPackage;
   MOTET_RETURN_IF_ERROR(WritePilotsPackage(settings, policy, job.plan, base,
                                            pilots, jobs.JobPath(id)));
-  spdlog::info("{}: {} pilots of {} rankings; {} groups below {} queries stay "
-               "here",
-               id, pilots.made.groups.size(), pilots.made.scorings,
-               pilots.made.withheld, policy.min_queries);
+  spdlog::info(
+      "{}: {} pilots of {} rankings; {} groups below {} queries stay "
+      "here",
+      id, pilots.made.groups.size(), pilots.made.scorings, pilots.made.withheld,
+      policy.min_queries);
   return absl::OkStatus();
 }
 

@@ -22,7 +22,9 @@ namespace {
 constexpr int kMaxTargets = 64;
 constexpr double kMaxNoise = 100;
 
-std::string OwnerOf(const std::string& id) { return id.substr(0, id.find('/')); }
+std::string OwnerOf(const std::string& id) {
+  return id.substr(0, id.find('/'));
+}
 
 void CheckAdapterRecord(const v1::AdapterRecord& a, uint32_t width,
                         Reasons& reasons) {
@@ -38,9 +40,9 @@ void CheckAdapterRecord(const v1::AdapterRecord& a, uint32_t width,
   if (targets.empty() || a.targets_size() > kMaxTargets ||
       static_cast<int>(targets.size()) != a.targets_size() ||
       targets.contains("")) {
-    reasons.push_back(absl::StrCat(
-        "adapter.targets is [", absl::StrJoin(a.targets(), ", "),
-        "], want 1 to ", kMaxTargets, " names, each once"));
+    reasons.push_back(
+        absl::StrCat("adapter.targets is [", absl::StrJoin(a.targets(), ", "),
+                     "], want 1 to ", kMaxTargets, " names, each once"));
   }
 }
 
@@ -111,10 +113,10 @@ void CheckPilotGroups(const v1::PilotRecord& p, Reasons& reasons) {
   if (p.scorings() % experts != 0 || ranked < queries ||
       ranked - queries < p.withheld() ||
       (p.withheld() == 0 && ranked != queries)) {
-    reasons.push_back(absl::StrCat(
-        "pilots.scorings is ", p.scorings(), ", want ", experts,
-        " for each query: of ", queries, " in groups and those of ",
-        p.withheld(), " withheld"));
+    reasons.push_back(absl::StrCat("pilots.scorings is ", p.scorings(),
+                                   ", want ", experts, " for each query: of ",
+                                   queries, " in groups and those of ",
+                                   p.withheld(), " withheld"));
   }
 }
 
@@ -133,8 +135,8 @@ void CheckPilotRecord(const v1::ExpertManifest& m, Reasons& reasons) {
                                    ", which the pilots are of"));
   }
   if (!(p.noise() >= 0 && p.noise() <= kMaxNoise)) {
-    reasons.push_back(absl::StrCat("pilots.noise is ", p.noise(),
-                                   ", want 0 to ", kMaxNoise));
+    reasons.push_back(
+        absl::StrCat("pilots.noise is ", p.noise(), ", want 0 to ", kMaxNoise));
   }
 }
 
@@ -166,8 +168,8 @@ void CheckAdapterTensors(const v1::ExpertManifest& m, Reasons& reasons) {
       reasons.push_back(absl::StrCat(
           "tensor ", Shown(t.name()), " is ", Shown(t.dtype()), " [",
           absl::StrJoin(t.shape(), ", "), "], want lora_A.weight [",
-          m.adapter().rank(), ", C] or lora_B.weight [N, ",
-          m.adapter().rank(), "], F32, BF16 or F16"));
+          m.adapter().rank(), ", C] or lora_B.weight [N, ", m.adapter().rank(),
+          "], F32, BF16 or F16"));
       continue;
     }
     halves[t.name().substr(0, t.name().rfind(".lora_"))] += a ? 1 : 2;
@@ -180,8 +182,8 @@ void CheckAdapterTensors(const v1::ExpertManifest& m, Reasons& reasons) {
 }
 
 Reasons Finite(const v1::ExpertManifest& m, const std::string& folder) {
-  const auto file = SafetensorsFile::Open(
-      absl::StrCat(folder, "/", WeightsFile(m.kind())));
+  const auto file =
+      SafetensorsFile::Open(absl::StrCat(folder, "/", WeightsFile(m.kind())));
   if (!file.ok()) return {};  // said already
   const math::Tensor t = (*file)->Find(kPilotsTensor);
   if (t.empty() || t.dtype != math::DType::kF32) return {};
@@ -200,8 +202,8 @@ Reasons CheckEncoder(const v1::ExpertManifest& m, const std::string& folder) {
   const v1::ModelShape is = ShapeOfEncoder((*encoder)->config);
   const auto same = [&](const char* name, uint32_t says, uint32_t has) {
     if (says == has) return;
-    reasons.push_back(absl::StrCat("model.", name, " is ", says,
-                                   ", config.json has ", has));
+    reasons.push_back(
+        absl::StrCat("model.", name, " is ", says, ", config.json has ", has));
   };
   same("layers", m.model().layers(), is.layers());
   same("width", m.model().width(), is.width());
@@ -212,24 +214,22 @@ Reasons CheckEncoder(const v1::ExpertManifest& m, const std::string& folder) {
 
 Reasons CheckAdapterConfig(const v1::AdapterRecord& says,
                            const std::string& folder) {
-  const auto text = proto::ReadFile(folder + "/adapter_config.json",
-                                    proto::kMaxConfigBytes);
+  const auto text =
+      proto::ReadFile(folder + "/adapter_config.json", proto::kMaxConfigBytes);
   if (!text.ok()) return {std::string(text.status().message())};
   const auto config = ParseLoraConfig(*text);
   if (!config.ok()) return {std::string(config.status().message())};
   Reasons reasons;
   if (config->rank != static_cast<int64_t>(says.rank())) {
     reasons.push_back(absl::StrCat("adapter.rank is ", says.rank(),
-                                   ", adapter_config.json has ",
-                                   config->rank));
+                                   ", adapter_config.json has ", config->rank));
   }
   if (config->alpha != says.alpha()) {
     reasons.push_back(absl::StrCat("adapter.alpha is ", says.alpha(),
                                    ", adapter_config.json has ",
                                    config->alpha));
   }
-  const std::set<std::string> got(says.targets().begin(),
-                                  says.targets().end());
+  const std::set<std::string> got(says.targets().begin(), says.targets().end());
   const std::set<std::string> has(config->targets.begin(),
                                   config->targets.end());
   if (got != has) {
@@ -246,9 +246,9 @@ void CheckRetrievalRecords(const v1::ExpertManifest& m,
                            std::vector<std::string>& reasons) {
   const auto belongs = [&](const char* field, bool has, const char* kind) {
     if (has == (m.kind() == kind)) return has;
-    reasons.push_back(absl::StrCat(field, has ? " of kind " : " is missing of kind ",
-                                   Shown(m.kind()), ", want it of kind ",
-                                   kind));
+    reasons.push_back(
+        absl::StrCat(field, has ? " of kind " : " is missing of kind ",
+                     Shown(m.kind()), ", want it of kind ", kind));
     return false;
   };
   if (belongs("adapter", m.has_adapter(), kEmbeddingAdapter)) {
@@ -272,8 +272,8 @@ std::vector<std::string> CheckRetrievalFiles(const v1::ExpertManifest& m,
 
 std::vector<std::string> CheckAdapterOn(const std::string& adapter_folder,
                                         const std::string& encoder_folder) {
-  const auto text = proto::ReadFile(encoder_folder + "/config.json",
-                                    proto::kMaxConfigBytes);
+  const auto text =
+      proto::ReadFile(encoder_folder + "/config.json", proto::kMaxConfigBytes);
   if (!text.ok()) return {std::string(text.status().message())};
   const auto config = model::ParseEncoderConfig(*text);
   if (!config.ok()) return {std::string(config.status().message())};

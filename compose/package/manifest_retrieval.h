@@ -28,8 +28,8 @@ void CheckRetrievalTensors(const v1::ExpertManifest& manifest,
 // The folder of such a package: an encoder loads and is of the shape that the
 // manifest says, an adapter's config says what the manifest does, pilots are
 // finite.
-std::vector<std::string> CheckRetrievalFiles(
-    const v1::ExpertManifest& manifest, const std::string& folder);
+std::vector<std::string> CheckRetrievalFiles(const v1::ExpertManifest& manifest,
+                                             const std::string& folder);
 // An adapter against the encoder it is for: its targets are maps of it, and
 // every tensor is there in its shape.
 std::vector<std::string> CheckAdapterOn(const std::string& adapter_folder,

@@ -44,7 +44,8 @@ void CheckRetrieval(const v1::TrainingPlan& plan, const Want& want) {
   none(!plan.fisher(), "fisher");
   none(!plan.proxy_scores(), "proxy_scores");
   none(!plan.anchored(), "anchored");
-  none(!plan.alone() && !plan.no_bias(), plan.alone() ? "coordination" : "bias");
+  none(!plan.alone(), "coordination");
+  none(!plan.no_bias(), "bias");
   none(plan.freeze_size() == 0, "freeze");
   none(plan.public_fraction() == 0, "public_fraction");
   none(plan.row_init().empty(), "row_init");

@@ -383,8 +383,9 @@ void AddExpertImport(CLI::App& noun, Context& context) {
       ->required();
   command
       ->add_option("--kind", o->kind,
-                   "Of a whole model: dense, if not said; attention_ffn, where its attention is offered as an "
-                   "expert too; sized, whose FFN width may be its own")
+                   "Of a whole model: dense, if not said; attention_ffn, where "
+                   "its attention is offered as an expert too; sized, whose "
+                   "FFN width may be its own")
       ->check(CLI::IsMember({"dense", "attention_ffn", "sized"}));
   command->add_option("--domain", o->domain,
                       "Label of its domain; default: the name");

@@ -2,256 +2,22 @@
 // Owners' nodes with retrieval corpora: adapters, pilots from one another's
 // adapters, what of an owner's queries leaves, and what is refused.
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <unordered_set>
 
-#include "absl/strings/str_cat.h"
 #include "compose/measure/query_scores.h"
-#include "compose/package/encoder_folder.h"
-#include "compose/package/manifest_kinds.h"
-#include "compose/package/manifest_retrieval.h"
-#include "compose/package/manifest_training.h"
-#include "compose/package/package_folder.h"
 #include "compose/package/peft.h"
-#include "node/corpus_store.h"
-#include "node/daemon.h"
 #include "node/retrieval_jobs.h"
-#include "proto/files.h"
-#include "tests/harness/encoder_directory.h"
-#include "tests/node/support.h"
+#include "tests/node/retrieval_fixture.h"
 
 namespace motet::node {
 namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using testing::FakeCoordinator;
-using testing::NewFolder;
 using testing::ReadAll;
-
-constexpr int kQueries = 12;
-
-// A document and a query for each number; no two owners share a word, and
-// every text has a word of its own.
-std::string Number(int i) {
-  std::string word;
-  for (const char c : std::to_string(1000 + i * 37)) {
-    word += static_cast<char>('a' + (c - '0'));
-  }
-  return word;
-}
-std::string DocumentText(const std::string& word, int i) {
-  return absl::StrCat(word, " page of the ", word, " about ", Number(i), " ",
-                      word);
-}
-std::string QueryText(const std::string& word, int i) {
-  return absl::StrCat("where ", word, " tells of ", Number(i), " and ", word);
-}
-
-std::string WriteBeir(const std::string& word, int queries = kQueries) {
-  const std::string folder = NewFolder("beir");
-  std::string corpus, asked, judged = "query-id\tcorpus-id\tscore\n";
-  for (int i = 0; i < queries; ++i) {
-    absl::StrAppend(&corpus, "{\"_id\": \"", word, "-document-", i,
-                    "\", \"title\": \"\", \"text\": \"",
-                    DocumentText(word, i), "\"}\n");
-    absl::StrAppend(&asked, "{\"_id\": \"", word, "-question-", i,
-                    "\", \"text\": \"", QueryText(word, i), "\"}\n");
-    absl::StrAppend(&judged, word, "-question-", i, "\t", word, "-document-",
-                    i, "\t1\n");
-  }
-  EXPECT_TRUE(proto::MakeDirectories(folder + "/qrels").ok());
-  EXPECT_TRUE(proto::WriteFileAtomic(folder + "/corpus.jsonl", corpus).ok());
-  EXPECT_TRUE(proto::WriteFileAtomic(folder + "/queries.jsonl", asked).ok());
-  EXPECT_TRUE(
-      proto::WriteFileAtomic(folder + "/qrels/train.tsv", judged).ok());
-  return folder;
-}
-
-struct Owner {
-  std::unique_ptr<FakeCoordinator> coordinator;
-  Settings settings;
-  std::unique_ptr<Daemon> daemon;
-};
-
-class RetrievalJobs : public ::testing::Test {
- protected:
-  RetrievalJobs() : registry_(NewFolder("registry")) {
-    base_ = MakeEncoder("demo/base@1.0.0", 1);
-  }
-
-  package::OpenedPackage MakeEncoder(const std::string& id, uint64_t seed) {
-    const std::string folder = NewFolder("encoder");
-    motet::testing::EncoderOptions o;
-    o.seed = seed;
-    o.width = 16;
-    o.heads = 2;
-    o.ffn_width = 24;
-    o.layers = 1;
-    motet::testing::WriteEncoderDirectory(folder, o);
-    const auto loaded = package::LoadEncoder(folder);
-    EXPECT_TRUE(loaded.ok()) << loaded.status();
-    package::PackageContent content;
-    content.manifest.set_id(id);
-    content.manifest.set_kind(package::kEncoder);
-    *content.manifest.mutable_model() =
-        package::ShapeOfEncoder((*loaded)->config);
-    content.manifest.mutable_domain()->set_domain("public");
-    model::EncoderWeights weights = (*loaded)->weights;
-    model::VisitEncoderWeights(
-        (*loaded)->config, weights,
-        [&](const std::string& name, const math::Shape&,
-            math::Tensor& tensor) {
-          content.weights.push_back({name, tensor});
-        });
-    for (const char* name :
-         {"config.json", "tokenizer.json", "modules.json",
-          "1_Pooling/config.json", "sentence_bert_config.json"}) {
-      content.files[name] = ReadAll(absl::StrCat(folder, "/", name));
-    }
-    content.readme = "# encoder\n";
-    const absl::Status built = package::BuildPackage(
-        folder + "/package", content, federation_.coordinator_key,
-        federation_.coordinator_certificate);
-    EXPECT_TRUE(built.ok()) << built;
-    registry_.Put(id, folder + "/package");
-    return *package::OpenPackage(folder + "/package", Authority());
-  }
-  const std::string& Authority() {
-    return federation_.authority.certificate_pem;
-  }
-
-  // A joined node with a corpus of the word, running.
-  Owner& Join(const std::string& name, const std::string& more = "",
-              int queries = kQueries) {
-    Owner& owner = owners_[name];
-    owner.coordinator =
-        std::make_unique<FakeCoordinator>(federation_.coordinator);
-    owner.settings = federation_.JoinedNode(owner.coordinator->address(),
-                                            name + ".example");
-    EXPECT_TRUE(
-        proto::WriteFileAtomic(
-            owner.settings.Path("policy.toml"),
-            absl::StrCat("[approve]\nmethods = [\"router_retriever\"]\n"
-                         "publish = [\"adapter weights\", \"mean vectors of "
-                         "groups of queries, with counts\"]\n"
-                         "[pilots]\nmin_queries = 2\n[licence]\n"
-                         "spdx = \"CC-BY-4.0\"\n",
-                         more))
-            .ok());
-    if (queries > 0) {
-      const auto r = ImportRetrieval(owner.settings, WriteBeir(name, queries));
-      EXPECT_TRUE(r.ok()) << r.status();
-    }
-    DaemonOptions options;
-    options.settings = owner.settings;
-    options.poll_ms = 20;
-    options.first_backoff_ms = 20;
-    options.longest_backoff_ms = 100;
-    options.registry = [this] {
-      return absl::StatusOr<std::unique_ptr<registry::Client>>(
-          registry_.NewClient());
-    };
-    auto daemon = Daemon::Create(options);
-    EXPECT_TRUE(daemon.ok()) << daemon.status();
-    owner.daemon = *std::move(daemon);
-    owner.daemon->Start();
-    return owner;
-  }
-
-  v1::TrainingPlan Plan(const std::string& id, const std::string& kind) {
-    v1::TrainingPlan p;
-    p.set_id(id);
-    p.set_kind(kind);
-    p.set_method("router_retriever");
-    p.set_expert_version("1.0.0");
-    p.set_issued_by("spiffe://demo/coordinator/main");
-    p.set_issued_at("2026-01-01T00:00:00Z");
-    p.set_seed(3);
-    *p.mutable_base() = package::ReferenceTo(base_);
-    if (kind == package::kEmbeddingAdapter) {
-      p.set_steps(6);
-      p.set_batch_sequences(4);
-      p.set_learning_rate(1e-2);
-      p.set_warmup_steps(1);
-      p.set_clip_norm(1);
-      p.set_adapter_rank(2);
-      p.set_adapter_alpha(8);
-      p.set_temperature(0.05);
-      p.set_checkpoint_every(2);
-      p.set_hard_negatives(1);
-    }
-    for (const std::string& what : package::Leaves(p)) p.add_publishes(what);
-    return p;
-  }
-  // Waits for an end; "" when it was published.
-  std::string Run(Owner& owner, const v1::TrainingPlan& plan) {
-    owner.coordinator->Offer(plan);
-    v1::JobUpdate last;
-    EXPECT_TRUE(testing::WaitFor([&] {
-      last = owner.coordinator->Last(plan.id());
-      return last.state() == v1::JOB_PUBLISHED ||
-             last.state() == v1::JOB_FAILED || last.state() == v1::JOB_REFUSED ||
-             last.state() == v1::JOB_AWAITING_CONSENT;
-    })) << plan.id();
-    if (last.state() == v1::JOB_PUBLISHED) return "";
-    const auto job = owner.daemon->jobs().Get(plan.id());
-    return absl::StrCat(v1::JobState_Name(last.state()), ": ",
-                        job.ok() ? job->detail : "");
-  }
-  package::OpenedPackage Published(const std::string& id) {
-    std::string folder;
-    {
-      std::lock_guard lock(registry_.mutex);
-      folder = registry_.by_id.at(id);
-    }
-    auto opened = package::OpenPackage(folder, Authority());
-    EXPECT_TRUE(opened.ok()) << opened.status();
-    const absl::Status fits = package::CheckAgainstBase(*opened, base_);
-    EXPECT_TRUE(fits.ok()) << fits;
-    return *opened;
-  }
-  static std::string Adapter(const std::string& name) {
-    return absl::StrCat(name, ".example/", name, "@1.0.0");
-  }
-  static std::string Pilots(const std::string& name) {
-    return absl::StrCat(name, ".example/pilots-", name, "@1.0.0");
-  }
-  package::OpenedPackage Train(const std::string& name) {
-    EXPECT_EQ(Run(owners_.at(name),
-                  Plan("train-" + name, package::kEmbeddingAdapter)),
-              "");
-    return Published(Adapter(name));
-  }
-  v1::TrainingPlan PilotPlan(const std::string& name,
-                             const std::vector<std::string>& scored) {
-    v1::TrainingPlan plan = Plan("pilots-" + name, package::kPilots);
-    for (const std::string& id : scored) {
-      const package::OpenedPackage opened = Published(id);
-      v1::ScoredExpert* e = plan.add_scored();
-      e->set_id(id);
-      e->set_manifest_sha256(opened.manifest_sha256);
-      e->set_weights_sha256(package::WeightsSha256(opened.manifest));
-    }
-    return plan;
-  }
-  static std::vector<std::string> BytesOf(const std::string& folder) {
-    std::vector<std::string> bytes;
-    for (const auto& file :
-         std::filesystem::recursive_directory_iterator(folder)) {
-      if (file.is_regular_file()) bytes.push_back(ReadAll(file.path()));
-    }
-    return bytes;
-  }
-
-  testing::TestFederation federation_;
-  testing::FakeRegistry registry_;
-  package::OpenedPackage base_;
-  std::map<std::string, Owner> owners_;  // end before the registry
-};
 
 TEST_F(RetrievalJobs, AdaptersThenPilotsOfOneAnother) {
   Join("sea");
@@ -269,19 +35,18 @@ TEST_F(RetrievalJobs, AdaptersThenPilotsOfOneAnother) {
   ASSERT_TRUE(base.ok()) << base.status();
   std::vector<std::unique_ptr<package::LoadedLora>> adapters;
   for (const char* name : {"sea", "law"}) {
-    auto lora = package::LoadLora(Published(Adapter(name)).folder,
-                                  (*base)->config());
+    auto lora =
+        package::LoadLora(Published(Adapter(name)).folder, (*base)->config());
     ASSERT_TRUE(lora.ok()) << lora.status();
     adapters.push_back(*std::move(lora));
   }
   // Training did something: B begins as zeros.
-  const math::Tensor& b =
-      adapters[0]->lora.At(0, model::EncoderMap::kQuery).b;
+  const math::Tensor& b = adapters[0]->lora.At(0, model::EncoderMap::kQuery).b;
   EXPECT_NE(std::count(b.f32(), b.f32() + b.size(), 0.0f), b.size());
 
-  ASSERT_EQ(Run(owners_["sea"], PilotPlan("sea", {Adapter("law"),
-                                                  Adapter("sea")})),
-            "");
+  ASSERT_EQ(
+      Run(owners_["sea"], PilotPlan("sea", {Adapter("law"), Adapter("sea")})),
+      "");
   const package::OpenedPackage pilots = Published(Pilots("sea"));
   const v1::PilotRecord& record = pilots.manifest.pilots();
   EXPECT_EQ(record.of(), Adapter("sea"));
@@ -333,24 +98,24 @@ TEST_F(RetrievalJobs, NoTextOfAnOwnerLeaves) {
   Train("sea");
   Train("law");
   for (const char* name : {"sea", "law"}) {
-    ASSERT_EQ(Run(owners_[name], PilotPlan(name, {Adapter("law"),
-                                                  Adapter("sea")})),
-              "");
+    ASSERT_EQ(
+        Run(owners_[name], PilotPlan(name, {Adapter("law"), Adapter("sea")})),
+        "");
   }
   // A job that fails in the owner's text says nothing of it either.
-  ASSERT_THAT(Run(owners_["sea"],
-                  [&] {
-                    v1::TrainingPlan plan =
-                        Plan("fails", package::kEmbeddingAdapter);
-                    const std::string& path = owners_["sea"].settings.Path(
-                        "corpus/retrieval/queries.jsonl");
-                    EXPECT_TRUE(proto::WriteFileAtomic(
-                                    path, ReadAll(path) + "{\"_id\": \"sea-"
-                                                          "question-1\"}\n")
-                                    .ok());
-                    return plan;
-                  }()),
-              HasSubstr("queries.jsonl"));
+  ASSERT_THAT(
+      Run(owners_["sea"],
+          [&] {
+            v1::TrainingPlan plan = Plan("fails", package::kEmbeddingAdapter);
+            const std::string& path =
+                owners_["sea"].settings.Path("corpus/retrieval/queries.jsonl");
+            EXPECT_TRUE(proto::WriteFileAtomic(path, ReadAll(path) +
+                                                         "{\"_id\": \"sea-"
+                                                         "question-1\"}\n")
+                            .ok());
+            return plan;
+          }()),
+      HasSubstr("queries.jsonl"));
 
   const auto base =
       retrieve::TextEncoder::Load(base_.folder, math::Product::kExact);
@@ -359,10 +124,9 @@ TEST_F(RetrievalJobs, NoTextOfAnOwnerLeaves) {
     std::unordered_set<std::string> pieces;
     std::vector<std::string> texts;
     for (int i = 0; i < kQueries; ++i) {
-      for (const std::string& text :
-           {DocumentText(name, i), QueryText(name, i),
-            absl::StrCat(name, "-document-", i),
-            absl::StrCat(name, "-question-", i)}) {
+      for (const std::string& text : {DocumentText(name, i), QueryText(name, i),
+                                      absl::StrCat(name, "-document-", i),
+                                      absl::StrCat(name, "-question-", i)}) {
         for (size_t at = 0; at + kBytes <= text.size(); ++at) {
           pieces.insert(text.substr(at, kBytes));
         }
@@ -413,9 +177,9 @@ TEST_F(RetrievalJobs, ANewOwnerCostsItsOwnRankingsAlone) {
   Join("law");
   Train("sea");
   Train("law");
-  ASSERT_EQ(Run(owners_["sea"],
-                PilotPlan("sea", {Adapter("law"), Adapter("sea")})),
-            "");
+  ASSERT_EQ(
+      Run(owners_["sea"], PilotPlan("sea", {Adapter("law"), Adapter("sea")})),
+      "");
   const std::vector<std::string> others = {Adapter("sea"), Adapter("law"),
                                            Pilots("sea")};
   std::vector<std::vector<std::string>> before;
@@ -425,10 +189,10 @@ TEST_F(RetrievalJobs, ANewOwnerCostsItsOwnRankingsAlone) {
   const int published = registry_.publishes;
   Join("art");
   Train("art");
-  ASSERT_EQ(Run(owners_["art"], PilotPlan("art", {Adapter("art"),
-                                                  Adapter("law"),
-                                                  Adapter("sea")})),
-            "");
+  ASSERT_EQ(
+      Run(owners_["art"],
+          PilotPlan("art", {Adapter("art"), Adapter("law"), Adapter("sea")})),
+      "");
   const package::OpenedPackage pilots = Published(Pilots("art"));
   EXPECT_EQ(pilots.manifest.pilots().scorings(),
             static_cast<uint64_t>(3 * kQueries));
@@ -448,18 +212,18 @@ TEST_F(RetrievalJobs, WhatCannotBeIsRefusedByName) {
   Train("closed");
   // No corpus; too few queries. What the coordinator reads is no file of the
   // owner's.
-  EXPECT_THAT(Run(owners_["none"], Plan("a", package::kEmbeddingAdapter)),
-              AllOf(HasSubstr("JOB_FAILED"),
-                    HasSubstr("motet-node corpus import")));
-  EXPECT_THAT(Run(owners_["few"], Plan("a", package::kEmbeddingAdapter)),
-              AllOf(HasSubstr("1 judged training queries"),
-                    HasSubstr("at least 2")));
+  EXPECT_THAT(
+      Run(owners_["none"], Plan("a", package::kEmbeddingAdapter)),
+      AllOf(HasSubstr("JOB_FAILED"), HasSubstr("motet-node corpus import")));
+  EXPECT_THAT(
+      Run(owners_["few"], Plan("a", package::kEmbeddingAdapter)),
+      AllOf(HasSubstr("1 judged training queries"), HasSubstr("at least 2")));
   EXPECT_THAT(owners_["few"].coordinator->Last("a").detail(),
               AllOf(HasSubstr("the node's log says why"),
                     ::testing::Not(HasSubstr("corpus/"))));
   // Another owner's licence, its own is no matter.
-  EXPECT_THAT(Run(owners_["sea"], PilotPlan("sea", {Adapter("closed"),
-                                                    Adapter("sea")})),
+  EXPECT_THAT(Run(owners_["sea"],
+                  PilotPlan("sea", {Adapter("closed"), Adapter("sea")})),
               AllOf(HasSubstr("JOB_FAILED"), HasSubstr(Adapter("closed")),
                     HasSubstr("licence forbids purpose scoring")));
   EXPECT_EQ(Run(owners_["closed"],
@@ -489,8 +253,9 @@ TEST_F(RetrievalJobs, WhatCannotBeIsRefusedByName) {
   plan = PilotPlan("closed", {Adapter("closed")});
   plan.set_id("other");
   *plan.mutable_base() = package::ReferenceTo(other);
-  EXPECT_THAT(Run(owners_["closed"], plan),
-              AllOf(HasSubstr("JOB_FAILED"), HasSubstr("base.manifest_sha256")));
+  EXPECT_THAT(
+      Run(owners_["closed"], plan),
+      AllOf(HasSubstr("JOB_FAILED"), HasSubstr("base.manifest_sha256")));
   // A plan of text beside an encoder.
   plan = testing::SomePlan("text");
   *plan.mutable_base() = package::ReferenceTo(base_);
@@ -526,8 +291,8 @@ TEST_F(RetrievalJobs, ConsentAndTheOwnersFloor) {
   for (int c = 0; c < 16; ++c) {
     double mean = 0;
     for (int i = 0; i < kQueries; ++i) mean += vectors->values[16 * i + c];
-    apart += std::abs(mean / kQueries -
-                      pilots.weights->Find("pilots").f32()[c]);
+    apart +=
+        std::abs(mean / kQueries - pilots.weights->Find("pilots").f32()[c]);
   }
   EXPECT_GT(apart, 0.5);
 
@@ -542,9 +307,8 @@ TEST_F(RetrievalJobs, ConsentAndTheOwnersFloor) {
   plan.set_id("again");
   plan.set_expert_version("1.1.0");
   plan.set_max_queries(6);
-  EXPECT_THAT(Run(sea, plan),
-              AllOf(HasSubstr("1 groups of 6 queries"),
-                    HasSubstr("lower [pilots] min_queries")));
+  EXPECT_THAT(Run(sea, plan), AllOf(HasSubstr("1 groups of 6 queries"),
+                                    HasSubstr("lower [pilots] min_queries")));
 }
 
 }  // namespace

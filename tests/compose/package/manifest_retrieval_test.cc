@@ -46,9 +46,9 @@ PackageContent EncoderContent(const std::string& folder) {
       [&](const std::string& name, const math::Shape&, math::Tensor& tensor) {
         content.weights.push_back({name, tensor});
       });
-  for (const char* name : {"config.json", "tokenizer.json", "modules.json",
-                           "1_Pooling/config.json",
-                           "sentence_bert_config.json"}) {
+  for (const char* name :
+       {"config.json", "tokenizer.json", "modules.json",
+        "1_Pooling/config.json", "sentence_bert_config.json"}) {
     content.files[name] = *proto::ReadFile(folder + "/" + name, 1 << 20);
   }
   content.readme = "# encoder\n";
@@ -74,8 +74,8 @@ PackageContent AdapterContent(const OpenedPackage& base,
   }
   m.mutable_adapter()->set_queries(30);
   for (const char* map : {"query", "value"}) {
-    const std::string name = absl::StrCat(
-        "base_model.model.encoder.layer.0.attention.self.", map);
+    const std::string name =
+        absl::StrCat("base_model.model.encoder.layer.0.attention.self.", map);
     content.weights.push_back(
         {name + ".lora_A.weight", numbers.New({kRank, kC}, 1)});
     content.weights.push_back(
@@ -87,8 +87,7 @@ PackageContent AdapterContent(const OpenedPackage& base,
   return content;
 }
 
-PackageContent PilotContent(const OpenedPackage& base,
-                            TensorNumbers& numbers) {
+PackageContent PilotContent(const OpenedPackage& base, TensorNumbers& numbers) {
   PackageContent content;
   v1::ExpertManifest& m = content.manifest;
   m.set_id("clinic.example/pilots-heart@1.0.0");
@@ -125,8 +124,7 @@ class RetrievalPackages : public ::testing::Test {
     o.ffn_width = 12;
     o.layers = 1;
     motet::testing::WriteEncoderDirectory(folder_ + "/encoder", o);
-    Build("base", EncoderContent(folder_ + "/encoder"),
-          f_.coordinator);
+    Build("base", EncoderContent(folder_ + "/encoder"), f_.coordinator);
     base_ = Open("base");
     Build("adapter", AdapterContent(base_, numbers_), f_.clinic);
     adapter_ = Open("adapter");
@@ -143,8 +141,7 @@ class RetrievalPackages : public ::testing::Test {
   // What BuildPackage says, or what opening says.
   std::string Refusal(const PackageContent& content, const Signer& signer) {
     const std::string folder = FreshFolder("refused") + "/p";
-    const absl::Status built = BuildPackage(folder, content,
-                                            signer.private_pem,
+    const absl::Status built = BuildPackage(folder, content, signer.private_pem,
                                             signer.certificate_pem);
     if (!built.ok()) return std::string(built.message());
     const auto opened = OpenPackage(folder, f_.authority.certificate_pem);
@@ -174,8 +171,8 @@ class RetrievalPackages : public ::testing::Test {
 TEST_F(RetrievalPackages, AreWhatTheyShouldBe) {
   EXPECT_THAT(*proto::ListDirectory(folder_ + "/adapter"),
               ::testing::ElementsAre("README.md", "adapter_config.json",
-                                   "adapter_model.safetensors",
-                                   "manifest.json", "model.sig"));
+                                     "adapter_model.safetensors",
+                                     "manifest.json", "model.sig"));
   EXPECT_EQ(WeightsSha256(adapter_.manifest).size(), 64u);
   EXPECT_EQ(adapter_.manifest.tensors_size(), 4);
   const auto fits = [&](const OpenedPackage& p) {
@@ -227,9 +224,9 @@ TEST_F(RetrievalPackages, AnEncoderMustBeWhatItSays) {
   content.weights.pop_back();
   EXPECT_THAT(Refusal(content, f_.coordinator),
               HasSubstr("output.LayerNorm.bias"));
-  EXPECT_THAT(After(base_,
-                    [](auto& m) { m.mutable_model()->set_block("olmo2"); }),
-              HasSubstr("model.block is \"olmo2\", want bert"));
+  EXPECT_THAT(
+      After(base_, [](auto& m) { m.mutable_model()->set_block("olmo2"); }),
+      HasSubstr("model.block is \"olmo2\", want bert"));
   EXPECT_THAT(After(base_, [](auto& m) { m.mutable_adapter(); }),
               HasSubstr("adapter of kind \"encoder\""));
 }
@@ -275,25 +272,21 @@ TEST_F(RetrievalPackages, AnAdapterOfAnotherBaseOrShapeIsRefused) {
   }
   EXPECT_THAT(Refusal(content, f_.clinic), HasSubstr("layer.1"));
   content = AdapterContent(base_, numbers_);
-  content.weights[0].tensor.f32()[3] =
-      std::numeric_limits<float>::infinity();
+  content.weights[0].tensor.f32()[3] = std::numeric_limits<float>::infinity();
   EXPECT_FALSE(Refusal(content, f_.clinic).empty());
   // Neither stands beside the other's base.
   const Packages decoders = MakePackages();
-  EXPECT_THAT(
-      std::string(CheckAgainstBase(adapter_, decoders.base).message()),
-      HasSubstr("kind is \"embedding_adapter\", want ffn, dense, "
-                "attention_ffn or sized"));
-  EXPECT_THAT(
-      std::string(CheckAgainstBase(decoders.expert, base_).message()),
-      HasSubstr("kind is \"ffn\", want embedding_adapter or pilots"));
+  EXPECT_THAT(std::string(CheckAgainstBase(adapter_, decoders.base).message()),
+              HasSubstr("kind is \"embedding_adapter\", want ffn, dense, "
+                        "attention_ffn or sized"));
+  EXPECT_THAT(std::string(CheckAgainstBase(decoders.expert, base_).message()),
+              HasSubstr("kind is \"ffn\", want embedding_adapter or pilots"));
 }
 
 TEST_F(RetrievalPackages, PilotsSayWhatTheyAreOf) {
-  const auto after =
-      [&](const std::function<void(v1::PilotRecord&)>& change) {
-        return After(pilots_, [&](auto& m) { change(*m.mutable_pilots()); });
-      };
+  const auto after = [&](const std::function<void(v1::PilotRecord&)>& change) {
+    return After(pilots_, [&](auto& m) { change(*m.mutable_pilots()); });
+  };
   EXPECT_THAT(After(pilots_, [](auto& m) { m.clear_pilots(); }),
               HasSubstr("pilots is missing of kind"));
   EXPECT_THAT(after([](auto& p) { p.set_of(kOther); }),
@@ -336,8 +329,7 @@ TEST_F(RetrievalPackages, PilotsAreOneRowAGroup) {
   content.weights.push_back({"queries", numbers_.New({2, kC}, 0)});
   EXPECT_THAT(Refusal(content, f_.clinic), HasSubstr("alone"));
   content = PilotContent(base_, numbers_);
-  content.weights[0].tensor.f32()[kC] =
-      std::numeric_limits<float>::quiet_NaN();
+  content.weights[0].tensor.f32()[kC] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_THAT(Refusal(content, f_.clinic), HasSubstr("not finite"));
   content = PilotContent(base_, numbers_);
   content.manifest.mutable_base()->set_weights_sha256(std::string(64, 'b'));
