@@ -15,6 +15,7 @@
 #include "compose/package/safetensors.h"
 #include "node/job_store.h"
 #include "node/plan_check.h"
+#include "node/policy.h"
 #include "node/training.h"
 #include "proto/digest.h"
 #include "tests/harness/encoder_directory.h"
@@ -127,7 +128,7 @@ TEST_F(EmbedderJobTest, RowsBeginWithItAndTheManifestSaysSo) {
   const auto encoder = Encoder(settings_.embedder);
   v1::TrainingPlan plan = EmbedderPlan("plan-1");
   plan.set_embedder_sha256(proto::Hex(encoder->digest()));
-  EXPECT_THAT(DescribePlan(plan, settings_),
+  EXPECT_THAT(DescribePlan(plan, settings_, LoadPolicy(settings_.dir)),
               HasSubstr("mean vector of up to 1000 of your documents"));
   RunTo(v1::JOB_PUBLISHED, plan);
   const std::string folder = PublishedFolder("code.example/code@1.0.0");
