@@ -274,9 +274,10 @@ void CheckRetrieverLock(const v1::CompositionLock& lock,
   check(retriever.similarity() == "dot" || retriever.similarity() == "cosine",
         absl::StrCat("retriever.similarity = \"", retriever.similarity(),
                      "\" (want dot or cosine)"));
-  check(retriever.aggregate() == "mean" || retriever.aggregate() == "max",
+  check(retriever.aggregate() == "mean" || retriever.aggregate() == "max" ||
+            retriever.aggregate() == "weighted",
         absl::StrCat("retriever.aggregate = \"", retriever.aggregate(),
-                     "\" (want mean or max)"));
+                     "\" (want mean, max or weighted)"));
   int last = -1;
   std::set<std::string> ids;
   for (const v1::LockedPilots& pilots : retriever.pilots()) {

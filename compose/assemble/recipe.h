@@ -64,7 +64,7 @@
 // or, with method = "router_retriever",
 //   [retriever]
 //   similarity = "dot"            # or "cosine"
-//   aggregate = "mean"            # or "max", over an expert's pilots
+//   aggregate = "mean"            # or "max", "weighted" by queries, over pilots
 //   pilots = ["owner/pilots-name@1.0.0", ...]  # default: each expert's newest
 // An option that does not belong to the kind or method is an error, too.
 #pragma once

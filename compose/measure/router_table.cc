@@ -174,7 +174,27 @@ struct Library {
   int of = kBase;
   std::vector<float> pilots;
   std::vector<int> candidates;
+  std::vector<int64_t> queries;  // behind each pilot
+  double gate = 0;  // kGate of the owner's queries are farther from all pilots
 };
+constexpr double kGate = 0.1;
+
+double Nearest(const Bench& bench, std::span<const float> query,
+               const Library& library, int out) {
+  double nearest = -std::numeric_limits<double>::infinity();
+  for (size_t p = 0; p < library.candidates.size(); ++p) {
+    if (out != kBase && library.candidates[p] == out) continue;
+    double sum = 0;
+    for (int64_t c = 0; c < bench.width; ++c) {
+      sum += static_cast<double>(query[static_cast<size_t>(c)]) *
+             library.pilots[p * static_cast<size_t>(bench.width) +
+                            static_cast<size_t>(c)];
+    }
+    nearest = std::max(nearest, sum);
+  }
+  return nearest;
+}
+
 std::vector<Library> Libraries(const Bench& bench, bool base_too,
                                int64_t clusters) {
   std::vector<Library> libraries;
@@ -195,12 +215,13 @@ std::vector<Library> Libraries(const Bench& bench, bool base_too,
         retrieve::BestExperts(scores, candidates, options.own);
     const retrieve::MadePilots made = retrieve::MakePilots(
         scores, set.train.vectors, candidates, bench.width, options);
-    Library library{set.expert, {}, {}};
+    Library library{set.expert, {}, {}, {}, 0};
     for (const retrieve::PilotGroup& group : made.groups) {
       if (clusters <= 1) {
         library.pilots.insert(library.pilots.end(), group.mean.begin(),
                               group.mean.end());
         library.candidates.push_back(group.expert);
+        library.queries.push_back(group.queries);
         continue;
       }
       std::vector<float> members;
@@ -215,6 +236,18 @@ std::vector<Library> Libraries(const Bench& bench, bool base_too,
       library.candidates.insert(
           library.candidates.end(),
           means.size() / static_cast<size_t>(bench.width), group.expert);
+      library.queries.resize(library.candidates.size(), 1);
+    }
+    if (!library.candidates.empty()) {
+      std::vector<double> near;
+      for (int64_t i = 0; i < n; ++i) {
+        near.push_back(
+            Nearest(bench, bench.Vector(set.train, i), library, kBase));
+      }
+      const auto at = near.begin() + static_cast<int64_t>(
+                                         kGate * static_cast<double>(n));
+      std::nth_element(near.begin(), at, near.end());
+      library.gate = *at;
     }
     libraries.push_back(std::move(library));
   }
@@ -223,14 +256,17 @@ std::vector<Library> Libraries(const Bench& bench, bool base_too,
 
 // RouterRetriever. A withdrawal deletes the expert's pilots and the library of
 // its owner; nobody's other pilots move.
+// gated: a query that is farther from the nearest owner's pilots than most of
+// that owner's goes to the base.
 Make Pilots(const Bench& bench, retrieve::Aggregate aggregate, bool base_too,
-            int64_t clusters) {
+            int64_t clusters, bool gated = false) {
   auto libraries = std::make_shared<std::vector<Library>>(
       Libraries(bench, base_too, clusters));
   const int shift = base_too ? 1 : 0;
-  return [&bench, libraries, aggregate, shift](int out) -> Choose {
+  return [&bench, libraries, aggregate, shift, gated](int out) -> Choose {
     std::vector<float> pilots;
     std::vector<int> candidates;
+    std::vector<int64_t> queries;
     for (const Library& library : *libraries) {
       if (library.of == out) continue;
       for (size_t p = 0; p < library.candidates.size(); ++p) {
@@ -239,13 +275,26 @@ Make Pilots(const Bench& bench, retrieve::Aggregate aggregate, bool base_too,
                         static_cast<int64_t>(p) * bench.width;
         pilots.insert(pilots.end(), at, at + bench.width);
         candidates.push_back(library.candidates[p]);
+        queries.push_back(library.queries[p]);
       }
     }
     auto router = std::make_shared<retrieve::PilotRouter>(
         std::move(pilots), std::move(candidates), bench.width,
-        bench.options.similarity, aggregate);
-    return [router, shift, &bench](const RoutedSet& set, int64_t i) {
-      const int chosen = router->Route(bench.Vector(set.test, i))[0];
+        bench.options.similarity, aggregate, std::move(queries));
+    return [router, shift, libraries, gated, out, &bench](const RoutedSet& set,
+                                                          int64_t i) {
+      const auto query = bench.Vector(set.test, i);
+      const Library* nearest = nullptr;
+      double similarity = -std::numeric_limits<double>::infinity();
+      for (const Library& library : *libraries) {
+        if (!gated || library.of == out) continue;
+        const double s = Nearest(bench, query, library, out);
+        if (s <= similarity) continue;
+        similarity = s;
+        nearest = &library;
+      }
+      if (nearest != nullptr && similarity < nearest->gate) return kBase;
+      const int chosen = router->Route(query)[0];
       return chosen < 0 ? kBase : chosen - shift;
     };
   };
@@ -321,6 +370,10 @@ RouterTable MakeRouterTable(const std::vector<RoutedSet>& sets,
       Pilots(bench, Aggregate::kMean, false, 1));
   add("RouterRetriever, max", "router",
       Pilots(bench, Aggregate::kMax, false, 1));
+  add("RouterRetriever, weighted", "router",
+      Pilots(bench, Aggregate::kWeighted, false, 1));
+  add("RouterRetriever, weighted, gated", "router",
+      Pilots(bench, Aggregate::kWeighted, false, 1, true));
   add("RouterRetriever, mean, k-means", "router",
       Pilots(bench, Aggregate::kMean, false, options.clusters));
   add("RouterRetriever, max, k-means", "router",

@@ -66,13 +66,16 @@ MadePilots MakePilots(std::span<const double> scores,
 
 PilotRouter::PilotRouter(std::vector<float> pilots, std::vector<int> experts,
                          int64_t width, Similarity similarity,
-                         Aggregate aggregate)
+                         Aggregate aggregate, std::vector<int64_t> queries)
     : pilots_(std::move(pilots)),
       experts_(std::move(experts)),
+      queries_(std::move(queries)),
       width_(width),
       similarity_(similarity),
       aggregate_(aggregate) {
   MOTET_CHECK(pilots_.size() == experts_.size() * static_cast<size_t>(width));
+  if (aggregate_ != Aggregate::kWeighted) queries_.assign(experts_.size(), 1);
+  MOTET_CHECK(queries_.size() == experts_.size());
   if (similarity_ != Similarity::kCosine) return;
   const Dot dot = BestDot();
   for (size_t i = 0; i < experts_.size(); ++i) {
@@ -102,16 +105,16 @@ std::vector<PilotRouter::Score> PilotRouter::Scores(
       similarity = both > 0 ? similarity / both : 0;
     }
     Sum& sum = sums[experts_[i]];
-    if (aggregate_ == Aggregate::kMean) {
-      sum.value += similarity;
+    if (aggregate_ != Aggregate::kMax) {
+      sum.value += static_cast<double>(queries_[i]) * similarity;
     } else if (sum.n == 0 || similarity > sum.value) {
       sum.value = similarity;
     }
-    ++sum.n;
+    sum.n += queries_[i];
   }
   std::vector<Score> scores;
   for (const auto& [expert, sum] : sums) {
-    scores.push_back({expert, aggregate_ == Aggregate::kMean
+    scores.push_back({expert, aggregate_ != Aggregate::kMax
                                   ? sum.value / static_cast<double>(sum.n)
                                   : sum.value});
   }

@@ -43,18 +43,24 @@ MadePilots MakePilots(std::span<const double> scores,
                       int64_t width, const PilotOptions& options);
 
 enum class Similarity : uint8_t { kDot, kCosine };
-enum class Aggregate : uint8_t { kMean, kMax };
+// kWeighted: the mean over the queries behind the pilots.
+enum class Aggregate : uint8_t { kMean, kMax, kWeighted };
 
 // Sends queries to experts.
 //   score_e = mean (or max) over e's pilots of sim(query, pilot)
+//   weighted: sum n_p sim(query, p) / sum n_p, where a pilot stands for n_p
+//   queries: a group that an expert won by luck in a foreign domain weighs
+//   little
 //   argmax_e, ties to the lowest e                             [2409.02685 §3]
 // Differs from the authors' code, which takes the maximum: "max" is an option.
 class PilotRouter {
  public:
   // pilots: [N,C]. experts: [N], whose each is, from 0. A pilot without
   // length is as far as can be from everything by cosine: similarity 0.
+  // queries: [N], behind each pilot; needed by kWeighted alone.
   PilotRouter(std::vector<float> pilots, std::vector<int> experts,
-              int64_t width, Similarity similarity, Aggregate aggregate);
+              int64_t width, Similarity similarity, Aggregate aggregate,
+              std::vector<int64_t> queries = {});
 
   struct Score {
     int expert = 0;
@@ -69,6 +75,7 @@ class PilotRouter {
  private:
   std::vector<float> pilots_;
   std::vector<int> experts_;
+  std::vector<int64_t> queries_;
   std::vector<double> lengths_;  // by cosine
   int64_t width_;
   Similarity similarity_;

@@ -279,6 +279,7 @@ absl::StatusOr<Retriever::Library> Retriever::ReadLibrary(
     library.vectors.insert(library.vectors.end(), pilot,
                            pilot + base_->width());
     library.experts.push_back(position->second);
+    library.queries.push_back(static_cast<int64_t>(record.groups(g).queries()));
   }
   return library;
 }
@@ -286,6 +287,7 @@ absl::StatusOr<Retriever::Library> Retriever::ReadLibrary(
 PilotRouter Retriever::RouterFor(ExpertMask set) const {
   std::vector<float> vectors;
   std::vector<int> of;
+  std::vector<int64_t> queries;
   const auto width = static_cast<size_t>(base_->width());
   for (const Library& library : libraries_) {
     if (!Has(set, library.expert)) continue;
@@ -294,13 +296,17 @@ PilotRouter Retriever::RouterFor(ExpertMask set) const {
       const auto pilot = std::span(library.vectors).subspan(i * width, width);
       vectors.insert(vectors.end(), pilot.begin(), pilot.end());
       of.push_back(library.experts[i]);
+      queries.push_back(library.queries[i]);
     }
   }
   const v1::RetrieverLock& how = lock_.retriever();
   return PilotRouter(
       std::move(vectors), std::move(of), base_->width(),
       how.similarity() == "cosine" ? Similarity::kCosine : Similarity::kDot,
-      how.aggregate() == "max" ? Aggregate::kMax : Aggregate::kMean);
+      how.aggregate() == "max"        ? Aggregate::kMax
+      : how.aggregate() == "weighted" ? Aggregate::kWeighted
+                                      : Aggregate::kMean,
+      std::move(queries));
 }
 
 std::unique_ptr<QueryEncoder> Retriever::QueriesFor(ExpertMask set) const {

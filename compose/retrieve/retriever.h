@@ -51,6 +51,7 @@ class Retriever : public assemble::Served {
     int expert = 0;  // that it goes with
     std::vector<float> vectors;
     std::vector<int> experts;
+    std::vector<int64_t> queries;  // behind each
   };
   Retriever() = default;
   absl::Status Init(const assemble::PackageFolder& folder_of,

@@ -80,7 +80,10 @@ std::string MethodText(const v1::CompositionLock& lock) {
     const v1::RetrieverLock& r = lock.retriever();
     return absl::StrCat("pilots of ", r.pilots_size(), " owners by ",
                         r.similarity() == "cosine" ? "cosine" : "dot product",
-                        ", the ", r.aggregate(), " of each expert's");
+                        ", the ",
+                        r.aggregate() == "weighted" ? "weighted mean"
+                                                    : r.aggregate(),
+                        " of each expert's");
   }
   if (lock.has_merge() &&
       assemble::FindMergeKind(lock.merge().kind()) != nullptr) {

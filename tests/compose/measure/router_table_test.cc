@@ -78,7 +78,9 @@ TEST(RouterTable, EncodersAnswerEverything) {
 
 TEST(RouterTable, RoutersSendEachQueryToItsExpert) {
   const RouterTable table = Made();
-  for (const char* name : {"RouterRetriever, max", "oracle by query"}) {
+  for (const char* name :
+       {"RouterRetriever, max", "RouterRetriever, weighted",
+        "oracle by query"}) {
     const RouterRow& row = Row(table, name);
     EXPECT_DOUBLE_EQ(row.values[0], 0.8) << name;
     EXPECT_DOUBLE_EQ(row.values[1], (3 * 1 + 0.6) / 4) << name;
@@ -95,7 +97,8 @@ TEST(RouterTable, RoutersSendEachQueryToItsExpert) {
 TEST(RouterTable, AWithdrawnExpertLeavesWithItsOwnersPilots) {
   const RouterTable table = Made();
   for (const char* name :
-       {"RouterRetriever, mean", "RouterRetriever, max", "dataset router",
+       {"RouterRetriever, mean", "RouterRetriever, max",
+        "RouterRetriever, weighted", "dataset router",
         "classifier", "oracle by set", "oracle by query"}) {
     const RouterRow& row = Row(table, name);
     EXPECT_DOUBLE_EQ(row.without[0], 0.1) << name;  // expert b on a's queries
@@ -117,6 +120,19 @@ TEST(RouterTable, TheBaseCanBeACandidate) {
   const RouterRow& row = Row(table, "RouterRetriever, mean, base too");
   EXPECT_THAT(row.went[0], ElementsAre(1, 0, 0));
   EXPECT_DOUBLE_EQ(row.values[0], 0.4);
+}
+
+TEST(RouterTable, AGateSendsWhatIsFarToTheBase) {
+  std::vector<RoutedSet> sets = Sets();
+  const RouterTable plain =
+      MakeRouterTable(sets, {"a", "b"}, {"one for all"}, 2,
+                      {.pilots = {.min_queries = 1}});
+  const RouterRow& row = Row(plain, "RouterRetriever, weighted, gated");
+  EXPECT_THAT(row.went[0], ElementsAre(0, 1, 0));
+  EXPECT_THAT(row.went[2], ElementsAre(1, 0, 0));  // (0.9, 0.2): nobody's
+  EXPECT_DOUBLE_EQ(row.values[2], 0.5);
+  // Without a's pilots, its queries are b's odd ones at best.
+  EXPECT_DOUBLE_EQ(Row(plain, "RouterRetriever, weighted").without[0], 0.1);
 }
 
 TEST(RouterTable, SmallGroupsGiveNoPilot) {

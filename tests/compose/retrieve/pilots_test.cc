@@ -104,6 +104,24 @@ TEST(PilotRouter, MeanAndMaxDiffer) {
       ElementsAre(2));
 }
 
+TEST(PilotRouter, WeighsAPilotByItsQueries) {
+  // Expert 1 won 30 queries far away by luck and has its 90 here; expert 2
+  // won 30 here.
+  const std::vector<float> pilots = {1, 0, -1, 0, 0.9f, 0};
+  const std::vector<int> experts = {1, 1, 2};
+  const std::vector<float> query = {1, 0};
+  const PilotRouter router(pilots, experts, 2, Similarity::kDot,
+                           Aggregate::kWeighted, {90, 30, 30});
+  const auto scores = router.Scores(query);
+  ASSERT_THAT(scores, SizeIs(2));
+  EXPECT_DOUBLE_EQ(scores[0].score, 0.5);  // (90 - 30) / 120
+  EXPECT_FLOAT_EQ(scores[1].score, 0.9);
+  EXPECT_THAT(PilotRouter(pilots, experts, 2, Similarity::kDot,
+                          Aggregate::kWeighted, {900, 20, 30})
+                  .Route(query),
+              ElementsAre(1));
+}
+
 TEST(PilotRouter, DotKnowsLengthsAndCosineDoesNot) {
   const std::vector<float> pilots = {10, 10, 1, 0};
   EXPECT_THAT(Route(pilots, {3, 5}, {1, 0}), ElementsAre(3));

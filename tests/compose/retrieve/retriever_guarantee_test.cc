@@ -150,7 +150,7 @@ TEST_F(RetrieverGuaranteeTest, EverySetIsTheCompositionOfItAlone) {
 
 TEST_F(RetrieverGuaranteeTest, InEveryWayOfRouting) {
   for (const char* similarity : {"dot", "cosine"}) {
-    for (const char* aggregate : {"mean", "max"}) {
+    for (const char* aggregate : {"mean", "max", "weighted"}) {
       const auto whole = Load(LockOf({0, 1, 2, 3}, similarity, aggregate));
       for (const int subset : {3, 5, 11, 14}) {
         const auto alone = Load(LockOf(Members(subset), similarity, aggregate));
