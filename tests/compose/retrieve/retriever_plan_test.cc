@@ -156,7 +156,7 @@ TEST_F(RetrieverPlanTest, LocksThatNobodyWrote) {
   EXPECT_THAT(refusal([](auto& r) { r.set_similarity("l2"); }),
               HasSubstr("similarity = \"l2\""));
   EXPECT_THAT(refusal([](auto& r) { r.set_aggregate(""); }),
-              HasSubstr("want mean or max"));
+              HasSubstr("want mean, max or weighted"));
   EXPECT_THAT(refusal([](auto& r) { r.mutable_pilots()->SwapElements(0, 1); }),
               HasSubstr("in their order"));
   EXPECT_THAT(refusal([](auto& r) {
