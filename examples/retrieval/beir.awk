@@ -2,7 +2,7 @@
 # Rows "title TAB query TAB text" into corpus.jsonl, queries.jsonl and
 # qrels/{train,test}.tsv of the folder `dir`.
 function json(text) {
-  gsub(/\\/, "\\\\", text)
+  gsub(/\\/, "/", text)  # awks differ in how they write a backslash
   gsub(/"/, "\\\"", text)
   gsub(/[\001-\037\177]/, " ", text)
   gsub(/[\200-\377]/, "?", text)  # bytes: they could be cut in a character

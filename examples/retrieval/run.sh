@@ -132,7 +132,7 @@ run motet expert list
 
 # ----------------------------------------------------------------- compose
 step "5. Compose"
-printf 'name = "search"\nmethod = "router_retriever"\nexperts = [%s]\n' "$list" >"$out/recipe.toml"
+printf 'name = "search"\nmethod = "router_retriever"\nexperts = [%s]\n\n[retriever]\naggregate = "weighted"\n' "$list" >"$out/recipe.toml"
 run motet compose plan "$out/recipe.toml"
 run motet compose apply "$out/recipe.toml"
 
@@ -160,16 +160,16 @@ measure() {  # measure NAME ARGUMENT…
   for i in "${!sets[@]}"; do
     show motet eval retrieval "${@//OWNER/${owners[$i]}}" --data "${sets[$i]}" -o json >&2
     value=$(motet -o json eval retrieval "${@//OWNER/${owners[$i]}}" --data "${sets[$i]}" 2>>"$out/logs/eval.log" |
-      sed -n 's/.*"ndcg@10":\([0-9.]*\),"mrr.*/\1/p')
+      grep -o '"ndcg@10":[0-9.]*' | head -n 1 | cut -d : -f 2)
     [ -n "$value" ] || fail "the command above failed; its log is $out/logs/eval.log"
     line+=$(printf ' %16.4f' "$value")
   done
   printf '%s\n' "$line" >>"$out/table.txt"
 }
 measure "BM25" --mode bm25
-measure "base" "$encoder"
-measure "RouterRetriever" search
-measure "  own expert withdrawn" search --exclude OWNER.example
+measure "base" "$encoder" --cache "$out/vectors"
+measure "RouterRetriever" search --cache "$out/vectors"
+measure "  own expert withdrawn" search --cache "$out/vectors" --exclude OWNER.example
 cat "$out/table.txt"
 
 # ------------------------------------------------------------------- serve
@@ -206,8 +206,8 @@ step "9. ${owners[0]} opts out: its adapter and its pilots go, nothing else move
 before=$(motet index info "$out/index" -o json | grep -o '"content_sha256":"[0-9a-f]*"')
 run motet compose rm search "${owners[0]}.example/${owners[0]}"
 run motet compose show search
-measure "  after the opt-out" search
+measure "  after the opt-out" search --cache "$out/vectors"
 after=$(motet index info "$out/index" -o json | grep -o '"content_sha256":"[0-9a-f]*"')
-[ -n "$before" ] && [ "$before" = "$after" ] || fail "the index changed"
+if [ -z "$before" ] || [ "$before" != "$after" ]; then fail "the index changed"; fi
 cat "$out/table.txt"
 step "Done in $(seconds "$begin") s" "Everything is in $out."

@@ -81,7 +81,7 @@ sets=$(cd "$data" && for s in */qrels/train.tsv; do [ -s "$s" ] && printf '%s ' 
 # several sets each batch is of one, as other sets' documents would be easy
 # negatives, and there are as many steps for each.
 train() {
-  local name=$1 seed=$2 folder=$out/seed-$2/$1 from=()
+  local seed=$2 folder=$out/seed-$2/$1 from=()
   shift 2
   [ -s "$folder/adapter_config.json" ] && return 0
   for s in "$@"; do from+=(--data "$data/$s"); done
