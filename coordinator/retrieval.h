@@ -56,7 +56,7 @@ class Retrieval {
       const StillWanted& wanted = nullptr) const;
   // The same, and k out of range, more documents in all than a request may
   // have, an unknown mode or field; NotFound: an unknown index.
-  // ResourceExhausted: documents' texts beyond what a reply may hold.
+  // InvalidArgument: documents' texts beyond what a reply may hold.
   absl::StatusOr<Admitted<v1::SearchReply>> Search(
       const v1::SearchRequest& request,
       const StillWanted& wanted = nullptr) const;

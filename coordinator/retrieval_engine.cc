@@ -83,8 +83,12 @@ absl::StatusOr<RetrievalEngine::Answer> RetrievalEngine::Run(
   while (!mutex_.AwaitWithTimeout(absl::Condition(&job->done),
                                   wanted ? kLook : absl::InfiniteDuration())) {
     if (wanted()) continue;
-    job->wanted = false;  // where it is in the batch, it ends with that
-    std::erase(waiting_, job);
+    job->wanted = false;
+    // In the batch it ends with that: until then its index is read, which the
+    // caller may take away afterwards.
+    if (std::erase(waiting_, job) == 0) {
+      mutex_.Await(absl::Condition(&job->done));
+    }
     return absl::CancelledError("[engine] client gone");
   }
   if (!job->status.ok()) return job->status;
@@ -126,9 +130,9 @@ void RetrievalEngine::Work() {
     for (const Piece& piece : batch) {
       Job& job = *piece.job;
       if (!status.ok()) job.status = status;
-      if (!job.status.ok() || job.next == job.texts.size()) {
+      if (!job.status.ok() || job.next == job.texts.size() || !job.wanted) {
         job.done = true;
-      } else if (job.wanted) {
+      } else {
         waiting_.push_back(piece.job);
       }
     }

@@ -95,7 +95,11 @@ absl::StatusOr<RetrievalImport> ImportRetrieval(const Settings& settings,
   };
   const absl::Status status = take();
   std::filesystem::remove_all(fresh, ignored);  // the old one, or a failed one
-  if (status.ok()) return result;
+  if (status.ok()) {
+    // Vectors of documents that may be gone now.
+    std::filesystem::remove_all(settings.Path("corpus/vectors"), ignored);
+    return result;
+  }
   // In the words of the folder that was given.
   return absl::Status(status.code(),
                       absl::StrReplaceAll(std::string(status.message()),

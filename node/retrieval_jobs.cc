@@ -171,7 +171,7 @@ absl::StatusOr<EncoderBase> LoadEncoderBase(package::OpenedPackage opened,
 }
 
 absl::StatusOr<TrainedAdapter> TrainAdapter(
-    const v1::TrainingPlan& plan, const EncoderBase& base,
+    const v1::TrainingPlan& plan, const Policy& policy, const EncoderBase& base,
     const retrieve::BeirSet& set, const RetrievalFiles& files,
     const retrieve::Fraction& encoding, const std::function<void()>& training,
     const learn::OnProgress& progress) {
@@ -184,6 +184,15 @@ absl::StatusOr<TrainedAdapter> TrainAdapter(
   from.progress = encoding;
   MOTET_ASSIGN_OR_RETURN(const retrieve::MadeAdapterData made,
                          retrieve::MakeAdapterData(*base.encoder, {set}, from));
+  // The floor is of what is trained on: fewer may be drawn, or answered.
+  const auto queries = static_cast<int64_t>(made.data.queries.size());
+  if (queries < policy.min_queries) {
+    return proto::Error(absl::StatusCode::kFailedPrecondition,
+                        "embedding_adapter",
+                        absl::StrCat(queries, " queries to train on"),
+                        absl::StrCat("the owner's floor, ", policy.min_queries),
+                        "ask for more queries (max_queries)");
+  }
   training();
   learn::AdapterOptions o;
   o.steps = static_cast<int64_t>(plan.steps());

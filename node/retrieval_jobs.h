@@ -47,7 +47,7 @@ struct TrainedAdapter {
 // progress: as learn::OnProgress. encoding: how much of the documents has
 // been encoded. training: called once between both.
 absl::StatusOr<TrainedAdapter> TrainAdapter(
-    const v1::TrainingPlan& plan, const EncoderBase& base,
+    const v1::TrainingPlan& plan, const Policy& policy, const EncoderBase& base,
     const retrieve::BeirSet& set, const RetrievalFiles& files,
     const retrieve::Fraction& encoding, const std::function<void()>& training,
     const learn::OnProgress& progress);

@@ -70,7 +70,7 @@ absl::Status Runner::RunAdapter(const JobRecord& job, const Policy& policy,
   MOTET_ASSIGN_OR_RETURN(
       const TrainedAdapter trained,
       TrainAdapter(
-          job.plan, base, corpus.set,
+          job.plan, policy, base, corpus.set,
           {jobs.JobPath(id, "checkpoint"),
            context_.settings.Path("corpus/vectors")},
           [&](double part) { encoding.Update(part, ""); },

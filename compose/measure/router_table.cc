@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <random>
 #include <utility>
@@ -175,7 +176,7 @@ struct Library {
   std::vector<float> pilots;
   std::vector<int> candidates;
   std::vector<int64_t> queries;  // behind each pilot
-  double gate = 0;  // kGate of the owner's queries are farther from all pilots
+  const RoutedQueries* made_of = nullptr;
 };
 constexpr double kGate = 0.1;
 
@@ -193,6 +194,22 @@ double Nearest(const Bench& bench, std::span<const float> query,
     nearest = std::max(nearest, sum);
   }
   return nearest;
+}
+
+// kGate of the owner's queries are farther from all of its pilots, those of
+// `out` aside.
+double Gate(const Bench& bench, const Library& library, int out) {
+  std::vector<double> near;
+  for (int64_t i = 0; i < bench.Count(*library.made_of); ++i) {
+    near.push_back(
+        Nearest(bench, bench.Vector(*library.made_of, i), library, out));
+  }
+  if (near.empty()) return 0;
+  const auto at = near.begin() +
+                  static_cast<int64_t>(kGate *
+                                       static_cast<double>(near.size()));
+  std::nth_element(near.begin(), at, near.end());
+  return *at;
 }
 
 std::vector<Library> Libraries(const Bench& bench, bool base_too,
@@ -215,7 +232,7 @@ std::vector<Library> Libraries(const Bench& bench, bool base_too,
         retrieve::BestExperts(scores, candidates, options.own);
     const retrieve::MadePilots made = retrieve::MakePilots(
         scores, set.train.vectors, candidates, bench.width, options);
-    Library library{set.expert, {}, {}, {}, 0};
+    Library library{set.expert, {}, {}, {}, &set.train};
     for (const retrieve::PilotGroup& group : made.groups) {
       if (clusters <= 1) {
         library.pilots.insert(library.pilots.end(), group.mean.begin(),
@@ -238,17 +255,6 @@ std::vector<Library> Libraries(const Bench& bench, bool base_too,
           means.size() / static_cast<size_t>(bench.width), group.expert);
       library.queries.resize(library.candidates.size(), 1);
     }
-    if (!library.candidates.empty()) {
-      std::vector<double> near;
-      for (int64_t i = 0; i < n; ++i) {
-        near.push_back(
-            Nearest(bench, bench.Vector(set.train, i), library, kBase));
-      }
-      const auto at = near.begin() + static_cast<int64_t>(
-                                         kGate * static_cast<double>(n));
-      std::nth_element(near.begin(), at, near.end());
-      library.gate = *at;
-    }
     libraries.push_back(std::move(library));
   }
   return libraries;
@@ -267,8 +273,10 @@ Make Pilots(const Bench& bench, retrieve::Aggregate aggregate, bool base_too,
     std::vector<float> pilots;
     std::vector<int> candidates;
     std::vector<int64_t> queries;
+    std::map<int, double> gates;  // by the expert that a library goes with
     for (const Library& library : *libraries) {
       if (library.of == out) continue;
+      if (gated) gates[library.of] = Gate(bench, library, out);
       for (size_t p = 0; p < library.candidates.size(); ++p) {
         if (library.candidates[p] - shift == out && out != kBase) continue;
         const auto at = library.pilots.begin() +
@@ -281,8 +289,8 @@ Make Pilots(const Bench& bench, retrieve::Aggregate aggregate, bool base_too,
     auto router = std::make_shared<retrieve::PilotRouter>(
         std::move(pilots), std::move(candidates), bench.width,
         bench.options.similarity, aggregate, std::move(queries));
-    return [router, shift, libraries, gated, out, &bench](const RoutedSet& set,
-                                                          int64_t i) {
+    return [router, shift, libraries, gates, gated, out, &bench](
+               const RoutedSet& set, int64_t i) {
       const auto query = bench.Vector(set.test, i);
       const Library* nearest = nullptr;
       double similarity = -std::numeric_limits<double>::infinity();
@@ -293,7 +301,9 @@ Make Pilots(const Bench& bench, retrieve::Aggregate aggregate, bool base_too,
         similarity = s;
         nearest = &library;
       }
-      if (nearest != nullptr && similarity < nearest->gate) return kBase;
+      if (nearest != nullptr && similarity < gates.at(nearest->of)) {
+        return kBase;
+      }
       const int chosen = router->Route(query)[0];
       return chosen < 0 ? kBase : chosen - shift;
     };

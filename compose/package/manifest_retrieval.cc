@@ -68,6 +68,9 @@ void CheckPilotExperts(const v1::PilotRecord& p, Reasons& reasons) {
 
 // Groups in the order of the experts, each at or above the owner's floor, and
 // with what was withheld no more than rankings were made for.
+// Of a group; what plans may ask for, so that sums stay sums.
+constexpr uint64_t kMaxQueries = 1000000000;
+
 void CheckPilotGroups(const v1::PilotRecord& p, Reasons& reasons) {
   std::map<std::string, int> position;
   for (int e = 0; e < p.experts_size(); ++e) {
@@ -96,9 +99,13 @@ void CheckPilotGroups(const v1::PilotRecord& p, Reasons& reasons) {
           "the pilot of ", Shown(g.expert()), " is of ", g.queries(),
           " queries, want at least the owner's floor, ", p.min_queries()));
     }
-    if (__builtin_add_overflow(queries, g.queries(), &queries)) {
-      reasons.push_back("pilots.groups has too many queries");
+    if (g.queries() > kMaxQueries) {
+      reasons.push_back(absl::StrCat("the pilot of ", Shown(g.expert()),
+                                     " is of ", g.queries(),
+                                     " queries, want at most ", kMaxQueries));
+      continue;
     }
+    queries += g.queries();
   }
   const auto experts = static_cast<uint64_t>(p.experts_size());
   const auto groups = static_cast<uint64_t>(p.groups_size());

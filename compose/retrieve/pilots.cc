@@ -92,7 +92,7 @@ std::vector<PilotRouter::Score> PilotRouter::Scores(
                             : 1;
   struct Sum {
     double value = 0;
-    int64_t n = 0;
+    double n = 0;
   };
   std::map<int, Sum> sums;
   // In the order of the pilots, which is the same with others left out.
@@ -110,12 +110,12 @@ std::vector<PilotRouter::Score> PilotRouter::Scores(
     } else if (sum.n == 0 || similarity > sum.value) {
       sum.value = similarity;
     }
-    sum.n += queries_[i];
+    sum.n += static_cast<double>(queries_[i]);
   }
   std::vector<Score> scores;
   for (const auto& [expert, sum] : sums) {
     scores.push_back({expert, aggregate_ != Aggregate::kMax
-                                  ? sum.value / static_cast<double>(sum.n)
+                                  ? sum.value / sum.n
                                   : sum.value});
   }
   return scores;
@@ -127,6 +127,7 @@ std::vector<int> PilotRouter::Route(std::span<const float> queries) const {
   for (size_t at = 0; at < queries.size(); at += width) {
     Score best{-1, 0};
     for (const Score& score : Scores(queries.subspan(at, width))) {
+      if (std::isnan(score.score)) continue;  // of numbers beyond f32
       if (best.expert < 0 || score.score > best.score) best = score;
     }
     route.push_back(best.expert);

@@ -276,6 +276,21 @@ absl::StatusOr<Retriever::Library> Retriever::ReadLibrary(
       return Invalid(path, absl::StrCat("pilot ", g, " with ", pilot[c]),
                      "numbers", "ask its owner for a correct one");
     }
+    // A mean of vectors of length 1 is no longer than they; by the inner
+    // product a longer one would draw queries that are not its.
+    double squares = 0;
+    for (int64_t c = 0; c < base_->width(); ++c) {
+      squares += static_cast<double>(pilot[c]) * pilot[c];
+    }
+    const double most =
+        1.001 + 6 * record.noise() * std::sqrt(double(base_->width()));
+    if (base_->encoder().normalise() && std::sqrt(squares) > most) {
+      return Invalid(
+          path, absl::StrCat("pilot ", g, " of length ", std::sqrt(squares)),
+          absl::StrCat("at most ", most,
+                       ", as means of vectors of length 1 are"),
+          "ask its owner for a correct one");
+    }
     library.vectors.insert(library.vectors.end(), pilot,
                            pilot + base_->width());
     library.experts.push_back(position->second);

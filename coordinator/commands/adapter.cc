@@ -142,8 +142,20 @@ absl::Status Train(Options options, const Context& context) {
                                   result.seconds));
   MOTET_RETURN_IF_ERROR(package::SaveLora(options.out, base->config(),
                                           trained->lora, options.encoder));
+  // What this run made there, and the folder if nothing else lies in it.
   std::error_code ignored;
-  std::filesystem::remove_all(work, ignored);
+  std::vector<std::string> made_here = {options.train.checkpoint_path,
+                                        work + "/lock"};
+  for (const auto& entry : std::filesystem::directory_iterator(work, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (options.texts.cache == work && absl::StartsWith(name, "documents-")) {
+      made_here.push_back(entry.path().string());
+    }
+  }
+  for (const std::string& path : made_here) {
+    std::filesystem::remove(path, ignored);
+  }
+  std::filesystem::remove(work, ignored);
 
   const double before = result.loss_curve.empty() ? 0 : result.loss_curve[0];
   const double after = result.loss_curve.empty() ? 0 : result.loss_curve.back();
