@@ -130,6 +130,38 @@ TEST_F(CompositionTest, BaseAloneIsTheDenseBase) {
             measure::LogitsSha256(*composition->decoder, ids, 1, 0));
 }
 
+// Whatever the router says: weights of one FFN that sum to 1 are that FFN.
+TEST(IdenticalExperts, AreTheDenseModelUnderEveryRouter) {
+  for (const model::Block block :
+       {model::Block::kPreNorm, model::Block::kPostNorm}) {
+    TinyOptions options;
+    options.block = block;
+    options.copies = true;
+    options.widths = {24};  // the base's
+    const TinyFederation same(options);
+    for (const char* router :
+         {"anchored", "switch", "prefix", "topk", "topp", "dume"}) {
+      Recipe recipe = TinyFederation::RecipeFor(same.experts(), router);
+      if (recipe.router.kind != "anchored") recipe.router.renormalise = true;
+      if (recipe.router.kind == "anchored") recipe.router.gate = false;
+      const Plan plan = MakePlan(recipe, same.base(), same.experts());
+      ASSERT_THAT(plan.problems, testing::IsEmpty()) << router;
+      const auto composed = same.Load(plan.lock);
+      ASSERT_NE(composed, nullptr) << router;
+      const auto dense = model::Decoder::Create(same.config(),
+                                                composed->base->weights, {});
+      ASSERT_TRUE(dense.ok()) << dense.status();
+      const auto want = LogitsOf(*dense, same.Ids(30), 1);
+      const auto got =
+          LogitsOf(*composed->decoder, same.Ids(30), composed->All());
+      ASSERT_EQ(got.size(), want.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        ASSERT_NEAR(got[i], want[i], 2e-5) << router << " " << i;
+      }
+    }
+  }
+}
+
 // Rows of a set are those of a composition that never had anyone else: an
 // owner added and taken out again leaves no bit. And they do depend on it.
 TEST_F(CompositionTest, SolvedRowsAreOfTheSetAlone) {

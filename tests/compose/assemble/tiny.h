@@ -42,6 +42,7 @@ struct TinyOptions {
   // Of each expert, in place of `dense` and `kind`: "ffn" or a whole model's.
   std::vector<std::string> kinds;
   double noise = 0.05;  // what training changed
+  bool copies = false;  // FFN experts are the base's FFN
   double mean_noise = 0;  // that FFN experts say is on their means
   // Of a pre-norm base; a post-norm one has its family's.
   model::QkNorm qk_norm = model::QkNorm::kNone;
@@ -178,6 +179,19 @@ class TinyFederation {
   }
 
  private:
+  // An expert's own, or the base's.
+  math::Tensor Ffn(const std::string& layer, const std::string& part,
+                   const math::Shape& shape) {
+    const math::Tensor own = Random(shape, 0.3);
+    if (!options_.copies) return own;
+    for (const package::NamedTensor& from : base_weights_) {
+      if (from.name == "model." + layer + "mlp." + part + "_proj.weight") {
+        return from.tensor;
+      }
+    }
+    ADD_FAILURE() << "the base has no " << layer << part;
+    return own;
+  }
   std::string KindOf(int e) const {
     if (!options_.kinds.empty()) return options_.kinds[e];
     return options_.dense ? options_.kind : "ffn";
@@ -428,11 +442,11 @@ class TinyFederation {
       s.set_threshold(10.0f);  // passes some tokens, refuses others
       const std::string layer = absl::StrCat("layers.", l, ".");
       content.weights.push_back(
-          {layer + "mlp.gate_proj.weight", Random({ffn, width}, 0.3)});
+          {layer + "mlp.gate_proj.weight", Ffn(layer, "gate", {ffn, width})});
       content.weights.push_back(
-          {layer + "mlp.up_proj.weight", Random({ffn, width}, 0.3)});
+          {layer + "mlp.up_proj.weight", Ffn(layer, "up", {ffn, width})});
       content.weights.push_back(
-          {layer + "mlp.down_proj.weight", Random({width, ffn}, 0.3)});
+          {layer + "mlp.down_proj.weight", Ffn(layer, "down", {width, ffn})});
       content.weights.push_back({layer + "router.row", Random({width}, 0.5)});
       content.weights.push_back({layer + "router.bias", Random({1}, 1)});
     }
