@@ -207,21 +207,7 @@ absl::Status Runner::Train(const JobRecord& job) {
           job.plan, base, corpus.train, corpus.test,
           jobs.JobPath(id, "checkpoint"), policy.noise,
           [&](const learn::TrainProgress& p) {
-            line.Update(1.0 * p.step / p.steps,
-                        absl::StrFormat(
-                            "step %d of %d, loss %.3f, %.0f tokens/s, %s left",
-                            p.step, p.steps, p.loss, p.tokens_per_second,
-                            Duration(p.eta_seconds)));
-            jobs.Progress(id, [&](JobRecord& r) {
-              r.step = static_cast<uint64_t>(p.step);
-              r.steps = static_cast<uint64_t>(p.steps);
-              r.loss = Finite(p.loss);
-              r.tokens_per_second = Finite(p.tokens_per_second);
-              r.eta_seconds = Finite(p.eta_seconds);
-              r.seconds = seconds_before + p.seconds;
-              r.peak_rss_mib = PeakRssMib();
-            });
-            return !Interrupted(id);
+            return Report(id, p, seconds_before, line);
           },
           [&] {
             abandonable_ = true;
@@ -285,6 +271,24 @@ absl::Status Runner::Publish(const JobRecord& job) {
     r.eta_seconds = 0;
     r.peak_rss_mib = PeakRssMib();
   });
+}
+
+bool Runner::Report(const std::string& id, const learn::TrainProgress& p,
+                    double seconds_before, ProgressLine& line) {
+  line.Update(1.0 * p.step / p.steps,
+              absl::StrFormat("step %d of %d, loss %.3f, %.0f tokens/s, %s left",
+                              p.step, p.steps, p.loss, p.tokens_per_second,
+                              Duration(p.eta_seconds)));
+  context_.jobs->Progress(id, [&](JobRecord& r) {
+    r.step = static_cast<uint64_t>(p.step);
+    r.steps = static_cast<uint64_t>(p.steps);
+    r.loss = Finite(p.loss);
+    r.tokens_per_second = Finite(p.tokens_per_second);
+    r.eta_seconds = Finite(p.eta_seconds);
+    r.seconds = seconds_before + p.seconds;
+    r.peak_rss_mib = PeakRssMib();
+  });
+  return !Interrupted(id);
 }
 
 void Runner::Tell(const std::string& id, const std::string& detail,

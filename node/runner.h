@@ -18,6 +18,7 @@
 #include "node/corpus_store.h"
 #include "node/job_store.h"
 #include "node/policy.h"
+#include "node/progress.h"
 #include "node/retrieval_jobs.h"
 #include "node/row_start.h"
 #include "node/settings.h"
@@ -69,6 +70,9 @@ class Runner {
                                      const std::vector<std::string>& own);
   bool Interrupted(const std::string& id) const;
   bool WaitMs(const std::string& id, int ms);  // false when interrupted
+  // A step of a training, to the owner's line and the store; false: stop.
+  bool Report(const std::string& id, const learn::TrainProgress& p,
+              double seconds_before, ProgressLine& line);
   void Tell(const std::string& id, const std::string& detail,
             const std::string& public_detail);
   void Conclude(const std::string& id, const absl::Status& status);

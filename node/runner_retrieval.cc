@@ -79,21 +79,7 @@ absl::Status Runner::RunAdapter(const JobRecord& job, const Policy& policy,
             Tell(id, "training", "training");
           },
           [&](const learn::TrainProgress& p) {
-            line.Update(1.0 * p.step / p.steps,
-                        absl::StrFormat(
-                            "step %d of %d, loss %.3f, %.0f tokens/s, %s left",
-                            p.step, p.steps, p.loss, p.tokens_per_second,
-                            Duration(p.eta_seconds)));
-            jobs.Progress(id, [&](JobRecord& r) {
-              r.step = static_cast<uint64_t>(p.step);
-              r.steps = static_cast<uint64_t>(p.steps);
-              r.loss = Finite(p.loss);
-              r.tokens_per_second = Finite(p.tokens_per_second);
-              r.eta_seconds = Finite(p.eta_seconds);
-              r.seconds = seconds_before + p.seconds;
-              r.peak_rss_mib = PeakRssMib();
-            });
-            return !Interrupted(id);
+            return Report(id, p, seconds_before, line);
           }));
   abandonable_ = true;
   if (Interrupted(id)) return absl::CancelledError("stopped");
