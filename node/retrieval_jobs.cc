@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "compose/learn/hash.h"
+#include "compose/math/processor.h"
 #include "compose/measure/query_scores.h"
 #include "compose/package/safetensors.h"
 #include "compose/retrieve/adapter_data.h"
@@ -154,7 +155,7 @@ absl::StatusOr<EncoderBase> LoadEncoderBase(package::OpenedPackage opened,
                                             const v1::TrainingPlan& plan) {
   math::Product product = math::Product::kExact;
   if (plan.arithmetic() == "bf16" ||
-      (plan.arithmetic() == "auto" && math::HasBf16())) {
+      (plan.arithmetic() == "auto" && math::FastBf16())) {
     product = math::Product::kBf16;
   }
   if (product == math::Product::kBf16 && !math::HasBf16()) {

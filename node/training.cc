@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "compose/learn/corpus.h"
 #include "compose/learn/fisher.h"
+#include "compose/math/processor.h"
 #include "compose/measure/perplexity.h"
 #include "compose/package/manifest_training.h"
 #include "proto/error.h"
@@ -39,7 +40,7 @@ learn::OwnerOptions OptionsOf(const v1::TrainingPlan& plan,
   o.public_fraction = plan.public_fraction();
   o.seed = plan.seed();
   if (plan.arithmetic() == "bf16" ||
-      (plan.arithmetic() == "auto" && math::HasBf16())) {
+      (plan.arithmetic() == "auto" && math::FastBf16())) {
     o.product = math::Product::kBf16;
   }
   o.checkpoint_every = plan.checkpoint_every() == 0

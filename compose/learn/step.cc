@@ -155,6 +155,7 @@ StepResult Stepper::Gradients(Sequences sequences) {
     sum.load_balance += part.load_balance;
     sum.lm_z += part.lm_z;
   }
+  tape_.Settle();  // of a batch without pieces, too
   sum.gradient_norm = optimizer_.GradientNorm();
   return sum;
 }

@@ -21,8 +21,7 @@ math::Tensor Flat(void* data, int64_t bytes) {
 
 }  // namespace
 
-// Gradients add up from zero; in all that is some hundred megabytes a step,
-// so every thread clears its part.
+// Large gradients are cleared by every thread together.
 void Tape::Clear(const math::Tensor& t) const {
   if (mode_ == Mode::kCounts) return;
   constexpr int64_t kPiece = 1 << 18;
@@ -78,10 +77,22 @@ void Tape::MarkNeeded(const math::Tensor& t) {
 }
 
 math::Tensor Tape::Gradient(const math::Tensor& t) {
+  return GradientOf(t, false);
+}
+
+math::Tensor Tape::FirstGradient(const math::Tensor& t) {
+  return GradientOf(t, true);
+}
+
+// writes: the caller will, so that numbers nobody added to yet need not be
+// cleared, unless it sees only a part of them.
+math::Tensor Tape::GradientOf(const math::Tensor& t, bool writes) {
   int64_t offset = 0;
   Node* node = const_cast<Node*>(Find(t, &offset));
   if (node == nullptr) return {};
+  bool first = std::exchange(node->stale, false);
   if (node->gradient.empty()) {
+    first = true;
     // Sizes differ where rows choose experts: a buffer a little too large
     // will do.
     if (auto it = free_.lower_bound(node->bytes);
@@ -91,11 +102,26 @@ math::Tensor Tape::Gradient(const math::Tensor& t) {
     } else {
       node->gradient = Flat(arena_.Allocate(node->bytes), node->bytes);
     }
-    Clear(Flat(node->gradient.data, node->bytes));
   }
   math::Tensor view = t;
   view.data = static_cast<char*>(node->gradient.data) + offset;
+  view.fresh = first && writes && t.bytes() == node->bytes;
+  if (first && !view.fresh) Clear(Flat(node->gradient.data, node->bytes));
   return view;
+}
+
+bool Tape::HandGradient(const math::Tensor& y, const math::Tensor& t) {
+  int64_t from_offset = 0, to_offset = 0;
+  Node* from = const_cast<Node*>(Find(y, &from_offset));
+  Node* to = const_cast<Node*>(Find(t, &to_offset));
+  if (from == nullptr || to == nullptr || from->watched || to->watched ||
+      from->gradient.empty() || !to->gradient.empty() ||
+      from->bytes != to->bytes || y.bytes() != from->bytes ||
+      t.bytes() != to->bytes) {
+    return false;
+  }
+  to->gradient = std::exchange(from->gradient, {});
+  return true;
 }
 
 void Tape::Record(math::OpId, std::function<void()> backward) {
@@ -177,7 +203,13 @@ void Tape::Forget() {
 
 void Tape::Reset() {
   Forget();
-  for (const auto& [address, node] : nodes_) Clear(node.gradient);
+  for (auto& [address, node] : nodes_) node.stale = true;
+}
+
+void Tape::Settle() {
+  for (auto& [address, node] : nodes_) {
+    if (std::exchange(node.stale, false)) Clear(node.gradient);
+  }
 }
 
 }  // namespace motet::learn

@@ -40,6 +40,8 @@ class Tape final : public math::Recorder {
   bool Needs(const math::Tensor& t) const override;
   void MarkNeeded(const math::Tensor& t) override;
   math::Tensor Gradient(const math::Tensor& t) override;
+  math::Tensor FirstGradient(const math::Tensor& t) override;
+  bool HandGradient(const math::Tensor& y, const math::Tensor& t) override;
   void Record(math::OpId op, std::function<void()> backward) override;
   bool Recomputes() const override { return recompute_ > 0 && !paused_; }
   std::vector<math::Tensor> Recompute(
@@ -50,12 +52,18 @@ class Tape final : public math::Recorder {
   void RecomputeNext(int64_t n) { recompute_ = n; }
 
   // Every record in reverse order. Watched gradients accumulate.
-  void Backward() { BackwardTo(0); }
+  void Backward() {
+    BackwardTo(0);
+    Settle();
+  }
   // Ready for the next piece of a batch: records and results forgotten; the
   // watched gradients stay and go on adding up. Resets nothing in the arena.
   void Forget();
-  // Ready for the next step: watched gradients are zero as well.
+  // Ready for the next step: watched gradients are zero as well, after the
+  // next Backward() or Settle() at the latest: what is written first is not
+  // cleared before.
   void Reset();
+  void Settle();
 
   size_t records() const { return records_.size(); }
 
@@ -63,6 +71,7 @@ class Tape final : public math::Recorder {
   struct Node {
     int64_t bytes = 0;
     bool watched = false;
+    bool stale = false;     // watched: holds the last step's numbers
     math::Tensor gradient;  // flat, >= bytes; empty until first asked for
   };
   struct Entry {
@@ -71,6 +80,7 @@ class Tape final : public math::Recorder {
   };
   // The node that t lies in; null when there is none.
   const Node* Find(const math::Tensor& t, int64_t* offset) const;
+  math::Tensor GradientOf(const math::Tensor& t, bool writes);
   void BackwardTo(size_t records);
   // The result is done with: its gradient's memory is free again.
   void Drop(uintptr_t address);

@@ -11,6 +11,17 @@ int64_t Count(std::span<const int32_t> s) {
   return static_cast<int64_t>(s.size());
 }
 
+// The gradient of y added to that of t, of equal size. last: y's has no other
+// use, so that it may become t's where it lies.
+void Pass(const Kernels& kernels, Recorder& recorder, const Tensor& y,
+          const Tensor& t, bool last) {
+  if (last && recorder.HandGradient(y, t)) return;
+  const Tensor d = recorder.FirstGradient(t);
+  if (d.empty()) return;
+  const Tensor dy = recorder.Gradient(y);
+  d.fresh ? kernels.add_scaled({}, 1.0f, dy, d) : kernels.add(d, dy, d);
+}
+
 }  // namespace
 
 // Each operator: allocate, run, and when an input needs a gradient, mark the
@@ -56,8 +67,9 @@ void Exec::RecordLinear(const Tensor& x, const Tensor& w, const Tensor& y) {
   recorder_->MarkNeeded(y);
   recorder_->Record(OpId::kLinear, [k = &kernels_, r = recorder_, x, w, y,
                                     product = product_] {
-    k->linear_backward(x, w, r->Gradient(y), r->Gradient(x), r->Gradient(w),
-                       product);
+    if (x.rows() == 0) return;  // an expert that no token chose
+    k->linear_backward(x, w, r->Gradient(y), r->FirstGradient(x),
+                       r->FirstGradient(w), product);
   });
 }
 
@@ -67,11 +79,8 @@ Tensor Exec::Add(const Tensor& a, const Tensor& b) {
   if (Needs(a) || Needs(b)) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kAdd, [k = &kernels_, r = recorder_, a, b, y] {
-      const Tensor dy = r->Gradient(y);
-      for (const Tensor& input : {a, b}) {
-        const Tensor d = r->Gradient(input);
-        if (!d.empty()) k->add(d, dy, d);
-      }
+      Pass(*k, *r, y, b, false);
+      Pass(*k, *r, y, a, true);
     });
   }
   return y;
@@ -83,9 +92,8 @@ Tensor Exec::AddBias(const Tensor& x, const Tensor& b) {
   if (Needs(x) || Needs(b)) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kAddBias, [k = &kernels_, r = recorder_, x, b, y] {
-      const Tensor dy = r->Gradient(y), dx = r->Gradient(x);
-      if (!dx.empty()) k->add(dx, dy, dx);
-      k->add_bias_backward(dy, r->Gradient(b));
+      k->add_bias_backward(r->Gradient(y), r->Gradient(b));
+      Pass(*k, *r, y, x, true);
     });
   }
   return y;
@@ -98,10 +106,9 @@ Tensor Exec::AddScaled(const Tensor& a, float s, const Tensor& b) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kAddScaled, [k = &kernels_, r = recorder_, a, s,
                                          b, y] {
-      const Tensor dy = r->Gradient(y);
-      const Tensor da = r->Gradient(a), db = r->Gradient(b);
-      if (!da.empty()) k->add(da, dy, da);
-      if (!db.empty()) k->add_scaled(db, s, dy, db);
+      const Tensor dy = r->Gradient(y), db = r->FirstGradient(b);
+      if (!db.empty()) k->add_scaled(db.fresh ? Tensor{} : db, s, dy, db);
+      Pass(*k, *r, y, a, true);
     });
   }
   return y;
@@ -115,7 +122,7 @@ Tensor Exec::Dropout(const Tensor& x, double rate, uint64_t seed) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kDropout, [k = &kernels_, r = recorder_, x, rate,
                                        seed, y] {
-      k->dropout_backward(r->Gradient(y), rate, seed, r->Gradient(x));
+      k->dropout_backward(r->Gradient(y), rate, seed, r->FirstGradient(x));
     });
   }
   return y;
@@ -131,8 +138,8 @@ Tensor Exec::RmsNorm(const Tensor& x, const Tensor& w, float eps) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kRmsNorm, [k = &kernels_, r = recorder_, x, w,
                                        inverse_rms, y] {
-      k->rms_norm_backward(x, w, inverse_rms, r->Gradient(y), r->Gradient(x),
-                           r->Gradient(w));
+      k->rms_norm_backward(x, w, inverse_rms, r->Gradient(y),
+                           r->FirstGradient(x), r->Gradient(w));
     });
   }
   return y;
@@ -149,8 +156,9 @@ Tensor Exec::LayerNorm(const Tensor& x, const Tensor& w, const Tensor& b,
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kLayerNorm, [k = &kernels_, r = recorder_, x, w,
                                          b, moments, y] {
-      k->layer_norm_backward(x, w, moments, r->Gradient(y), r->Gradient(x),
-                             r->Gradient(w), r->Gradient(b));
+      k->layer_norm_backward(x, w, moments, r->Gradient(y),
+                             r->FirstGradient(x), r->Gradient(w),
+                             r->Gradient(b));
     });
   }
   return y;
@@ -187,7 +195,7 @@ Tensor Exec::Rope(const Tensor& x, std::span<const int32_t> positions,
     recorder_->Record(OpId::kRope, [k = &kernels_, r = recorder_, x,
                                     positions, frequencies, y] {
       k->rope_backward(r->Gradient(y), positions, frequencies,
-                       r->Gradient(x));
+                       r->FirstGradient(x));
     });
   }
   return y;
@@ -205,11 +213,17 @@ Tensor Exec::Attention(const Tensor& q, const Tensor& k, const Tensor& v,
   kernels_.attention(q, k, v, shape, segments, y, lse);
   if (needed) {
     recorder_->MarkNeeded(y);
+    int64_t rows = 0;
+    for (const Segment& s : segments) rows += s.rows;
     recorder_->Record(OpId::kAttention, [kernels = &kernels_, r = recorder_,
-                                         q, k, v, shape, segments, y, lse] {
+                                         q, k, v, shape, segments, y, lse,
+                                         whole = rows == q.rows()] {
+      const auto gradient = [&](const Tensor& t) {
+        return whole ? r->FirstGradient(t) : r->Gradient(t);
+      };
       kernels->attention_backward(q, k, v, shape, segments, y, lse,
-                                  r->Gradient(y), r->Gradient(q),
-                                  r->Gradient(k), r->Gradient(v));
+                                  r->Gradient(y), gradient(q), gradient(k),
+                                  gradient(v));
     });
   }
   return y;
@@ -222,8 +236,8 @@ Tensor Exec::SwiGlu(const Tensor& gate, const Tensor& up) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kSwiGlu, [k = &kernels_, r = recorder_, gate, up,
                                       y] {
-      k->swiglu_backward(gate, up, r->Gradient(y), r->Gradient(gate),
-                         r->Gradient(up));
+      k->swiglu_backward(gate, up, r->Gradient(y), r->FirstGradient(gate),
+                         r->FirstGradient(up));
     });
   }
   return y;
@@ -235,7 +249,7 @@ Tensor Exec::Gelu(const Tensor& x) {
   if (Needs(x)) {
     recorder_->MarkNeeded(y);
     recorder_->Record(OpId::kGelu, [k = &kernels_, r = recorder_, x, y] {
-      k->gelu_backward(x, r->Gradient(y), r->Gradient(x));
+      k->gelu_backward(x, r->Gradient(y), r->FirstGradient(x));
     });
   }
   return y;
@@ -408,8 +422,10 @@ double Exec::HeadLoss(const Tensor& h, const Tensor& head,
   const int64_t fit = std::max<int64_t>(
       1, kBytes / (head.rows() * ByteSize(DType::kF32)));
   const int64_t pieces = std::max<int64_t>(1, (h.rows() + fit - 1) / fit);
-  const auto gradient = [this](const Tensor& t) {
-    return Needs(t) ? recorder_->Gradient(t) : Tensor{};
+  const bool adds = count > 0 && h.rows() > 0;
+  const auto gradient = [this, adds](const Tensor& t) {
+    if (!Needs(t)) return Tensor{};
+    return adds ? recorder_->FirstGradient(t) : recorder_->Gradient(t);
   };
   const Tensor dh = gradient(h), dhead = gradient(head);
   const Arena::Mark mark = arena_.mark();

@@ -28,6 +28,12 @@ class Recorder {
   // The gradient of t, zeros when first asked for; an empty tensor when
   // nothing needs it.
   virtual Tensor Gradient(const Tensor& t) = 0;
+  // The same for an operator that adds to every number of t's gradient and
+  // knows Tensor::fresh: saves clearing what is written next.
+  virtual Tensor FirstGradient(const Tensor& t) { return Gradient(t); }
+  // Makes the gradient of y, which has been used for the last time, the one
+  // of t, when t has none yet; else does nothing and returns false.
+  virtual bool HandGradient(const Tensor& y, const Tensor& t) { return false; }
   // Runs in reverse order of recording.
   virtual void Record(OpId op, std::function<void()> backward) = 0;
   // Whether the next Exec::Recompute shall keep its results alone.

@@ -5,7 +5,8 @@
 //
 // Letters: M rows (tokens), C width, N outputs, H heads, G key-value heads,
 // D head dim, E experts, K active experts, V vocabulary, F FFN width.
-// In every backward: d<input> accumulates (+=) where its tensor is not empty,
+// In every backward: d<input> accumulates (+=) where its tensor is not empty
+// (those that Exec asks FirstGradient for: or is written, where it is fresh),
 // and is skipped where it is empty.
 #pragma once
 

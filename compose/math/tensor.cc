@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/math/tensor.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
@@ -62,6 +63,12 @@ std::string Shape::ToString() const {
     s += std::to_string(dim[i]);
   }
   return s + "]";
+}
+
+void ClearFresh(std::initializer_list<Tensor> gradients) {
+  for (Tensor t : gradients) {
+    if (t.fresh) std::fill_n(t.f32(), t.size(), 0.0f);
+  }
 }
 
 Tensor Tensor::Reshaped(const Shape& to) const {

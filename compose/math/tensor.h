@@ -34,6 +34,9 @@ struct Tensor {
   DType dtype = DType::kF32;
   Device device = Device::kCpu;
   Shape shape;
+  // A gradient that nothing was added to yet: its numbers are anything, and
+  // who adds to all of it writes instead (Recorder::FirstGradient).
+  bool fresh = false;
 
   bool empty() const { return data == nullptr; }
   int64_t size() const { return shape.size(); }
@@ -51,6 +54,9 @@ struct Tensor {
   Tensor Reshaped(const Shape& to) const;            // same size
   Tensor RowSlice(int64_t row, int64_t rows) const;  // of the last-dim rows
 };
+
+// Zeros where a fresh f32 gradient lies.
+void ClearFresh(std::initializer_list<Tensor> gradients);
 
 float WidenBf16(uint16_t bits);
 uint16_t NarrowBf16(float value);  // round to nearest even

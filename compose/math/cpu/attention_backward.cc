@@ -27,11 +27,16 @@ struct Call {
   Tensor& dv;
 };
 
+// Rows of one head, at `to` of d's rows.
 void AddRows(const float* from, int64_t padded, int64_t rows, int64_t cols,
-             int64_t stride, float* to) {
+             int64_t stride, const Tensor& d, int64_t to) {
   for (int64_t r = 0; r < rows; ++r) {
-    float* out = to + r * stride;
-    Active().add(out, from + r * padded, cols, out);
+    float* out = static_cast<float*>(d.data) + to + r * stride;
+    if (d.fresh) {
+      std::copy_n(from + r * padded, cols, out);
+    } else {
+      Active().add(out, from + r * padded, cols, out);
+    }
   }
 }
 
@@ -75,10 +80,10 @@ class Worker {
                   col_panel_);
     for (int64_t g = 0; g < group_; ++g) Head(kv_head_ * group_ + g);
     if (!call_.dk.empty()) {
-      AddRows(dk_, padded_, rows_, dim_, kv_cols_, call_.dk.f32() + at);
+      AddRows(dk_, padded_, rows_, dim_, kv_cols_, call_.dk, at);
     }
     if (!call_.dv.empty()) {
-      AddRows(dv_, padded_, rows_, dim_, kv_cols_, call_.dv.f32() + at);
+      AddRows(dv_, padded_, rows_, dim_, kv_cols_, call_.dv, at);
     }
   }
 
@@ -131,7 +136,7 @@ class Worker {
       }
     }
     if (!call_.dq.empty()) {
-      AddRows(dq_, padded_, rows_, dim_, q_cols_, call_.dq.f32() + from);
+      AddRows(dq_, padded_, rows_, dim_, q_cols_, call_.dq, from);
     }
   }
 

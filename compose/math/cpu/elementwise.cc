@@ -98,7 +98,7 @@ void Dropout(const Tensor& x, double rate, uint64_t seed, Tensor y) {
 void DropoutBackward(const Tensor& dy, double rate, uint64_t seed, Tensor dx) {
   if (dx.empty()) return;
   ForPieces(dy.size(), kPiece, [&](int64_t b, int64_t e) {
-    Active().dropout(MaskOf(rate, seed), b, dy.f32() + b, e - b, true,
+    Active().dropout(MaskOf(rate, seed), b, dy.f32() + b, e - b, !dx.fresh,
                      dx.f32() + b);
   });
 }
@@ -116,7 +116,8 @@ void Gelu(const Tensor& x, const Tensor& bias, Tensor y) {
 void GeluBackward(const Tensor& x, const Tensor& dy, Tensor dx) {
   if (dx.empty()) return;
   ForPieces(x.size(), kPiece, [&](int64_t b, int64_t e) {
-    Active().gelu_backward(x.f32() + b, dy.f32() + b, e - b, dx.f32() + b);
+    Active().gelu_backward(x.f32() + b, dy.f32() + b, e - b, !dx.fresh,
+                           dx.f32() + b);
   });
 }
 
@@ -162,7 +163,9 @@ void SwiGluBackward(const Tensor& gate, const Tensor& up, const Tensor& dy,
   ForPieces(gate.size(), kPiece, [&](int64_t b, int64_t e) {
     Active().swiglu_backward(gate.f32() + b, up.f32() + b, dy.f32() + b,
                              e - b, dgate.empty() ? nullptr : dgate.f32() + b,
-                             dup.empty() ? nullptr : dup.f32() + b);
+                             !dgate.fresh,
+                             dup.empty() ? nullptr : dup.f32() + b,
+                             !dup.fresh);
   });
 }
 

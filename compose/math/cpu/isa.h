@@ -93,7 +93,7 @@ struct Isa {
                   int64_t n, bool accumulate, float* y);
   // Of x + bias; bias may be null.
   void (*gelu)(const float* x, const float* bias, int64_t n, float* y);
-  void (*gelu_backward)(const float* x, const float* dy, int64_t n,
+  void (*gelu_backward)(const float* x, const float* dy, int64_t n, bool add,
                         float* dx);
   void (*scale)(float a, const float* x, int64_t n, float* y);
   // y[i] = fma(a, x[i], y[i])
@@ -112,17 +112,20 @@ struct Isa {
 
   void (*rms_norm)(const float* x, const float* w, float eps, int64_t rows,
                    int64_t cols, float* y, float* inverse_rms);
-  // dx (+=) and dw (+=, over these rows) may be null.
+  // dx (+= or, unless add, =; so in every backward here) and dw (+=, over
+  // these rows) may be null.
   void (*rms_norm_backward)(const float* x, const float* w,
                             const float* inverse_rms, const float* dy,
-                            int64_t rows, int64_t cols, float* dx, float* dw);
+                            int64_t rows, int64_t cols, float* dx, bool add,
+                            float* dw);
   // moments [rows,2] may be null.
   void (*layer_norm)(const float* x, const float* w, const float* b, float eps,
                      int64_t rows, int64_t cols, float* y, float* moments);
-  // dx (+=) and dw (+=, over these rows) may be null.
+  // dx (+= or, unless add, =; so in every backward here) and dw (+=, over
+  // these rows) may be null.
   void (*layer_norm_backward)(const float* x, const float* w,
                               const float* moments, const float* dy,
-                              int64_t rows, int64_t cols, float* dx,
+                              int64_t rows, int64_t cols, float* dx, bool add,
                               float* dw);
   // Rotates every head of one row; out = or, if accumulate, +=.
   void (*rope)(const float* x, int64_t cols, int64_t head_dim,
@@ -130,7 +133,8 @@ struct Isa {
                bool accumulate, float* out);
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* y);
   void (*swiglu_backward)(const float* gate, const float* up, const float* dy,
-                          int64_t n, float* dgate, float* dup);
+                          int64_t n, float* dgate, bool add_gate, float* dup,
+                          bool add_up);
   // top = max x, total = sum exp(x - top)
   void (*softmax_total)(const float* x, int64_t n, float* top, float* total);
   // out[i] += factor exp(x[i] - lse)
@@ -142,7 +146,9 @@ struct Isa {
 
 const Isa& Avx2();
 const Isa& Avx512();
-const Isa& Avx512Bf16();
+// fast: with the form of bf16 products for a few rows that suits processors
+// whose FastBf16() is true; the other has the same bits.
+const Isa& Avx512Bf16(bool fast);
 bool HasAvx512();
 bool HasAvx512Bf16();
 

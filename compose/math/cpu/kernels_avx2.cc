@@ -10,7 +10,6 @@
 #include "compose/math/cpu/vec_avx2.inl"
 
 #define MOTET_DIRECT_ROWS 4
-#define MOTET_DIRECT_SUMS 4
 #include "compose/math/cpu/turn.inl"
 #include "compose/math/cpu/product.inl"
 

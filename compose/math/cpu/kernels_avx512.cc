@@ -14,7 +14,6 @@
 #include "compose/math/cpu/vec_avx512.inl"
 
 #define MOTET_DIRECT_ROWS 16
-#define MOTET_DIRECT_SUMS 16
 #include "compose/math/cpu/turn.inl"
 #include "compose/math/cpu/product.inl"
 
@@ -26,7 +25,7 @@ namespace {
 const PanelOps kF32Panels = {1,
                              1536,
                              kDirectRows,
-                             {1, 4, 4, 4, 4, 4, 4, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1},
+                             {1, 4, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3},
                              PackF32,
                              PackTurnedF32,
                              TileOf<F32Tile>,

@@ -12,7 +12,6 @@
 #define MOTET_ISA avx512bf16
 #include "compose/math/cpu/vec_avx512.inl"
 #define MOTET_DIRECT_ROWS 16
-#define MOTET_DIRECT_SUMS 16
 #include "compose/math/cpu/turn.inl"
 
 namespace motet::math::cpu::avx512bf16 {
@@ -267,54 +266,43 @@ struct Bf16Tile {
   }
 };
 
-// A few rows by panels of f32 or f16 weights, which have to be rounded: read
-// once (product.inl).
-template <int R, int P, typename S>
+// A few rows by a panel of weights that are read once (product.inl) and, f32
+// or f16, rounded.
+template <int R, typename S>
 void DirectOf(const float* a, int64_t a_stride, const S* w, int64_t stride,
               int64_t terms, float* c, int64_t c_stride) {
   constexpr int64_t kSize = sizeof(S);
-  __m512 sum[R][P];
-  for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < P; ++p) sum[r][p] = _mm512_setzero_ps();
-  }
+  __m512 sum[R];
+  for (int r = 0; r < R; ++r) sum[r] = _mm512_setzero_ps();
   for (int64_t k = 0; k < terms; k += 8) {
     const int64_t n = terms - k < 8 ? terms - k : 8;
-    for (int p = 0; p < P; ++p) {
-      const S* first = w + p * kPanel * stride + k;
-      if (k * kSize % 64 == 0) {
-        Expect(reinterpret_cast<const char*>(first + (P - 1) * kPanel *
-                                                         stride),
-               stride * kSize);
-      }
-      Vec out[4];
-      if (n == 8) {
-        Turn8(first, stride, out);
-      } else {
-        TurnSome(first, stride, kPanel, n, out);
-      }
-      for (int64_t i = 0; i < (n + 1) / 2; ++i) {
-        for (int r = 0; r < R; ++r) {
-          sum[r][p] = _mm512_dpbf16_ps(
-              sum[r][p], reinterpret_cast<__m512bh>(out[i].v),
-              reinterpret_cast<__m512bh>(
-                  _mm512_set1_ps(a[(k / 2 + i) * a_stride + r])));
-        }
+    if (k * kSize % 64 == 0) {
+      Expect(reinterpret_cast<const char*>(w + k), stride * kSize);
+    }
+    Vec out[4];
+    if (n == 8) {
+      Turn8(w + k, stride, out);
+    } else {
+      TurnSome(w + k, stride, kPanel, n, out);
+    }
+    for (int64_t i = 0; i < (n + 1) / 2; ++i) {
+      for (int r = 0; r < R; ++r) {
+        sum[r] = _mm512_dpbf16_ps(
+            sum[r], reinterpret_cast<__m512bh>(out[i].v),
+            reinterpret_cast<__m512bh>(
+                _mm512_set1_ps(a[(k / 2 + i) * a_stride + r])));
       }
     }
   }
-  for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < P; ++p) {
-      _mm512_storeu_ps(c + r * c_stride + p * kPanel, sum[r][p]);
-    }
-  }
+  for (int r = 0; r < R; ++r) _mm512_storeu_ps(c + r * c_stride, sum[r]);
 }
 
 template <typename S>
 struct DirectForm {
-  template <int R, int P>
+  template <int R>
   static void Run(const float* a, int64_t a_stride, const S* w,
                   int64_t stride, int64_t terms, float* c, int64_t c_stride) {
-    DirectOf<R, P>(a, a_stride, w, stride, terms, c, c_stride);
+    DirectOf<R>(a, a_stride, w, stride, terms, c, c_stride);
   }
 };
 
@@ -336,6 +324,18 @@ void Direct(const float* a, int64_t a_stride, int64_t rows, const void* w,
           a, a_stride, rows, static_cast<const float*>(w), stride, terms, c,
           c_stride);
   }
+}
+
+// The same with bf16 weights turned, too: a quarter of the products for one
+// row, for more shuffles.
+void DirectTurned(const float* a, int64_t a_stride, int64_t rows,
+                  const void* w, DType dtype, int64_t stride, int64_t terms,
+                  float* c, int64_t c_stride) {
+  if (dtype != DType::kBF16) {
+    return Direct(a, a_stride, rows, w, dtype, stride, terms, c, c_stride);
+  }
+  DirectRows<DirectForm<Bf16>>(a, a_stride, rows, static_cast<const Bf16*>(w),
+                               stride, terms, c, c_stride);
 }
 
 // A few rows by rows of v where they lie, two of them a word.
@@ -403,14 +403,17 @@ const PanelOps kPanels = {2,
 
 namespace motet::math::cpu {
 
-const Isa& Avx512Bf16() {
-  static const Isa isa = [] {
+const Isa& Avx512Bf16(bool fast) {
+  const auto make = [](auto* direct) {
     Isa set = Avx512();
     set.name = "avx512bf16";
     set.bf16 = avx512bf16::kPanels;
+    set.bf16.direct = direct;
     return set;
-  }();
-  return isa;
+  };
+  static const Isa quick = make(avx512bf16::Direct);
+  static const Isa slow = make(avx512bf16::DirectTurned);
+  return fast ? quick : slow;
 }
 
 }  // namespace motet::math::cpu

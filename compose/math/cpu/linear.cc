@@ -88,15 +88,16 @@ void Linears(std::span<const LinearTask> tasks, Product product) {
 void LinearBackward(const Tensor& x, const Tensor& w, const Tensor& dy,
                     Tensor dx, Tensor dw, Product product) {
   const int64_t rows = x.rows(), outputs = w.rows(), cols = x.cols();
+  MOTET_CHECK(rows > 0 || !dw.fresh);  // a sum of nothing writes nothing
 #ifdef MOTET_HAS_DNNL
   if (product == Product::kLibrary) {
     if (!dx.empty()) {
       Sgemm('N', 'N', rows, cols, outputs, dy.f32(), outputs, Widened(w),
-            cols, 1.0f, dx.f32(), cols);
+            cols, dx.fresh ? 0.0f : 1.0f, dx.f32(), cols);
     }
     if (!dw.empty()) {
       Sgemm('T', 'N', outputs, cols, rows, dy.f32(), outputs, x.f32(), cols,
-            1.0f, dw.f32(), cols);
+            dw.fresh ? 0.0f : 1.0f, dw.f32(), cols);
     }
     return;
   }
@@ -104,12 +105,12 @@ void LinearBackward(const Tensor& x, const Tensor& w, const Tensor& dy,
   Job jobs[2];
   size_t count = 0;
   if (!dx.empty()) {
-    jobs[count++] = {Rows(dy), rows, Columns(w), cols,
-                     outputs,  true, dx.f32(),   cols};
+    jobs[count++] = {Rows(dy), rows,      Columns(w), cols,
+                     outputs,  !dx.fresh, dx.f32(),   cols};
   }
   if (!dw.empty()) {
-    jobs[count++] = {Columns(dy), outputs, Columns(x), cols,
-                     rows,        true,    dw.f32(),   cols};
+    jobs[count++] = {Columns(dy), outputs,   Columns(x), cols,
+                     rows,        !dw.fresh, dw.f32(),   cols};
   }
   Multiply({jobs, count}, ArithmeticOf(product));
 }

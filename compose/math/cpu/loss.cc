@@ -126,6 +126,7 @@ double HeadLoss(const Tensor& h, const Tensor& w,
     });
     if (gradients) {
       LinearBackward(piece, w, x, slice(dh, first, n), dw, product);
+      dw.fresh = false;
     }
   }
   double sum = 0, squares = 0;

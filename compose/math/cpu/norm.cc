@@ -59,7 +59,7 @@ void RmsNormBackward(const Tensor& x, const Tensor& w,
     Active().rms_norm_backward(
         x.f32() + b * cols, w.f32(), inverse_rms.f32() + b,
         dy.f32() + b * cols, e - b, cols,
-        dx.empty() ? nullptr : dx.f32() + b * cols, sum);
+        dx.empty() ? nullptr : dx.f32() + b * cols, !dx.fresh, sum);
   });
 }
 
@@ -92,7 +92,7 @@ void LayerNormBackward(const Tensor& x, const Tensor& w, const Tensor& moments,
     Active().layer_norm_backward(
         x.f32() + b * cols, w.f32(), moments.f32() + 2 * b,
         dy.f32() + b * cols, e - b, cols,
-        dx.empty() ? nullptr : dx.f32() + b * cols, sum);
+        dx.empty() ? nullptr : dx.f32() + b * cols, !dx.fresh, sum);
   });
   AddBiasBackward(dy, db);
 }

@@ -158,56 +158,43 @@ struct F32Tile {
   }
 };
 
-// R rows times P panels of weights that are read once and never stored: the
+// R rows times a panel of weights that are read once and never stored: the
 // form for a few rows, bound by memory. Same sums as the tile.
-template <int R, int P, typename S>
+template <int R, typename S>
 void DirectF32Of(const float* a, int64_t a_stride, const S* w, int64_t stride,
                  int64_t terms, float* c, int64_t c_stride) {
   constexpr int64_t kSize = sizeof(S);
-  Vec sum[R][P];
-  for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < P; ++p) sum[r][p] = Zero();
-  }
-  const auto add = [&](int64_t k, const Vec* out, int64_t n, int p) {
+  Vec sum[R];
+  for (int r = 0; r < R; ++r) sum[r] = Zero();
+  const auto add = [&](int64_t k, const Vec* out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
       for (int r = 0; r < R; ++r) {
-        sum[r][p] = Fma(Set(a[(k + i) * a_stride + r]), out[i], sum[r][p]);
+        sum[r] = Fma(Set(a[(k + i) * a_stride + r]), out[i], sum[r]);
       }
     }
   };
   Vec words[4], out[kStep<S>];
   int64_t k = 0;
   for (; k + kStep<S> <= terms; k += kStep<S>) {
-    for (int p = 0; p < P; ++p) {
-      const char* first =
-          reinterpret_cast<const char*>(w + p * kPanel * stride + k);
-      if (k * kSize % 64 == 0) {
-        Expect(first + (P - 1) * kPanel * stride * kSize, stride * kSize);
-      }
-      TurnAt(first, stride * kSize, words);
-      Terms(words, w, out);
-      add(k, out, kStep<S>, p);
-    }
+    const char* first = reinterpret_cast<const char*>(w + k);
+    if (k * kSize % 64 == 0) Expect(first, stride * kSize);
+    TurnAt(first, stride * kSize, words);
+    Terms(words, w, out);
+    add(k, out, kStep<S>);
   }
   if (k < terms) {
-    for (int p = 0; p < P; ++p) {
-      TailTerms(w + p * kPanel * stride + k, stride, kPanel, terms - k, out);
-      add(k, out, terms - k, p);
-    }
+    TailTerms(w + k, stride, kPanel, terms - k, out);
+    add(k, out, terms - k);
   }
-  for (int r = 0; r < R; ++r) {
-    for (int p = 0; p < P; ++p) {
-      Store(c + r * c_stride + p * kPanel, sum[r][p]);
-    }
-  }
+  for (int r = 0; r < R; ++r) Store(c + r * c_stride, sum[r]);
 }
 
 template <typename S>
 struct DirectF32Form {
-  template <int R, int P>
+  template <int R>
   static void Run(const float* a, int64_t a_stride, const S* w,
                   int64_t stride, int64_t terms, float* c, int64_t c_stride) {
-    DirectF32Of<R, P>(a, a_stride, w, stride, terms, c, c_stride);
+    DirectF32Of<R>(a, a_stride, w, stride, terms, c, c_stride);
   }
 };
 

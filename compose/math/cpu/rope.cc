@@ -101,7 +101,7 @@ void Rope(const Tensor& x, std::span<const int32_t> positions,
 void RopeBackward(const Tensor& dy, std::span<const int32_t> positions,
                   std::span<const double> frequencies, Tensor dx) {
   if (dx.empty()) return;
-  Rotate(dy, positions, frequencies, -1.0f, true, dx);
+  Rotate(dy, positions, frequencies, -1.0f, !dx.fresh, dx);
 }
 
 }  // namespace motet::math::cpu

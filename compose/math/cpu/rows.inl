@@ -145,7 +145,8 @@ void RmsNormRows(const float* x, const float* w, float eps, int64_t rows,
 
 void RmsNormRowsBackward(const float* x, const float* w,
                          const float* inverse_rms, const float* dy,
-                         int64_t rows, int64_t cols, float* dx, float* dw) {
+                         int64_t rows, int64_t cols, float* dx, bool add,
+                         float* dw) {
   for (int64_t m = 0; m < rows; ++m) {
     const float* in = x + m * cols;
     const float* d = dy + m * cols;
@@ -165,7 +166,8 @@ void RmsNormRowsBackward(const float* x, const float* w,
     Each(cols, [&](int64_t c, auto load, auto store) {
       const Vec own = Mul(load(w + c), load(d + c));
       const Vec along = Mul(Mul(load(in + c), r), mean);
-      store(out + c, Fma(r, Sub(own, along), load(out + c)));
+      const Vec before = add ? load(out + c) : Zero();
+      store(out + c, Fma(r, Sub(own, along), before));
     });
   }
 }
@@ -200,7 +202,8 @@ void LayerNormRows(const float* x, const float* w, const float* b, float eps,
 
 void LayerNormRowsBackward(const float* x, const float* w,
                            const float* moments, const float* dy,
-                           int64_t rows, int64_t cols, float* dx, float* dw) {
+                           int64_t rows, int64_t cols, float* dx, bool add,
+                           float* dw) {
   for (int64_t m = 0; m < rows; ++m) {
     const float* in = x + m * cols;
     const float* d = dy + m * cols;
@@ -226,7 +229,8 @@ void LayerNormRowsBackward(const float* x, const float* w,
     Each(cols, [&](int64_t c, auto load, auto store) {
       const Vec g = Sub(Mul(load(w + c), load(d + c)), level);
       const Vec rest = Sub(g, Mul(unit(c, load), along));
-      store(out + c, Fma(r, rest, load(out + c)));
+      const Vec before = add ? load(out + c) : Zero();
+      store(out + c, Fma(r, rest, before));
     });
   }
 }
@@ -262,13 +266,15 @@ void GeluRow(const float* x, const float* bias, int64_t n, float* y) {
   });
 }
 
-void GeluRowBackward(const float* x, const float* dy, int64_t n, float* dx) {
+void GeluRowBackward(const float* x, const float* dy, int64_t n, bool add,
+                     float* dx) {
   Each(n, [&](int64_t i, auto load, auto store) {
     const Vec in = load(x + i);
     const Vec density = Mul(Set(0.39894228040f),
                             Exp(Mul(Mul(Set(-0.5f), in), in)));
     const Vec slope = Fma(in, density, NormalBelow(in));
-    store(dx + i, Fma(load(dy + i), slope, load(dx + i)));
+    const Vec before = add ? load(dx + i) : Zero();
+    store(dx + i, Fma(load(dy + i), slope, before));
   });
 }
 
@@ -308,16 +314,20 @@ void SwiGluRow(const float* gate, const float* up, int64_t n, float* y) {
 }
 
 void SwiGluRowBackward(const float* gate, const float* up, const float* dy,
-                       int64_t n, float* dgate, float* dup) {
+                       int64_t n, float* dgate, bool add_gate, float* dup,
+                       bool add_up) {
   Each(n, [&](int64_t i, auto load, auto store) {
     const Vec g = load(gate + i), s = Sigmoid(g), d = load(dy + i);
     if (dgate != nullptr) {
       const Vec slope =
           Mul(s, Fma(g, Sub(Set(1.0f), s), Set(1.0f)));
-      store(dgate + i,
-            Fma(Mul(d, load(up + i)), slope, load(dgate + i)));
+      const Vec before = add_gate ? load(dgate + i) : Zero();
+      store(dgate + i, Fma(Mul(d, load(up + i)), slope, before));
     }
-    if (dup != nullptr) store(dup + i, Fma(d, Mul(g, s), load(dup + i)));
+    if (dup != nullptr) {
+      const Vec before = add_up ? load(dup + i) : Zero();
+      store(dup + i, Fma(d, Mul(g, s), before));
+    }
   });
 }
 

@@ -3,9 +3,9 @@
 // panel_words, terms, add, c, stride) keeps R x P sums. Included inside the
 // namespaces of kernels_avx512*.cc.
 //
-// f32 products are a multiply-add for every load at worst, so sixteen rows of
-// one panel run at the processor's rate; bf16 products are twice as fast as
-// loads and want eight rows of three panels.
+// Eight rows of three panels are 24 multiply-adds for eleven loads. Sixteen
+// rows of one panel are sixteen for seventeen, which processors that do two
+// of each at a time wait for.
 template <typename T, int P>
 void TileRows(const float* a, const float* b, int64_t panel, int64_t terms,
               int64_t rows, bool add, float* c, int64_t stride) {

@@ -4,9 +4,7 @@
 namespace motet::math::cpu::MOTET_ISA {
 namespace {
 
-// Rows that the direct form takes, and vector sums that it keeps.
-constexpr int kDirectRows = MOTET_DIRECT_ROWS;
-constexpr int kDirectSums = MOTET_DIRECT_SUMS;
+constexpr int kDirectRows = MOTET_DIRECT_ROWS;  // that the direct form takes
 
 struct Bf16 {
   uint16_t bits;
@@ -45,22 +43,9 @@ inline void Expect(const char* first, int64_t stride) {
   }
 }
 
-// F::Run<R, P>(a, a_stride, w, stride, terms, c, c_stride) for rows of a up to
-// kDirectRows by two panels of w: both at once where R x 2 sums fit the
-// registers, else one after another.
-template <typename F, int R, typename S>
-inline void DirectPair(const float* a, int64_t a_stride, const S* w,
-                       int64_t stride, int64_t terms, float* c,
-                       int64_t c_stride) {
-  if constexpr (2 * R <= kDirectSums) {
-    F::template Run<R, 2>(a, a_stride, w, stride, terms, c, c_stride);
-  } else {
-    F::template Run<R, 1>(a, a_stride, w, stride, terms, c, c_stride);
-    F::template Run<R, 1>(a, a_stride, w + kPanel * stride, stride, terms,
-                          c + kPanel, c_stride);
-  }
-}
-
+// F::Run<R>(a, a_stride, w, stride, terms, c, c_stride) for rows of a up to
+// kDirectRows by panels of w one after another: sixteen streams are as many
+// as the prefetchers of processors follow.
 template <typename F, typename S>
 void DirectRows(const float* a, int64_t a_stride, int64_t rows, const S* w,
                 int64_t stride, int64_t terms, float* c, int64_t c_stride) {
@@ -68,7 +53,10 @@ void DirectRows(const float* a, int64_t a_stride, int64_t rows, const S* w,
 #define MOTET_DIRECT(R)                                                \
   case R:                                                              \
     if constexpr (R <= kDirectRows) {                                  \
-      DirectPair<F, R>(a, a_stride, w, stride, terms, c, c_stride);    \
+      for (int64_t n = 0; n < kDirectPanels * kPanel; n += kPanel) {   \
+        F::template Run<R>(a, a_stride, w + n * stride, stride, terms, \
+                           c + n, c_stride);                           \
+      }                                                                \
     }                                                                  \
     return;
     MOTET_DIRECT(1)

@@ -94,6 +94,7 @@ void AttentionBackward(const Tensor& q, const Tensor& k, const Tensor& v,
                        std::span<const Segment> segments, const Tensor& y,
                        const Tensor& lse, const Tensor& dy, Tensor dq,
                        Tensor dk, Tensor dv) {
+  ClearFresh({dq, dk, dv});
   const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;
   const int64_t q_cols = shape.heads * dim, kv_cols = shape.kv_heads * dim;
   const double scale = 1 / std::sqrt(static_cast<double>(dim));

@@ -56,6 +56,7 @@ void SwiGlu(const Tensor& gate, const Tensor& up, Tensor y) {
 //   s = sigmoid(g)   dg += dy u s (1 + g (1 - s))   du += dy g s
 void SwiGluBackward(const Tensor& gate, const Tensor& up, const Tensor& dy,
                     Tensor dgate, Tensor dup) {
+  ClearFresh({dgate, dup});
   for (int64_t i = 0; i < gate.size(); ++i) {
     const double g = gate.f32()[i], d = dy.f32()[i];
     const double s = 1 / (1 + std::exp(-g));
@@ -108,6 +109,7 @@ void Dropout(const Tensor& x, double rate, uint64_t seed, Tensor y) {
 
 //   dx += k dy
 void DropoutBackward(const Tensor& dy, double rate, uint64_t seed, Tensor dx) {
+  ClearFresh({dx});
   const DropoutMask mask = MaskOf(rate, seed);
   for (int64_t i = 0; i < dy.size() && !dx.empty(); ++i) {
     dx.f32()[i] += DropoutFactor(mask, static_cast<uint32_t>(i)) * dy.f32()[i];
@@ -129,6 +131,7 @@ void Gelu(const Tensor& x, const Tensor& bias, Tensor y) {
 
 //   dx += dy (Phi(x) + x phi(x)), phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
 void GeluBackward(const Tensor& x, const Tensor& dy, Tensor dx) {
+  ClearFresh({dx});
   for (int64_t i = 0; i < x.size() && !dx.empty(); ++i) {
     const double v = x.f32()[i];
     const double density = std::exp(-v * v / 2) / std::sqrt(2 * M_PI);

@@ -48,6 +48,7 @@ void Linears(std::span<const LinearTask> tasks, Product product) {
 //   dx[m,c] += sum_n dy[m,n] W[n,c]      dW[n,c] += sum_m dy[m,n] x[m,c]
 void LinearBackward(const Tensor& x, const Tensor& w, const Tensor& dy,
                     Tensor dx, Tensor dw, Product product) {
+  ClearFresh({dx, dw});
   const int64_t rows = x.rows(), cols = x.cols(), outputs = w.rows();
   for (int64_t m = 0; m < rows && !dx.empty(); ++m) {
     for (int64_t c = 0; c < cols; ++c) {

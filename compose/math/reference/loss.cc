@@ -83,6 +83,7 @@ double HeadLoss(const Tensor& h, const Tensor& w,
                 std::span<const int32_t> targets, int64_t count,
                 double z_weight, double scale, Product, Tensor, Tensor dh,
                 Tensor dw, double* parts) {
+  ClearFresh({dh, dw});
   const int64_t cols = h.cols(), vocabulary = w.rows();
   std::vector<double> x(vocabulary), sum_h(cols);
   const auto weight = [&](int64_t v, int64_t c) {

@@ -30,6 +30,7 @@ void RmsNorm(const Tensor& x, const Tensor& w, float eps, Tensor y,
 void RmsNormBackward(const Tensor& x, const Tensor& w,
                      const Tensor& inverse_rms, const Tensor& dy, Tensor dx,
                      Tensor dw) {
+  ClearFresh({dx});
   const int64_t rows = x.rows(), cols = x.cols();
   for (int64_t m = 0; m < rows && !dx.empty(); ++m) {
     const float* row = x.f32() + m * cols;
@@ -93,6 +94,7 @@ void LayerNorm(const Tensor& x, const Tensor& bias, const Tensor& a,
 //   dw += sum_m dy n    db += sum_m dy
 void LayerNormBackward(const Tensor& x, const Tensor& w, const Tensor& moments,
                        const Tensor& dy, Tensor dx, Tensor dw, Tensor db) {
+  ClearFresh({dx});
   const int64_t rows = x.rows(), cols = x.cols();
   const auto unit = [&](int64_t m, int64_t c) {
     return (double{x.f32()[m * cols + c]} - moments.f32()[2 * m]) *

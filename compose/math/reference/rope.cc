@@ -47,6 +47,7 @@ void Rope(const Tensor& x, std::span<const int32_t> positions,
 // The rotation's inverse: dx += R(-phi) dy.
 void RopeBackward(const Tensor& dy, std::span<const int32_t> positions,
                   std::span<const double> frequencies, Tensor dx) {
+  ClearFresh({dx});
   if (dx.empty()) return;
   const int64_t cols = dy.cols();
   for (int64_t m = 0; m < dy.rows(); ++m) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <utility>
 #include <vector>
 
 namespace motet::learn {
@@ -96,6 +97,43 @@ TEST_F(TapeTest, GradientBuffersOfResultsAreUsedAgain) {
   EXPECT_EQ(arena_.mark().block, before.block);
   EXPECT_LE(arena_.mark().offset - before.offset, 4 * 64);
   EXPECT_EQ(tape_.Gradient(View(w, {2, 2})).f32()[0], 1);
+}
+
+// What the last step left is not cleared at once: it must be gone all the same
+// where the next one writes, where it adds, and where it does not come by.
+TEST_F(TapeTest, NothingOfTheLastStepStays) {
+  const Tensor x = View(x_, {2, 2}), w = View(w_, {3, 2});
+  std::vector<float> b_ = {1, 1, 1};
+  const Tensor b = View(b_, {3});
+  tape_.Watch(w);
+  tape_.Watch(b);
+  const auto step = [&](int products, bool bias) {
+    Tensor sum = exec_.Linear(x, w);
+    for (int i = 1; i < products; ++i) sum = exec_.Add(sum, exec_.Linear(x, w));
+    if (bias) sum = exec_.AddBias(sum, b);
+    tape_.Gradient(sum).f32()[0] = 1;
+    tape_.Backward();
+    return std::pair(tape_.Gradient(w).f32()[0], tape_.Gradient(b).f32()[0]);
+  };
+  EXPECT_EQ(step(1, true), std::pair(1.0f, 1.0f));
+  EXPECT_EQ(step(2, true), std::pair(3.0f, 2.0f));  // adds up
+  tape_.Reset();
+  EXPECT_EQ(step(2, false), std::pair(2.0f, 0.0f));
+  tape_.Reset();
+  tape_.Settle();
+  EXPECT_EQ(tape_.Gradient(w).f32()[0], 0);
+}
+
+// A sum hands its gradient on where that is all there is, and adds else.
+TEST_F(TapeTest, SumsOfOneTensorAddUp) {
+  const Tensor x = View(x_, {2, 2});
+  std::vector<float> w = {1, 0, 0, 1};
+  tape_.Watch(View(w, {2, 2}));
+  const Tensor y = exec_.Linear(x, View(w, {2, 2}));
+  const Tensor z = exec_.Add(exec_.Add(y, y), exec_.Add(y, x));
+  tape_.Gradient(z).f32()[0] = 1;
+  tape_.Backward();
+  EXPECT_EQ(tape_.Gradient(View(w, {2, 2})).f32()[0], 3);
 }
 
 TEST_F(TapeTest, WatchingTwiceIsWatchingOnce) {

@@ -17,7 +17,10 @@ namespace {
 std::vector<const cpu::Isa*> Sets() {
   std::vector<const cpu::Isa*> sets = {&cpu::Avx2()};
   if (cpu::HasAvx512()) sets.push_back(&cpu::Avx512());
-  if (cpu::HasAvx512Bf16()) sets.push_back(&cpu::Avx512Bf16());
+  if (cpu::HasAvx512Bf16()) {
+    sets.push_back(&cpu::Avx512Bf16(true));
+    sets.push_back(&cpu::Avx512Bf16(false));
+  }
   return sets;
 }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "compose/math/cpu/isa.h"
 #include "tests/compose/math/cases.h"
@@ -16,7 +17,10 @@ namespace {
 std::vector<const cpu::Isa*> Sets() {
   std::vector<const cpu::Isa*> sets = {&cpu::Avx2()};
   if (cpu::HasAvx512()) sets.push_back(&cpu::Avx512());
-  if (cpu::HasAvx512Bf16()) sets.push_back(&cpu::Avx512Bf16());
+  if (cpu::HasAvx512Bf16()) {
+    sets.push_back(&cpu::Avx512Bf16(true));
+    sets.push_back(&cpu::Avx512Bf16(false));
+  }
   return sets;
 }
 
@@ -226,6 +230,66 @@ TEST_P(OperatorTest, EmptyGradientsAreSkipped) {
         Append(d[j], got);
         Append(all[j], want);
         EXPECT_EQ(got, want) << kernels->name << " " << i << " " << j;
+      }
+    }
+  }
+}
+
+// The gradients that Exec asks FirstGradient for.
+std::vector<size_t> FreshInputs(OpId id, const Case& c) {
+  switch (id) {
+    case OpId::kLinear:
+    case OpId::kHeadLoss:
+    case OpId::kAttention:
+    case OpId::kSwiGlu: {
+      std::vector<size_t> all(c.inputs.size());
+      std::iota(all.begin(), all.end(), 0);
+      return all;
+    }
+    case OpId::kDropout:
+    case OpId::kRmsNorm:
+    case OpId::kRope:
+      return {0};
+    // With a bias or a sum the case adds up what the kernel gives.
+    case OpId::kGelu:
+      return c.inputs.size() == 1 ? std::vector<size_t>{0}
+                                  : std::vector<size_t>{};
+    case OpId::kLayerNorm:
+      return c.inputs.size() == 3 ? std::vector<size_t>{0}
+                                  : std::vector<size_t>{};
+    default:
+      return {};
+  }
+}
+
+TEST_P(OperatorTest, FreshGradientsAreWritten) {
+  if (!maker_.info.has_backward) return;
+  for (const Kernels* kernels : {&Reference(), &Cpu()}) {
+    for (uint64_t seed = 1; seed <= 20; ++seed) {
+      SCOPED_TRACE(testing::Message() << kernels->name << " seed " << seed);
+      Case c;
+      Make(seed, c);
+      const std::vector<size_t> fresh = FreshInputs(maker_.info.id, c);
+      if (fresh.empty() || c.inputs[0].rows() == 0) continue;
+      const Numbers out = c.forward(*kernels, c);
+      Random random(seed);
+      const Numbers g = Cotangent(maker_.info.id, out, c, random);
+      std::vector<Tensor> added, written;
+      for (const Tensor& t : c.inputs) {
+        added.push_back(c.pool.Zeros(t.shape));
+        written.push_back(c.pool.Zeros(t.shape));
+      }
+      for (size_t i : fresh) {
+        written[i].fresh = true;
+        std::fill_n(written[i].f32(), written[i].size(), std::nanf(""));
+      }
+      c.backward(*kernels, c, g, added);
+      c.backward(*kernels, c, g, written);
+      for (size_t i = 0; i < added.size(); ++i) {
+        Numbers got, want;
+        Append(written[i], got);
+        Append(added[i], want);
+        ASSERT_EQ(got, want) << "input " << i;
       }
     }
   }

@@ -103,7 +103,10 @@ class ExactnessTest : public testing::TestWithParam<Product> {
 TEST_P(ExactnessTest, NoCompanyMovesABit) {
   std::vector<const math::cpu::Isa*> sets = {&math::cpu::Avx2()};
   if (math::cpu::HasAvx512()) sets.push_back(&math::cpu::Avx512());
-  if (math::cpu::HasAvx512Bf16()) sets.push_back(&math::cpu::Avx512Bf16());
+  if (math::cpu::HasAvx512Bf16()) {
+    sets.push_back(&math::cpu::Avx512Bf16(true));
+    sets.push_back(&math::cpu::Avx512Bf16(false));
+  }
   for (const Block block : {Block::kPreNorm, Block::kPostNorm}) {
     const RandomModel model = MakeRandomModel(block, 5, true, 3, true);
     for (const Router& router : {model.top_k, model.anchored}) {
