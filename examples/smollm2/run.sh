@@ -19,7 +19,7 @@
 #                    index, which needs python3 with venv, once
 #   --out DIR        where the federation's files go (default: build/smollm2);
 #                    emptied first, if an earlier run made it
-#   --steps N        training steps of 1,024 tokens an owner (default: 120)
+#   --steps N        training steps of 1,024 tokens an owner (default: 80)
 #   --eval-tokens N  text of each domain in the tables (default: 4096 tokens)
 #   --statistics-tokens N  behind each owner's published means (default: 8192);
 #                    the public text's are taken over three times as many
@@ -28,7 +28,7 @@ set -o pipefail
 # shellcheck source=.ci/setup.sh disable=SC1091
 . "$(dirname "$0")/../../.ci/setup.sh"
 
-data='' out='' model=${MOTET_SMOLLM2:-} steps=120 eval_tokens=4096 statistics_tokens=8192
+data='' out='' model=${MOTET_SMOLLM2:-} steps=80 eval_tokens=4096 statistics_tokens=8192
 while [ $# -gt 0 ]; do
   case $1 in
     --data|--out|--model|--steps|--eval-tokens|--statistics-tokens)
