@@ -224,7 +224,7 @@ allowed_tenants = []
 # Published means come from at least this many documents, or the job fails.
 min_documents = 20
 # Noise on published means, in standard deviations of public text's router
-# inputs (docs/methods/anchored.md); 0 for none. With noise no plan that asks
+# inputs (docs/training.md); 0 for none. With noise no plan that asks
 # for second moments fits: these hold the means themselves.
 noise = 0
 

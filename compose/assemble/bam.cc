@@ -45,6 +45,7 @@ model::Router RouterOf(const v1::RouterLock& from) {
   router.k = from.k();
   router.renormalise = from.renormalise();
   router.null_experts = from.null_experts();
+  router.shared = from.shared();
   router.most_active = from.most_active();
   if (from.kind() == "topp") {
     router.kind = model::Router::Kind::kTopP;
@@ -84,7 +85,9 @@ class BamComposition : public Composition {
     config.attention_experts = shared ? model::AttentionExperts::kSharedKv
                                       : model::AttentionExperts::kOwnKv;
     router_ = RouterOf(lock.router());
-    config.experts_per_token = std::min(router_.k, config.experts);
+    config.experts_per_token = std::min(
+        router_.k + math::CountExperts(model::SharedFfns(router_)),
+        config.experts);
     config.renormalise = router_.renormalise;
     layers_.resize(config.layers);
     for (size_t m = 0; m < experts.size(); ++m) AddMember(m);

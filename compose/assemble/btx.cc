@@ -36,6 +36,7 @@ model::Router RouterOf(const v1::CompositionLock& lock, int64_t ffns) {
   router.k = from.k();
   router.renormalise = from.renormalise();
   router.null_experts = from.null_experts();
+  router.shared = from.shared();
   router.most_active = from.most_active();
   if (from.kind() == "topp") {
     router.kind = model::Router::Kind::kTopP;
@@ -73,7 +74,9 @@ class BtxComposition : public Composition {
     config.experts = static_cast<int64_t>(experts.size()) * chunks;
     config.ffn_width /= chunks;
     router_ = RouterOf(lock, config.experts);
-    config.experts_per_token = std::min(router_.k, config.experts);
+    config.experts_per_token = std::min(
+        router_.k + math::CountExperts(model::SharedFfns(router_)),
+        config.experts);
     config.renormalise = router_.renormalise;
     layers_.resize(config.layers);
     for (size_t m = 0; m < experts.size(); ++m) {

@@ -64,6 +64,10 @@ std::vector<std::string> Obstacles(const Composition& composition) {
     reasons.push_back(absl::StrCat("router.null_experts = ",
                                    router.null_experts(), " (want 0)"));
   }
+  if (router.shared()) {
+    reasons.push_back("router.shared = true (want false: these layouts' top-k "
+                      "can leave the base out)");
+  }
   return reasons;
 }
 

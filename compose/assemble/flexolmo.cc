@@ -288,8 +288,10 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
 
   model::ModelConfig& config = composition->config;
   config.experts = chosen.experts_size() + 1;
-  config.experts_per_token =
-      std::min<int64_t>(chosen.router().k(), config.experts);
+  const bool shared =
+      chosen.router().shared() && chosen.router().kind() == "topk";
+  config.experts_per_token = std::min<int64_t>(
+      chosen.router().k() + (shared ? 1 : 0), config.experts);
   config.renormalise = chosen.router().renormalise();
   model::ModelWeights weights = composition->base->weights;
   std::shared_ptr<const SafetensorsFile> anchor;
@@ -304,6 +306,7 @@ absl::StatusOr<std::unique_ptr<Composition>> LoadFlexOlmo(
   router.k = chosen.router().k();
   router.renormalise = config.renormalise;
   router.null_experts = chosen.router().null_experts();
+  router.shared = shared;
   router.most_active = chosen.router().most_active();
   if (chosen.router().kind() == "topp") {
     router.kind = model::Router::Kind::kTopP;

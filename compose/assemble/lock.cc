@@ -108,6 +108,9 @@ void CheckRouter(const v1::RouterLock& router,
   check(router.null_experts() <= 64,
         absl::StrCat("router.null_experts = ", router.null_experts(),
                      " (want at most 64)"));
+  check(!router.shared() || router.kind() == "topk",
+        absl::StrCat("router.shared with router.kind = \"", router.kind(),
+                     "\" (want topk)"));
   check(router.most_active() <= math::kMaxExperts,
         absl::StrCat("router.most_active = ", router.most_active(),
                      " (want at most ", math::kMaxExperts, ")"));

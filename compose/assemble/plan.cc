@@ -216,6 +216,7 @@ v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
                         base.manifest.model().block() == "llama"));
   if (recipe.router.kind == "topp") r.set_top_p(recipe.router.top_p);
   r.set_null_experts(recipe.router.null_experts);
+  r.set_shared(recipe.router.shared);
   r.set_most_active(recipe.router.most_active);
   r.set_mixing(recipe.router.mixing);
   r.set_prefix_mean(recipe.router.prefix_mean);
@@ -284,8 +285,8 @@ Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
     }
     ffns.push_back(Parameters(part.manifest, ".mlp."));
   }
-  // A token's most: the trunk, every row, and the k largest FFNs (anchored:
-  // the base's and one more).
+  // A token's most: the trunk, every row, and its FFNs (anchored: the base's
+  // and one more).
   plan.active_parameters = trunk - ffns[0];
   for (const Part& part : experts) {
     plan.active_parameters += Parameters(part.manifest, ".router.row");
@@ -295,15 +296,7 @@ Plan PlanFlexOlmo(const Recipe& recipe, const Part& base,
     plan.active_parameters +=
         ffns.size() > 1 ? *std::max_element(ffns.begin() + 1, ffns.end()) : 0;
   } else {
-    std::sort(ffns.begin(), ffns.end(), std::greater<>());
-    int most = recipe.router.k;
-    if (recipe.router.kind == "topp") {
-      most = recipe.router.most_active > 0 ? recipe.router.most_active
-                                           : static_cast<int>(ffns.size());
-    }
-    for (int k = 0; k < most && k < static_cast<int>(ffns.size()); ++k) {
-      plan.active_parameters += ffns[k];
-    }
+    plan.active_parameters += MostFfns(recipe, ffns);
   }
   plan.new_bytes = static_cast<int64_t>(WriteLock(plan.lock).size());
   const v1::ModelShape& shape = base.manifest.model();

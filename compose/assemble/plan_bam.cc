@@ -3,8 +3,6 @@
 // experts on what is left of their averaged trunk. What is checked here from
 // manifests is checked again from the files when a composition is loaded
 // (bam.cc).
-#include <algorithm>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -89,6 +87,7 @@ v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
   r.set_renormalise(from.null_experts > 0 || from.renormalise.value_or(false));
   if (from.kind == "topp") r.set_top_p(from.top_p);
   r.set_null_experts(from.null_experts);
+  r.set_shared(from.shared);
   r.set_most_active(from.most_active);
   r.set_rows(recipe.bam.rows);
   lock.mutable_bam()->set_kv(recipe.bam.kv);
@@ -126,14 +125,7 @@ void Count(const Recipe& recipe, const Part& base,
   }
   plan.parameters = plan.active_parameters = trunk + members * own + rows;
   for (const int64_t ffn : ffns) plan.parameters += ffn;
-  std::sort(ffns.begin(), ffns.end(), std::greater<>());
-  int64_t most = members;
-  if (recipe.router.kind == "topk") {
-    most = std::min<int64_t>(most, recipe.router.k);
-  } else if (recipe.router.most_active > 0) {
-    most = std::min<int64_t>(most, recipe.router.most_active);
-  }
-  for (int64_t i = 0; i < most; ++i) plan.active_parameters += ffns[i];
+  plan.active_parameters += MostFfns(recipe, ffns);
 }
 
 }  // namespace

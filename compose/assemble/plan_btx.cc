@@ -116,6 +116,7 @@ v1::CompositionLock MakeLock(const Recipe& recipe, const Part& base,
   if (from.kind == "topp") r.set_top_p(from.top_p);
   if (from.kind == "sample") r.set_temperature(from.temperature);
   r.set_null_experts(from.null_experts);
+  r.set_shared(from.shared);
   r.set_most_active(from.most_active);
   r.set_rows(recipe.btx.rows);
   lock.mutable_btx()->set_chunks(recipe.btx.chunks);
@@ -167,18 +168,7 @@ Plan PlanBtx(const Recipe& recipe, const Part& base,
                        base.manifest.model().width();
   plan.parameters = trunk + rows;
   for (const int64_t ffn : ffns) plan.parameters += ffn;
-  // A token's most: the k largest FFNs, chunks by their share.
-  std::sort(ffns.begin(), ffns.end(), std::greater<>());
-  int64_t most = static_cast<int64_t>(ffns.size()) * chunks;
-  if (kind == "topk") most = std::min<int64_t>(most, recipe.router.k);
-  if (kind == "switch" || kind == "sample") most = 1;
-  if (kind == "topp" && recipe.router.most_active > 0) {
-    most = std::min<int64_t>(most, recipe.router.most_active);
-  }
-  plan.active_parameters = trunk + rows;
-  for (int64_t i = 0; i < most; ++i) {
-    plan.active_parameters += ffns[i / chunks] / chunks;
-  }
+  plan.active_parameters = trunk + rows + MostFfns(recipe, ffns);
   plan.new_bytes = static_cast<int64_t>(WriteLock(plan.lock).size());
   AddTuning(recipe, base, rows, plan);
   return plan;

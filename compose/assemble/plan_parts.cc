@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "compose/assemble/plan_parts.h"
 
+#include <algorithm>
+#include <functional>
 #include <map>
 #include <set>
 
@@ -179,18 +181,29 @@ void CheckNames(const Recipe& recipe, const std::vector<Part>& experts,
 
 void CheckChoices(const Recipe& recipe, int total, Problems& problems) {
   const Recipe::Router& router = recipe.router;
-  const int choices = total + router.null_experts;
-  if (router.kind == "topk" && router.k > choices) {
+  const bool shared = router.shared && router.kind == "topk";
+  const int choices = total - (shared ? std::max(1, recipe.btx.chunks) : 0) +
+                      router.null_experts;
+  const std::string what = absl::StrCat(
+      shared ? ", the experts beside the base" : ", the experts with the base",
+      router.null_experts > 0 ? " and the nulls" : "");
+  if (router.shared && !shared) {
     problems.Add("recipe",
-                 absl::StrCat("got router.k = ", router.k, ", want at most ",
-                              choices, ", the experts with the base",
-                              router.null_experts > 0 ? " and the nulls" : ""));
+                 absl::StrCat("got router.shared with router.kind = \"",
+                              router.kind,
+                              "\", want it with \"topk\": ",
+                              router.kind == "anchored"
+                                  ? "an anchored pair has the base already"
+                                  : "this kind takes what its weights say"));
+  }
+  if (router.kind == "topk" && router.k > choices) {
+    problems.Add("recipe", absl::StrCat("got router.k = ", router.k,
+                                        ", want at most ", choices, what));
   }
   if (router.most_active > choices) {
     problems.Add("recipe",
                  absl::StrCat("got router.most_active = ", router.most_active,
-                              ", want at most ", choices,
-                              ", the experts with the base"));
+                              ", want at most ", choices, what));
   }
   if (router.kind == "topk" && router.most_active > 0 &&
       router.most_active < router.k) {
@@ -198,6 +211,25 @@ void CheckChoices(const Recipe& recipe, int total, Problems& problems) {
                  absl::StrCat("got router.most_active = ", router.most_active,
                               ", want at least router.k = ", router.k));
   }
+}
+
+int64_t MostFfns(const Recipe& recipe, std::vector<int64_t> ffns) {
+  const Recipe::Router& router = recipe.router;
+  const int64_t chunks = std::max(1, recipe.btx.chunks);
+  const bool shared = router.shared && router.kind == "topk";
+  const auto first = ffns.begin() + (shared ? 1 : 0);
+  std::sort(first, ffns.end(), std::greater<>());
+  int64_t most = (ffns.end() - first) * chunks;
+  if (router.kind == "topk") {
+    most = std::min<int64_t>(most, router.k);
+  } else if (router.kind == "switch" || router.kind == "sample") {
+    most = 1;
+  } else if (router.most_active > 0) {
+    most = std::min<int64_t>(most, router.most_active);
+  }
+  int64_t numbers = shared ? ffns[0] : 0;
+  for (int64_t i = 0; i < most; ++i) numbers += first[i / chunks] / chunks;
+  return numbers;
 }
 
 void AddNotes(const Part& base, const std::vector<Part>& experts, bool exact,

@@ -45,8 +45,12 @@ void CheckBranch(const Part& part, const Part& base, Problems& problems);
 // Whether the parts are what the recipe names, each once and in force.
 void CheckNames(const Recipe& recipe, const std::vector<Part>& experts,
                 Problems& problems);
-// k and most_active against what there is to choose from: total FFNs.
+// k and most_active against what there is to choose from: total FFNs, the
+// base's included.
 void CheckChoices(const Recipe& recipe, int total, Problems& problems);
+// Numbers of the most FFNs that a token runs, but for anchored routing. ffns:
+// each expert's, the base's first; the router's choices are of 1 / chunks.
+int64_t MostFfns(const Recipe& recipe, std::vector<int64_t> ffns);
 // Consequences of licences, and domains that several experts serve. exact: a
 // query that may not have an expert is answered without it; otherwise the
 // query is refused.

@@ -19,7 +19,9 @@ namespace {
 // METHODS 1.6, 2 and 3.
 struct Defaults {
   const char* method;
-  int least_k;  // top-k's while tuning, where there are as many experts
+  // Top-k's while tuning, where there are as many experts; a shared base is
+  // one of them.
+  int least_k;
   double router_z_weight, load_balance_weight, weight_decay;
 };
 constexpr Defaults kDefaults[] = {
@@ -35,10 +37,12 @@ const Defaults* DefaultsOf(const std::string& method) {
   return nullptr;
 }
 
-// A weight that does not depend on its row gives the row no gradient.
+// A weight that does not depend on its row gives the row no gradient. Beside
+// a shared base it does.
 bool OneIsBlind(const v1::CompositionLock& lock, const Part& base) {
-  return lock.router().renormalise() ||
-         base.manifest.model().block() == "olmo2";
+  return !lock.router().shared() &&
+         (lock.router().renormalise() ||
+          base.manifest.model().block() == "olmo2");
 }
 
 // Of top-k, while tuning; 0 for another kind.
@@ -48,11 +52,12 @@ int ChoicesWhileTuning(const Recipe& recipe, const Part& base,
   const v1::CompositionLock& lock = plan.lock;
   if (lock.router().kind() != "topk") return 0;
   const int chunks = std::max<int>(1, static_cast<int>(lock.btx().chunks()));
-  const int total = (lock.experts_size() + 1) * chunks +
+  const int shared = lock.router().shared() ? 1 : 0;
+  const int total = (lock.experts_size() + 1 - shared) * chunks +
                     static_cast<int>(lock.router().null_experts());
   const bool blind = OneIsBlind(lock, base);
   if (!recipe.tuning->k.has_value()) {
-    const int least = std::max(defaults.least_k, blind ? 2 : 1);
+    const int least = std::max(defaults.least_k - shared, blind ? 2 : 1);
     return std::max(static_cast<int>(lock.router().k()),
                     std::min(least, total));
   }
@@ -60,7 +65,9 @@ int ChoicesWhileTuning(const Recipe& recipe, const Part& base,
   if (k > total) {
     problems.Add("recipe", absl::StrCat("got tuning.k = ", k,
                                         ", want at most ", total,
-                                        ", the experts with the base"));
+                                        ", the experts ",
+                                        shared ? "beside" : "with",
+                                        " the base"));
   }
   if (k < 2 && blind) {
     problems.Add("recipe",

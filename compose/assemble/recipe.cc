@@ -179,6 +179,7 @@ std::vector<Key> RouterKeys(Recipe::Router& r) {
                                   "sample"})},
           {"k", Whole(r.k, 1, 64)},
           {"null_experts", Whole(r.null_experts, 0, 64)},
+          {"shared", Truth(r.shared)},
           {"top_p", Positive(r.top_p, 1)},
           {"renormalise", Truth(r.renormalise)},
           {"most_active", Whole(r.most_active, 1, math::kMaxExperts)},
@@ -195,10 +196,15 @@ std::vector<Key> RouterKeys(Recipe::Router& r) {
 struct Fit {
   const char* key;
   std::set<std::string> kinds;
+  const char* why = "";
 };
 // k is anchored's too: that of an export.
 const Fit kFits[] = {{"k", {"anchored", "topk"}},
                      {"null_experts", {"topk"}},
+                     {"shared",
+                      {"topk"},
+                      ", which chooses k beside the base: anchored pairs "
+                      "have it, other kinds take what their weights say"},
                      {"top_p", {"topp"}},
                      {"renormalise", {"topk", "topp"}},
                      {"most_active", {"topk", "topp"}},
@@ -250,6 +256,7 @@ void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
     recipe.router.kind = kinds[0];
   }
   if (section == nullptr || !section->contains("k")) {
+    if (recipe.router.shared) --recipe.router.k;  // the base is the other one
     recipe.router.k *= recipe.btx.chunks;
   }
   if (bam && (section == nullptr || !section->contains("k"))) {
@@ -281,7 +288,8 @@ void CheckFits(const toml::table& table, Recipe& recipe, Reader& reader) {
     if (!section->contains(fit.key) || fit.kinds.contains(kind)) continue;
     unfitting(fit.key,
               absl::StrCat("it with router.kind \"",
-                           absl::StrJoin(fit.kinds, "\" or \""), "\" only"));
+                           absl::StrJoin(fit.kinds, "\" or \""), "\" only",
+                           fit.why));
   }
   if (!recipe.router.gate && recipe.router.gate_rank > 0 &&
       kind == "anchored") {

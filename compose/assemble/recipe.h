@@ -8,6 +8,7 @@
 //   kind = "anchored"             # default; or "topk", "topp"
 //   k = 2                         # topk
 //   null_experts = 0              # topk
+//   shared = false                # topk: the base always, k (1) beside it
 //   top_p = 0.4                   # topp
 //   renormalise = false           # topk, topp; default by the base's block
 //   most_active = 3               # topk, topp: what a request may ask for
@@ -84,8 +85,9 @@ struct Recipe {
   std::vector<std::string> experts;
   struct Router {
     std::string kind = "anchored";  // methods dume, btx and bam: "topk"
-    int k = 2;                      // btx: 2 * chunks; bam: 1
+    int k = 2;  // beside a shared base 1; btx: that * chunks; bam: 1
     int null_experts = 0;
+    bool shared = false;
     double top_p = 0.4;
     std::optional<bool> renormalise;
     int most_active = 0;  // 0 = every expert

@@ -103,7 +103,8 @@ absl::Status ServedModel::CheckActive(uint32_t active) const {
         "leave it out");
   }
   const model::Router& router = decoder->router();
-  int64_t most = static_cast<int64_t>(experts.size());
+  int64_t most = decoder->config().experts -
+                 math::CountExperts(model::SharedFfns(router));
   if (router.kind == model::Router::Kind::kTopK) most += router.null_experts;
   if (router.most_active > 0) most = std::min(most, router.most_active);
   if (active <= most) return absl::OkStatus();

@@ -33,7 +33,7 @@ std::string Obstacle(const model::Decoder& decoder,
     return absl::StrCat("k = ", options.k, " for a router that is not top-k");
   }
   const int64_t k = options.k > 0 ? options.k : router.k;
-  if (top_k && k < 2 && router.null_experts == 0 &&
+  if (top_k && k < 2 && router.null_experts == 0 && !router.shared &&
       (router.renormalise || config.block == model::Block::kPostNorm)) {
     return "top-1 whose weight does not depend on its row";
   }
@@ -66,7 +66,8 @@ std::string ChoiceLine(const model::Decoder& decoder,
       break;
   }
   return absl::StrFormat(
-      "choice = %s, k %d, %d nulls, p %.17g, %s",
+      "choice = %s%s, k %d, %d nulls, p %.17g, %s",
+      router.shared ? "the base and " : "",
       router.kind == model::Router::Kind::kTopP ? "top-p" : "top-k",
       options.k > 0 ? options.k : router.k, router.null_experts, router.top_p,
       router.renormalise ? "renormalised" : "not renormalised");

@@ -75,7 +75,8 @@ void Forward(const model::Decoder& decoder, math::Exec& exec,
     totals[l].resize(static_cast<size_t>(experts) + 1);
     const double value =
         exec.LoadBalance(trace.router_logits[l], trace.routing[l],
-                         options.load_balance_counts, totals[l], balance);
+                         options.load_balance_counts, totals[l], balance,
+                         model::SharedFfns(decoder.router()));
     result.load_balance += share * value;
     result.loss += balance * value;
   }

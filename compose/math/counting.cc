@@ -2,6 +2,8 @@
 // Operators that compute nothing. A model that runs on them allocates what it
 // would allocate, so memory is counted by the one definition of the model.
 // Choices of experts alone are written, because later shapes follow them.
+#include <vector>
+
 #include "compose/math/kernels.h"
 
 namespace motet::math {
@@ -12,19 +14,30 @@ Result Nothing(Arguments...) {
   return Result();
 }
 
-// Row m chooses experts m, m + 1, ... around.
-void Spread(int64_t experts, Tensor idx) {
+// Row m chooses the shared experts, then m, m + 1, ... of the others, around.
+void Spread(int64_t experts, Tensor idx, ExpertMask shared = 0) {
+  std::vector<int32_t> order;
+  for (const bool first : {true, false}) {
+    for (int64_t e = 0; e < experts; ++e) {
+      if (((shared >> e & 1) != 0) == first) {
+        order.push_back(static_cast<int32_t>(e));
+      }
+    }
+  }
   const int64_t choices = idx.cols();
+  const int64_t always = CountExperts(shared & FirstExperts(experts));
   for (int64_t i = 0; i < idx.size(); ++i) {
     const int64_t slot = i % choices;
-    idx.i32()[i] = slot < experts
-                       ? static_cast<int32_t>((i / choices + slot) % experts)
-                       : -1;
+    const int64_t at =
+        slot < always || slot >= experts
+            ? slot
+            : always + (i / choices + slot - always) % (experts - always);
+    idx.i32()[i] = slot < experts ? order[static_cast<size_t>(at)] : -1;
   }
 }
 
-void TopK(const Tensor& x, const RowLimits&, bool, Tensor idx, Tensor) {
-  Spread(x.cols(), idx);
+void TopK(const Tensor& x, const RowLimits& limits, bool, Tensor idx, Tensor) {
+  Spread(x.cols(), idx, limits.shared);
 }
 
 void TopP(const Tensor& x, const RowLimits&, double, bool, Tensor idx,
@@ -32,9 +45,9 @@ void TopP(const Tensor& x, const RowLimits&, double, bool, Tensor idx,
   Spread(x.cols(), idx);
 }
 
-void NullTopK(const Tensor& x, const Tensor&, const RowLimits&, Tensor idx,
-              Tensor) {
-  Spread(x.cols(), idx);
+void NullTopK(const Tensor& x, const Tensor&, const RowLimits& limits,
+              Tensor idx, Tensor) {
+  Spread(x.cols(), idx, limits.shared);
 }
 
 void Capacity(const Tensor& idx, const Tensor&, int64_t, Tensor kept,

@@ -450,17 +450,19 @@ double Exec::RouterZ(const Tensor& x, double weight) {
 }
 
 double Exec::LoadBalance(const Tensor& x, const Routing& routing, bool counts,
-                         std::span<double> totals, double weight) {
-  const double value =
-      kernels_.load_balance(x, routing.idx, routing.w, counts, totals);
+                         std::span<double> totals, double weight,
+                         ExpertMask shared) {
+  const double value = kernels_.load_balance(x, routing.idx, routing.w, counts,
+                                             shared, totals);
   if (Needs(x) || Needs(routing.w)) {
     // As they are now: later pieces go on adding to the caller's.
     recorder_->Record(
         OpId::kLoadBalance,
-        [k = &kernels_, r = recorder_, x, routing, counts, weight,
+        [k = &kernels_, r = recorder_, x, routing, counts, shared, weight,
          now = std::vector<double>(totals.begin(), totals.end())] {
-          k->load_balance_backward(x, routing.idx, counts, now, weight,
-                                   r->Gradient(x), r->Gradient(routing.w));
+          k->load_balance_backward(x, routing.idx, routing.w, counts, shared,
+                                   now, weight, r->Gradient(x),
+                                   r->Gradient(routing.w));
         });
   }
   return value;

@@ -105,6 +105,7 @@ class Exec {
   Tensor Gelu(const Tensor& x, const Tensor& bias);
   Tensor MeanPool(const Tensor& x, std::span<const Segment> segments);
   Tensor OwnerBias(const Tensor& x, const Tensor& b);
+  // k: room for choices, the shared ones of the limits included.
   Routing TopK(const Tensor& x, const RowLimits& limits, int k,
                bool renormalise);
   // most: of the choices of any row.
@@ -134,7 +135,8 @@ class Exec {
   // Returns E sum u P; its gradient is recorded times `weight`. totals
   // [E+1]: zeros before the first piece of a batch, kept by the caller.
   double LoadBalance(const Tensor& x, const Routing& routing, bool counts,
-                     std::span<double> totals, double weight);
+                     std::span<double> totals, double weight,
+                     ExpertMask shared = 0);
 
  private:
   Routing NewRouting(int64_t rows, int64_t k);

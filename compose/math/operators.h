@@ -47,8 +47,8 @@
     "x [M,C], segments [S] -> [S,C]", "METHODS 9")                            \
   X(OwnerBias, true, "y[m,e] = x[m,e] + min(b[e-1], 0), e >= 1",              \
     "x [M,E], b [E-1] -> [M,E]", "FlexOlmo 3.3")                              \
-  X(TopK, true, "w = softmax(x over allowed)[top k], k clamped",              \
-    "x [M,E] -> idx, w [M,K]", "FlexOlmo 3.2; DESIGN 4.6")                    \
+  X(TopK, true, "w = softmax(x over allowed)[shared, top k of the rest]",     \
+    "x [M,E] -> idx, w [M,K]", "FlexOlmo 3.2; DESIGN 4.6; 2401.06066")        \
   X(TopP, true, "w = softmax(x over allowed) of the fewest with sum >= p",    \
     "x [M,E] -> idx, w [M,K]", "METHODS 10; arXiv 2403.07652")                \
   X(NullTopK, true, "top k of x and n; w renormalised over those of x",       \
@@ -65,7 +65,7 @@
     "h [M,C], W [V,C], targets [M] -> loss", "METHODS 1; arXiv 2410.10989")   \
   X(RouterZ, true, "z mean_m logsumexp(x[m])^2", "x [M,E] -> loss",           \
     "METHODS 1; arXiv 2202.08906")                                            \
-  X(LoadBalance, true, "E sum_e u_e mean_m softmax(x)[m,e]",                  \
+  X(LoadBalance, true, "E sum_e u_e mean_m softmax(x)[m,e], e not shared",    \
     "x [M,E], idx, w [M,K] -> loss", "METHODS 2, 7; arXiv 2101.03961")        \
   X(AnchoredRoute, false,                                                     \
     "argmax of smoothed discriminants, typicality gate, pair or switch",      \
@@ -142,6 +142,9 @@ struct RowLimits {
   // At most this many choices, at least 1; empty = as many as idx has room
   // for.
   std::span<const int32_t> active;
+  // Of top_k and null_top_k: chosen by every row that is allowed them, beside
+  // the choices that `active` counts. idx has room for them.
+  ExpertMask shared = 0;
 };
 
 // What anchored routing needs of one layer (METHODS 11). E counts the base.
@@ -352,12 +355,17 @@ struct Kernels {
   // rows. u: gates' mean or, by counts, each expert's share of the choices;
   // over all rows since totals [E+1] were zeros. totals: sums of u by expert
   // and what they divide by, in and out. By counts u has no gradient.
+  // Shared experts have no load to balance: E, softmax, gates and choices are
+  // of the others.
   double (*load_balance)(const Tensor& x, const Tensor& idx, const Tensor& w,
-                         bool counts, std::span<double> totals);
+                         bool counts, ExpertMask shared,
+                         std::span<double> totals);
   // totals: as they were when the forward form had run.
   void (*load_balance_backward)(const Tensor& x, const Tensor& idx,
-                                bool counts, std::span<const double> totals,
-                                double scale, Tensor dx, Tensor dw);
+                                const Tensor& w, bool counts,
+                                ExpertMask shared,
+                                std::span<const double> totals, double scale,
+                                Tensor dx, Tensor dw);
 
   // idx [M,2] i32: {i, -1} with w {1, 0} for one expert alone, else {0, i}
   // with (p_0, p_i) = softmax(r_0.h, r_i.h).

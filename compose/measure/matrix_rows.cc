@@ -34,13 +34,17 @@ std::string ArithmeticOf(const v1::CompositionLock& lock,
     absl::StrAppend(&key, " ", lock.merge().SerializeAsString());
   } else if (router->kind == model::Router::Kind::kTopK &&
              router->null_experts == 0 && router->rows == nullptr &&
-             !lock.has_tuning()) {
-    absl::StrAppend(&key, " topk ",
-                    std::min<int64_t>(router->k, Count(allowed)), " ",
+             !lock.has_tuning() && !lock.has_btx() && !lock.has_bam()) {
+    // A shared base chooses for itself only where some are left out.
+    const int64_t most = router->k + (router->shared ? 1 : 0);
+    absl::StrAppend(&key, " topk ", std::min<int64_t>(most, Count(allowed)),
+                    router->shared && most < Count(allowed) ? " shared " : " ",
                     router->renormalise, " ", lock.router().rows());
   } else {  // all that its lock says of it, and the router that is run
     absl::StrAppend(&key, " ", lock.router().SerializeAsString(), " ",
-                    lock.tuning().SerializeAsString());
+                    lock.tuning().SerializeAsString(), " ",
+                    lock.btx().SerializeAsString(), " ",
+                    lock.bam().SerializeAsString());
     absl::StrAppend(&key, pair ? " pair " : " whole ",
                     static_cast<int>(router->kind), " ", router->k, " ",
                     router->top_p, " ", router->most_active);

@@ -37,6 +37,9 @@ class RowSource {
 struct Router {
   enum class Kind { kTopK, kTopP, kAnchored } kind = Kind::kTopK;
   int64_t k = 2;  // top-k: clamped to the experts allowed
+  // Top-k: the base, all of its chunks, is chosen for every token, and k
+  // chooses among the others. Asks for base_always.
+  bool shared = false;
   bool renormalise = false;
   // Top-k: this many choices of logit 0 beside the experts, which cost
   // nothing (AdaMoE); weights are then of the experts chosen and sum to 1.
@@ -62,6 +65,8 @@ struct Router {
 };
 // Whether a sequence may say how many experts a token are active.
 bool TakesActive(const Router& router);
+// The FFNs that every token runs, whatever the router says.
+math::ExpertMask SharedFfns(const Router& router);
 // The router of a model as its config says it: top-k.
 Router RouterOf(const ModelConfig& config);
 
@@ -73,8 +78,9 @@ struct SequenceInput {
   std::span<const int32_t> ids;    // each in [0, V)
   SequenceCache* cache = nullptr;  // appended to; in one sequence of a batch
   math::ExpertMask allowed = ~math::ExpertMask{0};
-  // Experts a token: top-k's k, the most that top-p takes. 0 = as the router
-  // says. Stays the same for a cache, as `allowed` does.
+  // Experts a token: top-k's k (so beside a shared base), the most that top-p
+  // takes. 0 = as the router says. Stays the same for a cache, as `allowed`
+  // does.
   int32_t active = 0;
 };
 

@@ -70,6 +70,10 @@ absl::Status CheckRouter(const ModelConfig& config, const Router& router) {
   range("chunks", static_cast<double>(router.chunks),
         router.chunks >= 1 && config.experts % router.chunks == 0,
         "a divisor of the number of FFNs");
+  range("shared", router.shared ? 1 : 0,
+        !router.shared ||
+            (router.kind == Router::Kind::kTopK && router.base_always),
+        "0 but for top-k with the base in every set");
   if (router.kind == Router::Kind::kTopK) {
     range("k", static_cast<double>(router.k), router.k >= 1, "at least 1");
   } else if (router.kind == Router::Kind::kTopP) {
@@ -93,6 +97,10 @@ absl::Status CheckRouter(const ModelConfig& config, const Router& router) {
 
 bool TakesActive(const Router& router) {
   return router.kind != Router::Kind::kAnchored;
+}
+
+math::ExpertMask SharedFfns(const Router& router) {
+  return router.shared ? math::FirstExperts(router.chunks) : 0;
 }
 
 Router RouterOf(const ModelConfig& config) {

@@ -64,14 +64,16 @@ Tensor Decoder::RouterLogits(Exec& exec, const Batch& batch, int64_t layer,
 }
 
 // What every row's choice is bound by, and in *most the choices of the row
-// that has the most. A row's own numbers do not depend on the others': the
-// columns that it leaves are empty.
+// that has the most, shared ones included. A row's own numbers do not depend
+// on the others': the columns that it leaves are empty.
 math::RowLimits Decoder::Limits(Exec& exec, const Batch& batch,
                                 int64_t* most) const {
   const bool top_k = router_.kind == Router::Kind::kTopK;
-  const int64_t experts = config_.experts;
-  // Nulls count as choices.
-  const int64_t all = experts + (top_k ? router_.null_experts : 0);
+  const math::ExpertMask shared = SharedFfns(router_);
+  const int64_t others = config_.experts - math::CountExperts(shared);
+  // Nulls count as choices. One at least: a row may find none to take.
+  const int64_t all =
+      std::max<int64_t>(1, others + (top_k ? router_.null_experts : 0));
   int64_t own = all;
   if (top_k) {
     own = std::min(router_.k, all);
@@ -97,7 +99,8 @@ math::RowLimits Decoder::Limits(Exec& exec, const Batch& batch,
       active[m] = static_cast<int32_t>(count);
     }
   }
-  return {{masks, rows}, {active, rows}};
+  *most += math::CountExperts(shared);
+  return {{masks, rows}, {active, rows}, shared};
 }
 
 // Sequences of one set at a time where the selection is made for a set.
@@ -147,7 +150,8 @@ Routing Decoder::Anchored(Exec& exec, const Batch& batch, int64_t layer,
 }
 
 // The choice of experts for every row.
-//   top-k:     (idx, w) = top k of softmax over allowed of W_r x + min(b, 0)
+//   top-k:     (idx, w) = top k of softmax over allowed of W_r x + min(b, 0),
+//              a shared base beside them
 //   top-p:     as many of the same as reach the weight p
 //   anchored:  (base, best allowed expert) by the smoothed discriminant
 //                                [FlexOlmo 3.2, 3.3; METHODS 10 and 11]

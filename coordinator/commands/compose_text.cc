@@ -17,6 +17,7 @@ std::string RouterText(const v1::RouterLock& router) {
         router.kind() == "topp" ? absl::StrCat("top-p, p = ", router.top_p())
         : router.kind() == "topk" ? absl::StrCat("top-", router.k())
                                   : router.kind();
+    if (router.shared()) absl::StrAppend(&text, " beside the base");
     if (router.null_experts() > 0) {
       absl::StrAppend(&text, " with ", router.null_experts(), " null experts");
     }

@@ -189,6 +189,11 @@ TEST_F(PolicyGateTest, ActiveExpertsWithinWhatTheRouterAllows) {
   const auto bound = federation_->Load(lock);
   EXPECT_EQ(Must(admit(*bound, 3)).active(), 3);
   EXPECT_FALSE(admit(*bound, 4).ok());
+  // Beside a shared base.
+  const auto shared = federation_->Load(federation_->Lock("shared"));
+  EXPECT_EQ(Must(admit(*shared, 4)).active(), 4);
+  EXPECT_THAT(std::string(admit(*shared, 5).status().message()),
+              HasSubstr("active = 5, want 1 to 4"));
 }
 
 TEST_F(PolicyGateTest, TheBaseIsAlwaysIn) {

@@ -22,7 +22,8 @@ std::span<const ExpertMask> Slice(std::span<const ExpertMask> allowed,
 RowLimits Slice(const RowLimits& limits, int64_t row, int64_t rows) {
   return {Slice(limits.allowed, row, rows),
           limits.active.empty() ? limits.active
-                                : limits.active.subspan(row, rows)};
+                                : limits.active.subspan(row, rows),
+          limits.shared};
 }
 
 }  // namespace
@@ -76,14 +77,16 @@ void CapacityBackward(const Tensor& kept, const Tensor& dkept_w, Tensor dw) {
 }
 
 double LoadBalance(const Tensor& x, const Tensor& idx, const Tensor& w,
-                   bool counts, std::span<double> totals) {
-  return reference::LoadBalance(x, idx, w, counts, totals);
+                   bool counts, ExpertMask shared, std::span<double> totals) {
+  return reference::LoadBalance(x, idx, w, counts, shared, totals);
 }
 
-void LoadBalanceBackward(const Tensor& x, const Tensor& idx, bool counts,
+void LoadBalanceBackward(const Tensor& x, const Tensor& idx, const Tensor& w,
+                         bool counts, ExpertMask shared,
                          std::span<const double> totals, double scale,
                          Tensor dx, Tensor dw) {
-  reference::LoadBalanceBackward(x, idx, counts, totals, scale, dx, dw);
+  reference::LoadBalanceBackward(x, idx, w, counts, shared, totals, scale, dx,
+                                 dw);
 }
 
 void Combine(const Tensor& w, std::span<const ExpertRows> experts, Tensor y) {

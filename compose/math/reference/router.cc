@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -20,29 +21,49 @@ ExpertMask MaskOf(std::span<const ExpertMask> allowed, int64_t m) {
 // Experts that are not allowed are gone before the softmax, so the result is
 // the one of a composition without them; K beyond the allowed ones gives
 // idx -1 and w 0.                              [FlexOlmo 3.2; DESIGN 4.6]
+// Shared experts are chosen first, whatever their logits, and the best of the
+// others beside them; weights are of all chosen.          [arXiv 2401.06066]
 // x: [M,E] in, E <= 128.   limits: per row, the experts allowed and at most
-// how many choices.
+// how many choices; the shared ones.
 // idx: [M,K] i32 out, descending weight, ties to the lowest expert.
 // w: [M,K] out; renormalise: divided by the row's sum.
 void TopK(const Tensor& x, const RowLimits& limits, bool renormalise,
           Tensor idx, Tensor w) {
   const int64_t experts = x.cols(), choices = idx.cols();
+  const ExpertMask shared = limits.shared & FirstExperts(experts);
+  const int64_t room = choices - CountExperts(shared);
   for (int64_t m = 0; m < x.rows(); ++m) {
     const float* row = x.f32() + m * experts;
     const ExpertMask mask = MaskOf(limits.allowed, m);
-    const int64_t active = limits.active.empty() ? choices : limits.active[m];
-    ExpertMask left = mask;
+    const int64_t active = limits.active.empty()
+                               ? room
+                               : std::min<int64_t>(room, limits.active[m]);
     std::vector<int64_t> chosen;
-    for (int64_t k = 0; k < choices; ++k) {
+    for (int64_t e = 0; e < experts; ++e) {
+      if (Has(shared & mask, e)) chosen.push_back(e);
+    }
+    ExpertMask left = mask & ~shared;
+    for (int64_t k = 0; k < active; ++k) {
       int64_t best = -1;
-      for (int64_t e = 0; e < experts && k < active; ++e) {
+      for (int64_t e = 0; e < experts; ++e) {
         if (Has(left, e) && (best < 0 || row[e] > row[best])) best = e;
       }
-      idx.i32()[m * choices + k] = static_cast<int32_t>(best);
-      w.f32()[m * choices + k] = 0;
-      if (best < 0) continue;
+      if (best < 0) break;
       left &= ~(ExpertMask{1} << best);
       chosen.push_back(best);
+    }
+    // As if they had all been found so.
+    if (shared != 0) {
+      std::stable_sort(chosen.begin(), chosen.end(),
+                       [row](int64_t a, int64_t b) {
+                         return row[a] > row[b] ||
+                                (row[a] == row[b] && a < b);
+                       });
+    }
+    for (int64_t k = 0; k < choices; ++k) {
+      const bool is = k < static_cast<int64_t>(chosen.size());
+      idx.i32()[m * choices + k] = is ? static_cast<int32_t>(chosen[k]) : -1;
+      w.f32()[m * choices + k] = 0;
     }
     if (chosen.empty()) continue;
     const double top = row[chosen[0]];

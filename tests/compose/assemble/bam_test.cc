@@ -145,6 +145,7 @@ TEST_F(BamMethodTest, IdenticalExpertsAreTheDenseModel) {
       for (const char* rows : {"means", "random"}) {
         Recipe recipe = RecipeFor(same.experts(), kv);
         recipe.router.renormalise = true;
+        recipe.router.shared = std::string(rows) == "random";
         recipe.bam.rows = rows;
         const auto composed = Compose(same, recipe);
         ASSERT_NE(composed, nullptr);

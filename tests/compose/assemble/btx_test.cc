@@ -103,7 +103,7 @@ TEST_F(BtxMethodTest, IdenticalExpertsAreTheDenseModel) {
     options.noise = 0;
     options.block = block;
     const TinyFederation same(options);
-    for (const char* kind : {"topk", "topp", "soft"}) {
+    for (const char* kind : {"topk", "shared", "topp", "soft"}) {
       for (const int chunks : {1, 2}) {
         Recipe recipe = RecipeFor(same.experts(), kind);
         recipe.btx.chunks = chunks;

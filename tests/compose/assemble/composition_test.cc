@@ -65,8 +65,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values(model::Block::kPostNorm,
                                      model::Block::kPreNorm),
                      testing::Values("anchored", "topk", "topp", "nulls",
-                                     "switch", "prefix", "dume",
-                                     "dume_topp", "rank", "pooled")),
+                                     "shared", "shared_nulls", "switch",
+                                     "prefix", "dume", "dume_topp",
+                                     "dume_shared", "rank", "pooled")),
     [](const auto& info) {
       return absl::StrCat(std::get<0>(info.param) == model::Block::kPostNorm
                               ? "postnorm_"
@@ -140,7 +141,8 @@ TEST(IdenticalExperts, AreTheDenseModelUnderEveryRouter) {
     options.widths = {24};  // the base's
     const TinyFederation same(options);
     for (const char* router :
-         {"anchored", "switch", "prefix", "topk", "topp", "dume"}) {
+         {"anchored", "switch", "prefix", "topk", "shared", "shared_nulls",
+          "topp", "dume", "dume_shared"}) {
       Recipe recipe = TinyFederation::RecipeFor(same.experts(), router);
       if (recipe.router.kind != "anchored") recipe.router.renormalise = true;
       if (recipe.router.kind == "anchored") recipe.router.gate = false;

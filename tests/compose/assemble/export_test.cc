@@ -153,6 +153,9 @@ TEST(ExportRefusedTest, NamesTheFieldAndWritesNothing) {
   const TinyFederation federation;
   v1::CompositionLock lock = federation.Lock("topp");
   lock.mutable_router()->set_null_experts(2);
+  const auto shared = ExportHuggingFace(
+      *federation.Load(federation.Lock("shared")), federation.Path("out"));
+  EXPECT_THAT(Message(shared.status()), HasSubstr("router.shared = true"));
   const std::string folder = federation.Path("out");
   auto report = ExportHuggingFace(*federation.Load(lock), folder);
   EXPECT_THAT(Message(report.status()),

@@ -55,6 +55,13 @@ const std::multimap<std::string, Variant>& Variants() {
   const auto router = [](const char* kind) {
     return [kind](Recipe& r) { r.router.kind = kind; };
   };
+  const auto shared = [](int chunks) {
+    return [chunks](Recipe& r) {
+      r.router.kind = "topk";
+      r.router.k = r.btx.chunks = chunks;
+      r.router.shared = true;
+    };
+  };
   static const auto* const variants = new std::multimap<std::string, Variant>{
       {"flexolmo", {"anchored", "ffn", router("anchored")}},
       {"flexolmo",
@@ -68,7 +75,9 @@ const std::multimap<std::string, Variant>& Variants() {
         }}},
       {"flexolmo", {"topk", "ffn", router("topk")}},
       {"flexolmo", {"topp", "ffn", router("topp")}},
+      {"flexolmo", {"shared base", "ffn", shared(1)}},
       {"dume", {"topk", "ffn", router("topk")}},
+      {"dume", {"shared base", "ffn", shared(1)}},
       {"merge",
        {"linear", "dense", [](Recipe& r) { r.merge.kind = "linear"; }}},
       {"merge", {"ties", "dense", [](Recipe& r) { r.merge.kind = "ties"; }}},
@@ -92,6 +101,9 @@ const std::multimap<std::string, Variant>& Variants() {
           r.router.k = 4;
           r.btx.chunks = 2;
         }}},
+      {"btx", {"shared base", "dense", shared(1)}},
+      {"btx", {"shared base in chunks", "dense", shared(2)}},
+      {"bam", {"shared base", "attention_ffn", shared(1)}},
       {"bam",
        {"own KV", "attention_ffn",
         [](Recipe& r) {
@@ -109,6 +121,8 @@ const std::multimap<std::string, Variant>& Variants() {
       {"flexolmo", {"tuned topp", "ffn", Tuned(router("topp"))}},
       {"btx", {"tuned topk", "dense", Tuned(router("topk"))}},
       {"btx", {"tuned sample", "dense", Tuned(router("sample"))}},
+      {"flexolmo", {"tuned, shared base", "ffn", Tuned(shared(1))}},
+      {"btx", {"tuned, shared base", "dense", Tuned(shared(1))}},
       {"btx",
        {"tuned chunks", "dense", Tuned([](Recipe& r) {
           r.router.kind = "topk";

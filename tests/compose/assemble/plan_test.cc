@@ -82,6 +82,39 @@ TEST_F(PlanTest, RouterOptionsGoIntoTheLock) {
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(WriteLock(*back), WriteLock(nulls.lock));
 
+  recipe = f().RecipeFor(f().experts(), "shared");
+  const Plan shared = MakePlan(recipe, f().base(), f().experts());
+  EXPECT_THAT(shared.problems, IsEmpty());
+  EXPECT_TRUE(shared.lock.router().shared());
+  const auto read = ParseLock(WriteLock(shared.lock), "motet.lock");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(WriteLock(*read), WriteLock(shared.lock));
+  // The base's FFN, of width 24, and the widest other.
+  EXPECT_EQ(shared.active_parameters - 2 * 4 * 16,
+            model::CountParameters(f().config()) + 2 * 3 * 16 * 40);
+  recipe.router.k = 5;
+  recipe.router.most_active = 6;
+  EXPECT_THAT(MakePlan(recipe, f().base(), f().experts()).problems,
+              AllOf(Contains(HasSubstr("router.k = 5, want at most 4, the "
+                                       "experts beside the base")),
+                    Contains(HasSubstr("router.most_active = 6, want at most "
+                                       "4"))));
+  for (const auto& [kind, why] :
+       {std::pair{"anchored", "an anchored pair has the base already"},
+        std::pair{"topp", "takes what its weights say"}}) {
+    recipe = f().RecipeFor(f().experts(), kind);
+    recipe.router.shared = true;
+    EXPECT_THAT(MakePlan(recipe, f().base(), f().experts()).problems,
+                testing::ElementsAre(AllOf(HasSubstr("got router.shared"),
+                                           HasSubstr(why))));
+  }
+  v1::CompositionLock odd = shared.lock;
+  odd.mutable_router()->set_kind("topp");
+  odd.mutable_router()->set_top_p(0.4);
+  EXPECT_THAT(std::string(
+                  ParseLock(WriteLock(odd), "motet.lock").status().message()),
+              HasSubstr("router.shared with router.kind = \"topp\""));
+
   recipe = f().RecipeFor(f().experts(), "topp");
   recipe.router.most_active = 9;
   const Plan top_p = MakePlan(recipe, f().base(), f().experts());

@@ -57,6 +57,15 @@ TEST(RecipeTest, ReadsEveryKindOfRouter) {
   EXPECT_EQ(top_k.null_experts, 2);
   EXPECT_EQ(top_k.most_active, 4);
   EXPECT_FALSE(top_k.renormalise.has_value());
+  EXPECT_FALSE(top_k.shared);
+  const Recipe::Router shared =
+      RouterOf("flexolmo", "kind = \"topk\"\nshared = true");
+  EXPECT_TRUE(shared.shared);
+  EXPECT_EQ(shared.k, 1);  // two FFNs a token, as without
+  EXPECT_EQ(RouterOf("btx", "k = 3\nshared = true\n[btx]\nchunks = 2").k, 3);
+  EXPECT_EQ(RouterOf("btx", "shared = true\n[btx]\nchunks = 2").k, 2);
+  EXPECT_EQ(RouterOf("bam", "shared = true").k, 1);
+  EXPECT_TRUE(RouterOf("dume", "shared = true").shared);
   const Recipe::Router top_p = RouterOf(
       "flexolmo", "kind = \"topp\"\ntop_p = 0.6\nrenormalise = true");
   EXPECT_EQ(top_p.top_p, 0.6);
@@ -91,6 +100,13 @@ TEST(RecipeTest, OptionsOfAnotherKindAreNamedWithTheirLine) {
         "\"router.renormalise\""}) {
     EXPECT_THAT(error, HasSubstr(part));
   }
+  for (const char* kind : {"anchored", "topp"}) {
+    EXPECT_THAT(ErrorOf(absl::StrCat("name = \"a\"\nexperts = []\n[router]\n"
+                                     "kind = \"", kind,
+                                     "\"\nshared = true\n")),
+                AllOf(HasSubstr("line 5"), HasSubstr("\"router.shared\""),
+                      HasSubstr("anchored pairs have it")));
+  }
   EXPECT_THAT(ErrorOf("name = \"a\"\nexperts = []\nmethod = \"dume\"\n"
                       "[router]\nkind = \"anchored\"\n"),
               HasSubstr("\"router.kind\" with method \"dume\""));
@@ -114,10 +130,10 @@ TEST(RecipeTest, UnknownKeyNamesLineAndKnownKeys) {
       ErrorOf("name = \"a\"\nexperts = []\n[router]\nkk = 1\n");
   EXPECT_THAT(inner, HasSubstr("line 4"));
   EXPECT_THAT(inner, HasSubstr("\"router.kk\""));
-  EXPECT_THAT(inner, HasSubstr("kind, k, null_experts, top_p, renormalise, "
-                               "most_active, smoothing, mixing, gate, "
-                               "quantile, gate_rank, covariance, temperature, "
-                               "ridge"));
+  EXPECT_THAT(inner, HasSubstr("kind, k, null_experts, shared, top_p, "
+                               "renormalise, most_active, smoothing, mixing, "
+                               "gate, quantile, gate_rank, covariance, "
+                               "temperature, ridge"));
 }
 
 TEST(RecipeTest, AllProblemsAtOnce) {

@@ -130,6 +130,11 @@ class TinyFederation {
       recipe.router.kind = "topk";
       recipe.router.k = 3;
       recipe.router.null_experts = 2;
+    } else if (router == "shared" || router == "shared_nulls") {
+      recipe.router.kind = "topk";
+      recipe.router.k = router == "shared" ? 1 : 2;
+      recipe.router.shared = true;
+      recipe.router.null_experts = router == "shared" ? 0 : 2;
     } else if (router == "switch") {
       recipe.router.kind = "anchored";
       recipe.router.mixing = router;
@@ -142,9 +147,11 @@ class TinyFederation {
     } else if (router == "pooled") {
       recipe.router.kind = "anchored";
       recipe.router.covariance = router;
-    } else if (router == "dume" || router == "dume_topp") {
+    } else if (router == "dume" || router == "dume_topp" ||
+               router == "dume_shared") {
       recipe.method = "dume";
-      recipe.router.kind = router == "dume" ? "topk" : "topp";
+      recipe.router.kind = router == "dume_topp" ? "topp" : "topk";
+      recipe.router.shared = router == "dume_shared";
     }
     return recipe;
   }

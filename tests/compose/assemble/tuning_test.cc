@@ -85,6 +85,21 @@ TEST_F(TuningTest, PlanSaysWhatIsTunedInWhosePresence) {
                            HasSubstr("the gate will exclude it")));
 }
 
+// k counts experts beside the base, and one of these is enough.
+TEST_F(TuningTest, BesideASharedBase) {
+  Recipe recipe = RecipeFor(f().experts());
+  recipe.router.k = 1;
+  recipe.router.shared = true;
+  const Plan plan = PlanOf(recipe);
+  EXPECT_THAT(plan.problems, IsEmpty());
+  EXPECT_EQ(plan.lock.tuning().k(), 3u);  // METHODS 1.6, the base apart
+  recipe.tuning->k = 1;
+  EXPECT_THAT(PlanOf(recipe).problems, IsEmpty());
+  recipe.tuning->k = 5;
+  EXPECT_THAT(absl::StrJoin(PlanOf(recipe).problems, "\n"),
+              HasSubstr("tuning.k = 5, want at most 4, the experts beside"));
+}
+
 TEST_F(TuningTest, TunedForNarrowerSetsIsRoutedAndSaysWhatIsRefused) {
   Recipe recipe = RecipeFor(f().experts());
   recipe.tuning->narrowed = "tuned";

@@ -120,6 +120,24 @@ TEST_P(GradientTest, AttentionExperts) {
   }
 }
 
+// Of two experts the other one is always the best beside the base: no choice
+// has an edge nearby.
+TEST_P(GradientTest, SharedBase) {
+  for (const bool renormalise : {true, false}) {
+    model::ModelConfig config = toy::Config(GetParam());
+    config.experts = config.experts_per_token = 2;
+    OwnedModel model = toy::Model(config, 10);
+    model::Router router;
+    router.k = 1;
+    router.shared = true;
+    router.renormalise = renormalise;
+    auto decoder =
+        model::Decoder::Create(model.config, model.weights, router);
+    ASSERT_TRUE(decoder.ok()) << decoder.status();
+    CheckGradients(*decoder, DenseParameters(model));
+  }
+}
+
 OwnerExpert RandomExpert(const package::LoadedModel& base) {
   OwnerExpert expert = NewOwnerExpert(base);
   uint64_t n = 0;

@@ -143,6 +143,20 @@ TEST_P(RouterRunTest, RowsLearnAndNothingElseMoves) {
   EXPECT_EQ(result.memory.trained, 3 * numbers * int64_t{sizeof(float)});
 }
 
+// Beside a shared base one expert is enough: its weight is not 1.
+TEST_P(RouterRunTest, RowsLearnBesideASharedBase) {
+  model::Router router;
+  router.k = 1;
+  router.shared = true;
+  const model::Decoder decoder = mixture_.Decoder(router);
+  const RouterRows start = CopyRows(decoder);
+  RouterOptions options = Options();
+  options.load_balance_weight = 0.01;
+  const auto rows = TuneRouters(decoder, Both(), options, nullptr, nullptr);
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  EXPECT_LT(LossOf(decoder, *rows), LossOf(decoder, start) - 0.02);
+}
+
 TEST_P(RouterRunTest, StoppedAndResumedIsUnbroken) {
   for (const Choice choice :
        {Choice::kServed, Choice::kSwitch, Choice::kSample}) {

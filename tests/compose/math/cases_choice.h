@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -29,7 +30,8 @@ inline Tensor SpacedLogits(int64_t rows, int64_t experts, Random& random,
 struct OwnLimits {
   std::vector<ExpertMask> allowed;
   std::vector<int32_t> active;
-  operator RowLimits() const { return {allowed, active}; }
+  ExpertMask shared = 0;
+  operator RowLimits() const { return {allowed, active, shared}; }
 };
 inline OwnLimits RandomLimits(int64_t rows, Random& random) {
   OwnLimits limits;
@@ -42,6 +44,12 @@ inline OwnLimits RandomLimits(int64_t rows, Random& random) {
     if (bound) limits.active.push_back(static_cast<int32_t>(random.Int(1, 5)));
   }
   return limits;
+}
+
+// Up to two shared experts, not always among those allowed.
+inline ExpertMask RandomShared(Random& random) {
+  constexpr ExpertMask kSome[] = {0, 0, 0b1, 0b11, 0b100};
+  return kSome[random.Int(0, 4)];
 }
 
 // A case whose outputs are weights, then choices.
@@ -72,8 +80,10 @@ struct OpCase<OpId::kTopK> {
     const int64_t rows = random.Int(0, 300), experts = random.Int(1, 12);
     const bool renormalise = random.Flip();
     auto limits = Keep(RandomLimits(rows, random));
+    limits->shared = RandomShared(random);
     MakeChoice(c, SpacedLogits(rows, experts, random, c.pool),
-               random.Int(1, 4), *limits, renormalise,
+               random.Int(1, 4) + CountExperts(limits->shared), *limits,
+               renormalise,
                [=](const Kernels& k, const Tensor& x, Tensor idx, Tensor w) {
                  k.top_k(x, *limits, renormalise, idx, w);
                });
@@ -107,8 +117,9 @@ struct OpCase<OpId::kNullTopK> {
       nulls.f32()[i] = 0.2f * random.Int(-1, experts) + 0.1f;
     }
     auto limits = Keep(RandomLimits(rows, random));
+    limits->shared = RandomShared(random);
     MakeChoice(c, SpacedLogits(rows, experts, random, c.pool),
-               random.Int(1, 4), *limits, true,
+               random.Int(1, 4) + CountExperts(limits->shared), *limits, true,
                [=](const Kernels& k, const Tensor& x, Tensor idx, Tensor w) {
                  k.null_top_k(x, nulls, *limits, idx, w);
                });
@@ -161,10 +172,17 @@ struct OpCase<OpId::kLoadBalance> {
     const int64_t rows = random.Int(0, 60), experts = random.Int(1, 6);
     const int64_t choices = random.Int(1, std::min<int64_t>(experts, 3));
     const bool counts = random.Flip();
+    const ExpertMask shared = RandomShared(random);
     const Tensor idx =
         RandomChoices(rows, choices, experts, random, c.pool);
     c.inputs = {c.pool.Normal({rows, experts}, random),
                 c.pool.Normal({rows, choices}, random)};
+    // Gates are above 0; beside shared experts a row's are divided by their
+    // sum, so that none may be near to it.
+    for (int64_t i = 0; i < c.inputs[1].size(); ++i) {
+      float& gate = c.inputs[1].f32()[i];
+      gate = 0.5f + std::abs(gate);
+    }
     // As after earlier pieces of the batch.
     std::vector<double> earlier(experts + 1);
     for (double& t : earlier) t = static_cast<double>(random.Int(0, 30));
@@ -172,14 +190,14 @@ struct OpCase<OpId::kLoadBalance> {
     c.forward = [=](const Kernels& k, Case& c) {
       *totals = earlier;
       Numbers out = {k.load_balance(c.inputs[0], idx, c.inputs[1], counts,
-                                    *totals)};
+                                    shared, *totals)};
       out.insert(out.end(), totals->begin(), totals->end());
       return out;
     };
     c.backward = [=](const Kernels& k, Case& c, const Numbers& g,
                      std::vector<Tensor>& d) {
-      k.load_balance_backward(c.inputs[0], idx, counts, *totals, g[0], d[0],
-                              d[1]);
+      k.load_balance_backward(c.inputs[0], idx, c.inputs[1], counts, shared,
+                              *totals, g[0], d[0], d[1]);
     };
   }
 };

@@ -72,6 +72,90 @@ TEST(TopKTest, TiesGoToTheLowestAndKIsClamped) {
   }
 }
 
+// By hand: a shared expert takes no place from the others, and has a share of
+// the weight by its own logit.
+TEST(TopKTest, SharedExpertsAreBesideTheBest) {
+  const float logits[] = {-1, 3, 2, 0.5};
+  const auto exp = [&](int e) { return std::exp(double{logits[e]}); };
+  Pool pool;
+  Tensor x = pool.Zeros({1, 4});
+  std::copy(logits, logits + 4, x.f32());
+  Tensor nulls = pool.Zeros({1, 2});
+  nulls.f32()[0] = 2.5f, nulls.f32()[1] = 1;
+  const auto choose = [&](const Kernels& kernels, const RowLimits& limits,
+                          int64_t room, bool renormalise, const Tensor& z) {
+    Tensor idx = pool.Zeros({1, room}, DType::kI32);
+    Tensor w = pool.Zeros({1, room});
+    if (z.empty()) {
+      kernels.top_k(x, limits, renormalise, idx, w);
+    } else {
+      kernels.null_top_k(x, z, limits, idx, w);
+    }
+    return Choice{{idx.i32(), idx.i32() + room}, {w.f32(), w.f32() + room}};
+  };
+  const int32_t two = 2;
+  const ExpertMask without = 0b1101;
+  for (const Kernels* k : {&Reference(), &Cpu()}) {
+    Choice c = choose(*k, {{}, {}, 0b1}, 3, false, {});
+    const double all = exp(0) + exp(1) + exp(2) + exp(3);
+    EXPECT_EQ(c.idx, (std::vector<int32_t>{1, 2, 0}));
+    EXPECT_FLOAT_EQ(c.w[0], exp(1) / all);
+    EXPECT_FLOAT_EQ(c.w[2], exp(0) / all);
+    c = choose(*k, {{}, {}, 0b1}, 3, true, {});
+    EXPECT_FLOAT_EQ(c.w[2], exp(0) / (exp(0) + exp(1) + exp(2)));
+    // Among the best it is not chosen twice.
+    c = choose(*k, {{}, {}, 0b10}, 3, false, {});
+    EXPECT_EQ(c.idx, (std::vector<int32_t>{1, 2, 3}));
+    // `active` counts the others; one that is not allowed is not there.
+    c = choose(*k, {{}, {&two, 1}, 0b1}, 4, false, {});
+    EXPECT_EQ(c.idx, (std::vector<int32_t>{1, 2, 0, -1}));
+    c = choose(*k, {{&without, 1}, {}, 0b10}, 3, true, {});
+    EXPECT_EQ(c.idx, (std::vector<int32_t>{2, 3, -1}));
+    EXPECT_FLOAT_EQ(c.w[0] + c.w[1], 1);
+    // Nulls of 2.5 and 1 take places from the others, never the shared one's:
+    // of the best two beside it one is a null, of four two.
+    c = choose(*k, {{}, {}, 0b1}, 3, true, nulls);
+    EXPECT_EQ(c.idx, (std::vector<int32_t>{1, 0, -1}));
+    EXPECT_FLOAT_EQ(c.w[1], exp(0) / (exp(0) + exp(1)));
+    c = choose(*k, {{}, {}, 0b1}, 5, true, nulls);
+    EXPECT_EQ(c.idx, (std::vector<int32_t>{1, 2, 0, -1, -1}));
+    const ExpertMask base = 0b1;
+    c = choose(*k, {{&base, 1}, {}, 0b1}, 3, true, nulls);
+    EXPECT_EQ(c.idx, (std::vector<int32_t>{0, -1, -1}));
+    EXPECT_EQ(c.w[0], 1);
+  }
+}
+
+// Shared experts have no load: the loss is that of the others by themselves,
+// whatever the shared one's logit.
+TEST(LoadBalanceTest, LeavesSharedExpertsOut) {
+  Random random(9);
+  Pool pool;
+  constexpr int64_t kRows = 30;
+  Tensor x = pool.Normal({kRows, 4}, random);
+  Tensor others = pool.Zeros({kRows, 3});
+  for (int64_t m = 0; m < kRows; ++m) {
+    std::copy_n(x.f32() + m * 4 + 1, 3, others.f32() + m * 3);
+  }
+  Tensor idx = pool.Zeros({kRows, 3}, DType::kI32), w = pool.Zeros({kRows, 3});
+  Tensor own = pool.Zeros({kRows, 2}, DType::kI32), g = pool.Zeros({kRows, 2});
+  for (const bool counts : {true, false}) {
+    for (const Kernels* k : {&Reference(), &Cpu()}) {
+      k->top_k(others, {}, true, own, g);
+      std::vector<double> alone(4);
+      const double want = k->load_balance(others, own, g, counts, 0, alone);
+      for (const float logit : {-3.0f, 0.0f, 4.0f}) {
+        for (int64_t m = 0; m < kRows; ++m) x.f32()[m * 4] = logit;
+        k->top_k(x, {{}, {}, 0b1}, true, idx, w);
+        std::vector<double> totals(5);
+        EXPECT_NEAR(k->load_balance(x, idx, w, counts, 0b1, totals), want,
+                    1e-5);
+        EXPECT_EQ(totals[0], 0);
+      }
+    }
+  }
+}
+
 // Every subset S of six experts: masked = built from S alone, in bits.
 TEST(TopKTest, ExcludedEqualsNeverComposed) {
   Random random(1);
@@ -97,12 +181,15 @@ TEST(TopKTest, ExcludedEqualsNeverComposed) {
         Tensor w = pool.Zeros({kRows, k});
         Tensor idx_alone = pool.Zeros({kRows, k}, DType::kI32);
         Tensor w_alone = pool.Zeros({kRows, k});
-        Cpu().top_k(x, {masks, {}}, renormalise, idx, w);
-        Cpu().top_k(alone, {}, renormalise, idx_alone, w_alone);
-        ASSERT_EQ(std::memcmp(w.data, w_alone.data, w.bytes()), 0);
-        for (int64_t i = 0; i < kRows * k; ++i) {
-          const int32_t own = idx_alone.i32()[i];
-          ASSERT_EQ(idx.i32()[i], own < 0 ? -1 : members[own]);
+        for (const ExpertMask shared : {ExpertMask{0}, ExpertMask{1}}) {
+          Cpu().top_k(x, {masks, {}, shared}, renormalise, idx, w);
+          Cpu().top_k(alone, {{}, {}, shared}, renormalise, idx_alone,
+                      w_alone);
+          ASSERT_EQ(std::memcmp(w.data, w_alone.data, w.bytes()), 0);
+          for (int64_t i = 0; i < kRows * k; ++i) {
+            const int32_t own = idx_alone.i32()[i];
+            ASSERT_EQ(idx.i32()[i], own < 0 ? -1 : members[own]);
+          }
         }
       }
     }

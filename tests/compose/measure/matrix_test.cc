@@ -251,6 +251,43 @@ TEST(MatrixRowsTest, PairsAreThoseBeforeTuning) {
   EXPECT_NE((*rows)[5].arithmetic, (*rows)[1].arithmetic);
 }
 
+// Rows are run once where they are the same arithmetic, and only there: a
+// shared base is seen where some expert is left out, and two mixtures of whole
+// models differ by more than their routers.
+TEST(MatrixRowsTest, ArithmeticOfASharedBaseAndOfMixtures) {
+  const TinyFederation federation;
+  const auto rows = [](const TinyFederation& f, const assemble::Recipe& recipe,
+                       const std::vector<assemble::Part>& parts) {
+    auto made = CompositionRows(
+        f.Load(assemble::MakePlan(recipe, f.base(), parts).lock), false);
+    EXPECT_TRUE(made.ok()) << made.status();
+    return *std::move(made);
+  };
+  const auto parts = federation.Experts({0, 1});
+  const auto plain =
+      rows(federation, TinyFederation::RecipeFor(parts, "topk"), parts);
+  const auto shared =
+      rows(federation, TinyFederation::RecipeFor(parts, "shared"), parts);
+  EXPECT_EQ(shared[1].arithmetic, plain[1].arithmetic);  // pair
+  EXPECT_NE(shared[3].arithmetic, plain[3].arithmetic);  // 1 + 1 of 3, 2 of 3
+  EXPECT_EQ(shared[4].arithmetic, plain[4].arithmetic);  // without one: both
+  EXPECT_EQ(shared[4].arithmetic, shared[2].arithmetic);
+
+  assemble::TinyOptions options;
+  options.dense = true;
+  options.block = model::Block::kPreNorm;
+  const TinyFederation dense(options);
+  assemble::Recipe btx = TinyFederation::RecipeFor(dense.experts(), "topk");
+  btx.method = "btx";
+  btx.btx.rows = "random";
+  btx.btx.seed = 1;
+  const auto one = rows(dense, btx, dense.experts());
+  btx.btx.seed = 2;
+  const auto two = rows(dense, btx, dense.experts());
+  EXPECT_EQ(one[0].arithmetic, two[0].arithmetic);  // the base
+  EXPECT_NE(one[5].arithmetic, two[5].arithmetic);
+}
+
 TEST(MatrixRowsTest, ExpertsAloneHaveNoComposition) {
   const TinyFederation federation;
   const auto rows = PairRows(federation.Load(federation.Lock("topk")));
