@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // motet eval exclusion NAME: for every expert, the logits of a query that
 // excludes it and those of a composition built without it. Both digests are
-// printed; any difference fails the command.
+// printed; any difference fails the command. Vectors and results where the
+// composition is for retrieval.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
@@ -11,7 +12,9 @@
 #include "compose/measure/exclusion.h"
 #include "coordinator/arithmetic.h"
 #include "coordinator/commands/compose_parts.h"
+#include "coordinator/commands/eval_exclusion_retrieval.h"
 #include "coordinator/commands/eval_prompt.h"
+#include "coordinator/commands/served_retrieval.h"
 #include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
@@ -24,10 +27,36 @@ struct Options {
   std::vector<std::string> experts;
   std::string router;
   PromptOptions prompt;
+  std::string index, split = "test";  // of a retrieval composition
   math::Product product = math::Product::kExact;
 };
 
+absl::Status RunRetrieval(const Options& options, const Context& context) {
+  if (!options.router.empty()) {
+    return proto::Invalid("--router", options.router,
+                          "none: pilots route queries", "leave it out");
+  }
+  RetrievalExclusionOptions retrieval;
+  retrieval.name = options.name;
+  retrieval.index = options.index;
+  retrieval.prompt = options.prompt.prompt;
+  retrieval.data = options.prompt.data;
+  retrieval.split = options.split;
+  retrieval.experts = options.experts;
+  retrieval.product = options.product;
+  return ProveRetrieval(retrieval, context);
+}
+
 absl::Status Run(const Options& options, const Context& context) {
+  if (IsForRetrieval(options.name, context)) {
+    return RunRetrieval(options, context);
+  }
+  if (!options.index.empty()) {
+    return proto::Invalid("--index",
+                          absl::StrCat("one, and the composition ",
+                                       options.name, ", which writes text"),
+                          "a composition that searches", "leave it out");
+  }
   MOTET_ASSIGN_OR_RETURN(const ComposeSession session,
                          OpenComposeSession(context));
   MOTET_ASSIGN_OR_RETURN(v1::CompositionLock lock,
@@ -128,6 +157,14 @@ void AddEvalExclusion(CLI::App& noun, Context& context) {
                    "Another router than the lock's")
       ->check(CLI::IsMember({"anchored", "topk"}));
   AddPromptOptions(*command, options->prompt);
+  command->add_option("--index", options->index,
+                      "Of a retrieval composition: the index to search; "
+                      "--prompt is then the query, or --data a folder in BEIR "
+                      "layout");
+  command
+      ->add_option("--split", options->split,
+                   "Of that folder: queries of qrels/SPLIT.tsv")
+      ->capture_default_str();
   AddArithmeticOption(*command, options->product);
   SetAction(command, context,
             [options, &context] { return Run(*options, context); });
