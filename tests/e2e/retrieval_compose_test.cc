@@ -139,6 +139,26 @@ TEST_F(RetrievalComposeTest, FromRecipeToSearchAndBack) {
                   .err,
               HasSubstr("nobody.example"));
 
+  // Whoever is left out leaves no trace, by the command that says so.
+  const json proofs =
+      f_.Json({"eval", "exclusion", "library", "--index", index, "--data",
+               f_.Path("beir-law"), "--split", "train"});
+  ASSERT_THAT(proofs, SizeIs(3));
+  for (const json& proof : proofs) {
+    EXPECT_EQ(proof["equal"], true);
+    EXPECT_EQ(proof["excluded_sha256"], proof["never_composed_sha256"]);
+    EXPECT_EQ(proof["queries"], kQueries);
+  }
+  EXPECT_EQ(proofs[2]["without"],
+            json({"sea.example/sea@1.0.0", "law.example/law@1.0.0"}));
+  EXPECT_NE(proofs[2]["excluded_sha256"], proofs[2]["included_sha256"]);
+  EXPECT_THAT(f_.MustMotet({"eval", "exclusion", "library", "--index", index,
+                            "--prompt", "what is", "--expert", "law"})
+                  .out,
+              HasSubstr("law.example/law@1.0.0: equal, bit for bit"));
+  EXPECT_THAT(f_.Motet({"eval", "exclusion", "library", "--prompt", "a"}).err,
+              HasSubstr("no --index"));
+
   const json score = f_.Json({"eval", "retrieval", "library", "--data",
                               f_.Path("beir-sea"), "--split", "train"});
   EXPECT_THAT(score["queries"], SizeIs(kQueries));
