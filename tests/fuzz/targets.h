@@ -34,6 +34,16 @@ Corpus PatternCorpus();
 bool Manifest(const std::string& json);
 Corpus ManifestCorpus();
 
+// A manifest of pilots or of an adapter: the same, and what is taken holds what
+// routing relies on (not in the engine-only build).
+bool Pilots(const std::string& json);
+Corpus PilotsCorpus();
+
+// An adapter's adapter_config.json, as peft writes it (not in the engine-only
+// build).
+bool AdapterConfig(const std::string& json);
+Corpus AdapterConfigCorpus();
+
 // A line of a corpus, of queries or of judgements; a document that is taken is
 // written and read back the same (not in the engine-only build).
 bool BeirLine(const std::string& line);
