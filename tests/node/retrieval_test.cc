@@ -143,6 +143,17 @@ TEST_F(RetrievalJobs, NoTextOfAnOwnerLeaves) {
     // The canary sings where the text is.
     ASSERT_TRUE(
         holds(ReadAll(owner.settings.Path("corpus/retrieval/corpus.jsonl"))));
+    // And in a message that has it, whatever stands around it.
+    ASSERT_FALSE(owner.coordinator->messages().empty());
+    for (const std::string& text : {QueryText(name, 3), DocumentText(name, 0),
+                                    absl::StrCat(name, "-question-", 5)}) {
+      v1::NodeMessage leak = owner.coordinator->messages().back();
+      leak.mutable_update()->set_detail(absl::StrCat("failed at '", text, "'"));
+      EXPECT_TRUE(holds(leak.SerializeAsString())) << text;
+      v1::NodeMessage greeting;
+      greeting.mutable_hello()->add_jobs()->set_detail(text.substr(2, 12));
+      EXPECT_TRUE(holds(greeting.SerializeAsString())) << text;
+    }
     std::vector<std::string> said;
     for (const v1::NodeMessage& message : owner.coordinator->messages()) {
       said.push_back(message.SerializeAsString());
