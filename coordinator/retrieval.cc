@@ -45,7 +45,7 @@ absl::Status CheckTexts(const std::string& field, const Texts& texts) {
   return absl::OkStatus();
 }
 
-// Searches by vectors, put together with those of other requests.
+// Searches, put together with those of other requests.
 class Together : public retrieve::DenseSearch {
  public:
   Together(RetrievalEngine& engine, const Admission& admission,
@@ -65,6 +65,16 @@ class Together : public retrieve::DenseSearch {
     result.cut = answer.cut;
     result.tokens = answer.tokens;
     return result;
+  }
+  absl::StatusOr<std::vector<retrieve::Ranking>> FindWords(
+      const retrieve::Index& index, std::span<const std::string> queries,
+      int64_t depth, const std::vector<int64_t>* only) const override {
+    MOTET_ASSIGN_OR_RETURN(
+        RetrievalEngine::Answer answer,
+        engine_.Run({queries.begin(), queries.end()},
+                    RetrievalEngine::Kind::kWords, admission_,
+                    {&index, depth, only}, wanted_));
+    return std::move(answer.rankings);
   }
 
  private:

@@ -33,7 +33,7 @@ struct RetrievalEngine::Job {
 
   // Jobs that can share a batch.
   bool Goes(const Job& other) const {
-    return kind == other.kind && (kind == Kind::kDocument || set == other.set);
+    return kind == other.kind && (kind != Kind::kQuery || set == other.set);
   }
 };
 
@@ -62,6 +62,7 @@ absl::StatusOr<RetrievalEngine::Answer> RetrievalEngine::Run(
     std::vector<std::string> texts, Kind kind, const Admission& admission,
     const Search& search, const StillWanted& wanted) {
   MOTET_CHECK(!texts.empty());
+  MOTET_CHECK(kind != Kind::kWords || search.index != nullptr);
   const auto job = std::make_shared<Job>();
   job->texts = std::move(texts);
   job->kind = kind;
@@ -175,6 +176,10 @@ std::vector<RetrievalEngine::Piece> RetrievalEngine::NextBatch() {
 
 absl::Status RetrievalEngine::RunBatch(std::vector<Piece>& batch) {
   if (batch.empty()) return absl::OkStatus();
+  if (batch.front().job->kind == Kind::kWords) {
+    RankByWords(batch);
+    return absl::OkStatus();
+  }
   std::vector<std::string> texts;
   for (const Piece& piece : batch) {
     for (size_t i = 0; i < piece.count; ++i) {
@@ -252,6 +257,23 @@ void RetrievalEngine::Rank(std::vector<Piece>& batch,
         job.answer.rankings.push_back(std::move((*rankings)[taken++]));
       }
     }
+  }
+}
+
+// Nothing is shared between searches by words: one after another.
+void RetrievalEngine::RankByWords(std::vector<Piece>& batch) {
+  for (const Piece& piece : batch) {
+    Job& job = *piece.job;
+    for (size_t i = 0; job.status.ok() && i < piece.count; ++i) {
+      auto ranking = job.search.index->SearchText(
+          job.texts[job.next + i], job.search.depth, job.search.only);
+      if (!ranking.ok()) {
+        job.status = ranking.status();
+      } else {
+        job.answer.rankings.push_back(*std::move(ranking));
+      }
+    }
+    job.next += piece.count;
   }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs admitted texts through the encoder, and searches behind them. Requests
+// Runs admitted texts through the encoder, and searches behind them; searches
+// by words alone wait in the same queue, so one bound holds for all. Requests
 // that wait together for the same expert set are encoded, and scan an index,
 // together: with exact products a text's vector and a query's ranking have the
 // same bits whatever else is in the batch. A long request gives way: it goes
@@ -47,9 +48,11 @@ class RetrievalEngine {
   // No Run may be under way.
   ~RetrievalEngine();
 
-  // Documents go through the base alone, whatever the admission.
-  enum class Kind : uint8_t { kQuery, kDocument };
-  // What to do with the vectors: nothing, or rows of an index ranked by them.
+  // Documents go through the base alone, whatever the admission; words (BM25)
+  // through no encoder: then the answer is rankings alone, and wants a search.
+  enum class Kind : uint8_t { kQuery, kDocument, kWords };
+  // What to do with the vectors: nothing, or rows of an index ranked by them
+  // (of words: by these).
   struct Search {
     const retrieve::Index* index = nullptr;
     int64_t depth = 0;
@@ -78,6 +81,7 @@ class RetrievalEngine {
   std::vector<Piece> NextBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status RunBatch(std::vector<Piece>& batch);
   void Rank(std::vector<Piece>& batch, std::span<const float> vectors);
+  static void RankByWords(std::vector<Piece>& batch);
   const retrieve::QueryEncoder& EncoderFor(math::ExpertMask set);
 
   const retrieve::TextEncoder& base_;

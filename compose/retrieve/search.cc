@@ -46,6 +46,17 @@ class Alone : public DenseSearch {
   const QueryEncoder* encoder_;
 };
 
+absl::StatusOr<std::vector<Ranking>> RankWords(
+    const Index& index, std::span<const std::string> queries, int64_t depth,
+    const std::vector<int64_t>* only) {
+  std::vector<Ranking> rankings;
+  for (const std::string& query : queries) {
+    MOTET_ASSIGN_OR_RETURN(rankings.emplace_back(),
+                           index.SearchText(query, depth, only));
+  }
+  return rankings;
+}
+
 absl::Status Check(const SearchRequest& request) {
   if (request.k < 1 || request.k > proto::kMaxListPage) {
     return Invalid("search", absl::StrCat("k ", request.k),
@@ -70,6 +81,12 @@ absl::StatusOr<SearchMode> ParseSearchMode(absl::string_view name) {
                  absl::StrCat("one of ", absl::StrJoin(kModes, ", ")));
 }
 
+absl::StatusOr<std::vector<Ranking>> DenseSearch::FindWords(
+    const Index& index, std::span<const std::string> queries, int64_t depth,
+    const std::vector<int64_t>* only) const {
+  return RankWords(index, queries, depth, only);
+}
+
 absl::StatusOr<SearchResult> Search(const Index& index,
                                     const DenseSearch* dense,
                                     const SearchRequest& request) {
@@ -89,14 +106,18 @@ absl::StatusOr<SearchResult> Search(const Index& index,
                            dense->Find(index, request.queries, depth, only));
     if (!fused) return result;
   }
-  result.rankings.resize(request.queries.size());
+  MOTET_ASSIGN_OR_RETURN(
+      std::vector<Ranking> words,
+      dense == nullptr ? RankWords(index, request.queries, depth, only)
+                       : dense->FindWords(index, request.queries, depth, only));
+  if (!fused) {
+    result.rankings = std::move(words);
+    return result;
+  }
   for (size_t q = 0; q < request.queries.size(); ++q) {
-    MOTET_ASSIGN_OR_RETURN(Ranking ranking,
-                           index.SearchText(request.queries[q], depth, only));
-    result.rankings[q] =
-        fused
-            ? Fuse(std::vector<Ranking>{result.rankings[q], ranking}, request.k)
-            : std::move(ranking);
+    result.rankings[q] = Fuse(
+        std::vector<Ranking>{result.rankings[q], std::move(words[q])},
+        request.k);
   }
   return result;
 }

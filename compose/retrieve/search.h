@@ -34,8 +34,8 @@ struct SearchResult {
   int64_t tokens = 0;  // that were encoded
 };
 
-// Ranks rows by their vectors, and says who encoded the queries: where a
-// server puts the work of many requests together.
+// Ranks rows by their vectors, and says who encoded the queries, or by words:
+// where a server puts the work of many requests together.
 class DenseSearch {
  public:
   virtual ~DenseSearch() = default;
@@ -43,6 +43,10 @@ class DenseSearch {
   virtual absl::StatusOr<SearchResult> Find(
       const Index& index, std::span<const std::string> queries, int64_t depth,
       const std::vector<int64_t>* only) const = 0;
+  // The same by their words (BM25), one ranking a query.
+  virtual absl::StatusOr<std::vector<Ranking>> FindWords(
+      const Index& index, std::span<const std::string> queries, int64_t depth,
+      const std::vector<int64_t>* only) const;
 };
 // dense: may be null for kBm25. InvalidArgument: k out of range, an empty
 // query, an unknown field. FailedPrecondition: another base.

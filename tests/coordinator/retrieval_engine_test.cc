@@ -8,6 +8,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "compose/retrieve/search.h"
 #include "tests/coordinator/tiny_retrieval.h"
 
 namespace motet::coordinator {
@@ -147,6 +148,56 @@ TEST_F(RetrievalEngineTest, SearchesAlikeAreOneScanAndGiveTheirOwn) {
       tiny_.engine().Run(texts, Kind::kQuery, none, {index.get(), 2, &only});
   ASSERT_TRUE(one.ok()) << one.status();
   EXPECT_THAT(one->rankings, Each(SizeIs(1)));
+}
+
+// Words wait behind what is encoded, count against the same bound, and are
+// answered as the index alone answers them.
+TEST_F(RetrievalEngineTest, SearchesByWordsWaitInTheSameQueue) {
+  const auto index = *retrieve::Index::Open(tiny_.folder() + "/notes");
+  absl::Notification begun, go;
+  std::vector<size_t> sizes;
+  RetrievalEngine engine(tiny_.base(),
+                         [&](math::ExpertMask set) {
+                           return std::make_unique<Held>(
+                               tiny_.queries_for()(set), &begun, &go, &sizes);
+                         },
+                         {.max_waiting = 3, .batch_texts = 2});
+  const Admission admission = Admit();
+  const std::vector<int64_t> only = {1};
+  std::vector<std::thread> clients;
+  clients.emplace_back([&] {
+    EXPECT_TRUE(engine.Run({"held"}, Kind::kQuery, admission, {}).ok());
+  });
+  begun.WaitForNotification();
+  const std::vector<std::string> texts = {"salt water of the sea", "sorting",
+                                          "law of the sea"};
+  absl::StatusOr<RetrievalEngine::Answer> all, one;
+  clients.emplace_back([&] {
+    all = engine.Run(texts, Kind::kWords, admission, {index.get(), 2, nullptr});
+  });
+  clients.emplace_back([&] {
+    one = engine.Run(texts, Kind::kWords, admission, {index.get(), 2, &only});
+  });
+  while (engine.busy() < 3) std::this_thread::yield();
+  const auto fourth = engine.Run({"fourth"}, Kind::kWords, admission,
+                                 {index.get(), 2, nullptr});
+  EXPECT_TRUE(absl::IsResourceExhausted(fourth.status())) << fourth.status();
+  EXPECT_EQ(engine.busy(), 3);  // nothing is answered past the queue
+  go.Notify();
+  for (auto& client : clients) client.join();
+  ASSERT_TRUE(all.ok() && one.ok()) << all.status() << one.status();
+  const retrieve::DenseSearch* none = nullptr;
+  const auto want = retrieve::Search(
+      *index, none, {texts, retrieve::SearchMode::kBm25, 2, {}});
+  ASSERT_TRUE(want.ok()) << want.status();
+  EXPECT_EQ(all->rankings, want->rankings);
+  EXPECT_FALSE(all->rankings[0].empty());
+  EXPECT_TRUE(all->values.empty() && all->experts.empty());
+  EXPECT_EQ(all->tokens, 0);
+  for (size_t q = 0; q < texts.size(); ++q) {
+    EXPECT_EQ(one->rankings[q], *index->SearchText(texts[q], 2, &only)) << q;
+  }
+  EXPECT_THAT(sizes, ::testing::ElementsAre(1));  // no encoder for words
 }
 
 TEST_F(RetrievalEngineTest, LongTextsAreCutAndCounted) {
