@@ -73,7 +73,10 @@ absl::Status Runner::RunAdapter(const JobRecord& job, const Policy& policy,
           job.plan, policy, base, corpus.set,
           {jobs.JobPath(id, "checkpoint"),
            context_.settings.Path("corpus/vectors")},
-          [&](double part) { encoding.Update(part, ""); },
+          [&](double part) {
+            encoding.Update(part, "");
+            return !Interrupted(id);
+          },
           [&] {
             abandonable_ = false;
             Tell(id, "training", "training");
@@ -131,7 +134,10 @@ absl::Status Runner::RunPilots(const JobRecord& job, const Policy& policy,
       MakeOwnersPilots(
           job.plan, policy, base, corpus.set, adapters, own_index,
           {jobs.JobPath(id, "checkpoint"), settings.Path("corpus/vectors")},
-          [&](double part) { encoding.Update(part, ""); },
+          [&](double part) {
+            encoding.Update(part, "");
+            return !Interrupted(id);
+          },
           [&](const ScoringProgress& p) {
             line.Update(1.0 * p.done / std::max<int64_t>(p.all, 1),
                         absl::StrFormat("%d of %d rankings, %s left", p.done,

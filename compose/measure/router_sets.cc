@@ -124,7 +124,10 @@ absl::StatusOr<std::vector<RoutedSet>> MeasureSets(
         const retrieve::Vectors documents,
         retrieve::CachedVectors(
             base, texts, options.cache,
-            [&](double fraction) { tell(0.8 * fraction, "documents"); },
+            [&](double fraction) {
+              tell(0.8 * fraction, "documents");
+              return true;
+            },
             &cached));
     RoutedSet set{source.name, source.expert, {}, {}, 0};
     tell(0.8, "test queries");

@@ -199,8 +199,8 @@ absl::StatusOr<MadeAdapterData> MakeAdapterData(
         const Vectors documents,
         CachedVectors(base, texts, options.cache,
                       [&](double part) {
-                        if (!options.progress) return;
-                        options.progress(
+                        if (!options.progress) return true;
+                        return options.progress(
                             (static_cast<double>(done) +
                              part * static_cast<double>(texts.size())) /
                             static_cast<double>(all));

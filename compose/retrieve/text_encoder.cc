@@ -13,7 +13,7 @@
 namespace motet::retrieve {
 namespace {
 
-// Texts between two calls of progress.
+// Texts between two calls of progress, which may end it.
 constexpr size_t kStep = 64;
 
 proto::Digest DigestOf(const package::LoadedEncoder& loaded,
@@ -114,9 +114,10 @@ absl::StatusOr<Vectors> TextEncoder::Encode(std::span<const std::string> texts,
     MOTET_RETURN_IF_ERROR(encoder_.Encode(
         math::Cpu(), product_, inputs, lora,
         out.values.data() + first * static_cast<size_t>(width())));
-    if (progress) {
-      progress(static_cast<double>(first + step.size()) /
-               static_cast<double>(texts.size()));
+    const double done = static_cast<double>(first + step.size()) /
+                        static_cast<double>(texts.size());
+    if (progress && !progress(done)) {
+      return absl::CancelledError("[encode] stopped between texts");
     }
   }
   return out;

@@ -25,7 +25,8 @@ struct Vectors {
   int64_t cut = 0;            // texts beyond the encoder's limit of tokens
   std::vector<int32_t> tokens;  // of each text, before the cut
 };
-using Fraction = std::function<void(double)>;
+// How much is done, 0 to 1; false: stop.
+using Fraction = std::function<bool(double)>;
 
 // A base encoder with its tokenizer, ready to run. Thread-safe.
 class TextEncoder {
@@ -36,6 +37,7 @@ class TextEncoder {
 
   // One vector a text, of whatever length: its end is cut off and counted.
   // lora: null, the base alone. A text's vector does not depend on the others.
+  // progress: asked every 64 texts; Cancelled when it says to stop.
   absl::StatusOr<Vectors> Encode(std::span<const std::string> texts,
                                  const model::Lora* lora = nullptr,
                                  const Fraction& progress = nullptr) const;

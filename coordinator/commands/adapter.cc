@@ -58,6 +58,7 @@ absl::StatusOr<retrieve::MadeAdapterData> Read(
   ProgressLine progress("documents");
   texts.progress = [&](double fraction) {
     progress.Update(fraction, absl::StrCat(documents, " documents"));
+    return true;
   };
   MOTET_ASSIGN_OR_RETURN(retrieve::MadeAdapterData made,
                          retrieve::MakeAdapterData(base, sets, texts));

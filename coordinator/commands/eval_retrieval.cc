@@ -63,6 +63,7 @@ absl::Status RankDense(const Options& options, const retrieve::BeirSet& set,
           base, texts, options.cache,
           [&](double fraction) {
             progress.Update(fraction, absl::StrCat(texts.size(), " documents"));
+            return true;
           },
           &cached));
   progress.Finish(absl::StrCat(texts.size(), cached ? " there" : " encoded"));

@@ -62,6 +62,34 @@ class AdapterDataTest : public ::testing::Test {
   std::unique_ptr<TextEncoder> base_;
 };
 
+// Between batches of 64 texts; what was encoded is not kept, and the next run
+// has all.
+TEST_F(AdapterDataTest, EncodingStopsWhenAsked) {
+  const std::string cache = folder_ + "/cache";
+  std::vector<std::string> texts;
+  for (int i = 0; i < 200; ++i) texts.push_back(absl::StrCat("text ", i));
+  std::vector<double> asked;
+  bool cached = true;
+  const auto stopped = CachedVectors(*base_, texts, cache,
+                                     [&](double part) {
+                                       asked.push_back(part);
+                                       return asked.size() < 2;
+                                     },
+                                     &cached);
+  EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
+  EXPECT_THAT(asked, ElementsAre(0.32, 0.64));
+  if (fs::exists(cache)) EXPECT_TRUE(Files().empty());
+  AdapterDataOptions options;
+  options.progress = [](double) { return false; };
+  EXPECT_TRUE(absl::IsCancelled(
+      MakeAdapterData(*base_, {Set("a", 5)}, options).status()));
+  const auto all = CachedVectors(*base_, texts, cache,
+                                 [](double) { return true; }, &cached);
+  ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_FALSE(cached);
+  EXPECT_EQ(all->values, base_->Encode(texts)->values);
+}
+
 TEST_F(AdapterDataTest, SetsLieOneAfterAnother) {
   std::vector<BeirSet> sets = {Set("a", 5), Set("b", 4)};
   sets[0].judgements["qa1"]["a3"] = 2;
