@@ -34,7 +34,7 @@ constexpr AddCommand kCommands[] = {
     motet::coordinator::AddEval,    motet::coordinator::AddServe,
     motet::coordinator::AddGenerate, motet::coordinator::AddModel,
     motet::coordinator::AddIndex,   motet::coordinator::AddSearch,
-    motet::coordinator::AddAdapter,
+    motet::coordinator::AddAdapter, motet::coordinator::AddEncoder,
 };
 
 std::string CommandName(const CLI::App& app) {

@@ -2,10 +2,10 @@
 #include "compose/learn/adapter_run.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iterator>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -13,20 +13,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "compose/learn/checkpoint.h"
+#include "compose/learn/contrastive_loop.h"
 #include "compose/learn/hash.h"
 #include "compose/learn/loop.h"
-#include "compose/learn/schedule.h"
 #include "proto/error.h"
 
 namespace motet::learn {
 namespace {
 
 using math::Tensor;
-using Clock = std::chrono::steady_clock;
-
-constexpr int64_t kMaxSkippedInARow = 5;
-constexpr int64_t kCurvePoints = 200;  // of a loss curve, about
 
 // What draws are for: streams of one seed that have nothing to do with each
 // other.
@@ -215,152 +210,12 @@ Description Describe(const model::Encoder& base, const AdapterData& data,
           DataLine(data)};
 }
 
-// From the first step, or a checkpoint's, to the last.
-class Loop {
- public:
-  Loop(const model::Encoder& base, const AdapterData& data,
-       const AdapterOptions& options, const OnProgress& progress,
-       const model::Lora& lora)
-      : data_(data),
-        options_(options),
-        progress_(progress),
-        description_(Describe(base, data, options)),
-        stepper_(base, lora, DocumentsOf(data, base.config().width),
-                 {options.temperature, options.clip_norm, options.weight_decay,
-                  options.product}),
-        loss_every_(std::max<int64_t>(
-            1, (options.steps + kCurvePoints - 1) / kCurvePoints)) {}
-
-  absl::StatusOr<TrainResult> Go() {
-    if (!options_.checkpoint_path.empty()) {
-      MOTET_RETURN_IF_ERROR(LoadCheckpoint(options_.checkpoint_path,
-                                           description_, state_,
-                                           stepper_.optimizer())
-                                .status());
-    }
-    seconds_before_ = state_.seconds;
-    const int64_t first = state_.step;
-    Schedule schedule;
-    schedule.steps = options_.steps;
-    schedule.warmup_steps = static_cast<int64_t>(
-        options_.warmup_fraction * static_cast<double>(options_.steps));
-    schedule.peak = options_.learning_rate;
-    schedule.final_fraction = 0;
-    schedule.shape = ScheduleShape::kLinear;
-    while (state_.step < options_.steps) {
-      const double rate = LearningRate(schedule, state_.step + 1);
-      const StepResult result = Step(rate);
-      if (state_.skipped_in_a_row >= kMaxSkippedInARow) {
-        return proto::Error(
-            absl::StatusCode::kAborted, "training of an adapter",
-            absl::StrCat("loss ", result.loss, " and gradient norm ",
-                         result.gradient_norm, " at step ", state_.step, ", ",
-                         kMaxSkippedInARow, " such steps in a row"),
-            "finite numbers", "lower the learning rate");
-      }
-      const bool go_on =
-          !progress_ || progress_(Report(result, rate, first));
-      const bool due = options_.checkpoint_every > 0 &&
-                       state_.skipped_in_a_row == 0 &&
-                       (state_.step % options_.checkpoint_every == 0 ||
-                        state_.step == options_.steps);
-      if ((due || !go_on) && !options_.checkpoint_path.empty()) {
-        MOTET_RETURN_IF_ERROR(SaveCheckpoint(options_.checkpoint_path,
-                                             description_, state_,
-                                             stepper_.optimizer()));
-      }
-      if (!go_on) {
-        return absl::CancelledError(
-            absl::StrCat("[training of an adapter] stopped after step ",
-                         state_.step, " of ", options_.steps));
-      }
-    }
-    return Result();
-  }
-
- private:
-  static Tensor DocumentsOf(const AdapterData& data, int64_t width) {
-    Tensor t;
-    t.data = const_cast<float*>(data.documents.data());
-    t.shape = {std::ssize(data.documents) / width, width};
-    return t;
-  }
-
-  StepResult Step(double rate) {
-    const AdapterBatch batch = AdapterBatchAt(data_, options_, state_.step);
-    for (const auto& query : batch.queries) tokens_ += std::ssize(query);
-    std::optional<uint64_t> noise;
-    if (options_.dropout > 0) {
-      noise = Draw(options_.seed, kNoise, static_cast<uint64_t>(state_.step));
-    }
-    StepResult result = stepper_.Gradients(batch, noise);
-    if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) {
-      stepper_.Apply(result, rate);
-      state_.group_sum += result.loss;
-      ++state_.group_count;
-    }
-    ++state_.step;
-    state_.seconds = seconds_before_ + Seconds();
-    state_.skipped += result.applied ? 0 : 1;
-    state_.skipped_in_a_row =
-        result.applied ? 0 : state_.skipped_in_a_row + 1;
-    if ((state_.step % loss_every_ == 0 || state_.step == options_.steps) &&
-        state_.group_count > 0) {
-      state_.curve.push_back(state_.group_sum /
-                             static_cast<double>(state_.group_count));
-      state_.group_sum = 0;
-      state_.group_count = 0;
-    }
-    return result;
-  }
-
-  double Seconds() const {
-    return std::chrono::duration<double>(Clock::now() - start_).count();
-  }
-
-  TrainProgress Report(const StepResult& result, double rate,
-                       int64_t first) const {
-    TrainProgress report;
-    report.step = state_.step;
-    report.steps = options_.steps;
-    report.loss = result.loss;
-    report.gradient_norm = result.gradient_norm;
-    report.learning_rate = rate;
-    report.seconds = Seconds();
-    report.tokens_per_second = static_cast<double>(tokens_) / report.seconds;
-    report.eta_seconds = report.seconds /
-                         static_cast<double>(state_.step - first) *
-                         static_cast<double>(options_.steps - state_.step);
-    report.skipped = state_.skipped;
-    return report;
-  }
-
-  TrainResult Result() const {
-    TrainResult result;
-    result.loss_curve = state_.curve;
-    result.loss_every = loss_every_;
-    result.steps = state_.step;
-    for (int64_t step = 0; step < state_.step; ++step) {
-      for (const auto& q : AdapterBatchAt(data_, options_, step).queries) {
-        result.tokens += std::ssize(q);
-      }
-    }
-    result.skipped = state_.skipped;
-    result.seconds = state_.seconds;
-    return result;
-  }
-
-  const Clock::time_point start_ = Clock::now();
-  const AdapterData& data_;
-  const AdapterOptions& options_;
-  const OnProgress& progress_;
-  const Description description_;
-  AdapterStepper stepper_;
-  const int64_t loss_every_;
-  RunState state_;
-  double seconds_before_ = 0;
-  int64_t tokens_ = 0;  // of this process
-};
+Tensor DocumentsOf(const AdapterData& data, int64_t width) {
+  Tensor t;
+  t.data = const_cast<float*>(data.documents.data());
+  t.shape = {std::ssize(data.documents) / width, width};
+  return t;
+}
 
 }  // namespace
 
@@ -460,9 +315,35 @@ absl::StatusOr<OwnedLora> TrainAdapter(const model::Encoder& base,
     ids.resize(most);
   }
   OwnedLora owned = InitialLora(base.config(), config, options.seed);
-  MOTET_ASSIGN_OR_RETURN(
-      TrainResult trained,
-      Loop(base, cut, options, progress, owned.lora).Go());
+  AdapterStepper stepper(base, owned.lora,
+                         DocumentsOf(cut, base.config().width),
+                         {options.temperature, options.clip_norm,
+                          options.weight_decay, options.product});
+  ContrastiveRun run;
+  run.name = "an adapter";
+  run.steps = options.steps;
+  run.learning_rate = options.learning_rate;
+  run.warmup_fraction = options.warmup_fraction;
+  run.checkpoint_every = options.checkpoint_every;
+  run.checkpoint_path = options.checkpoint_path;
+  run.description = Describe(base, cut, options);
+  run.optimizer = &stepper.optimizer();
+  run.gradients = [&](int64_t step) {
+    std::optional<uint64_t> noise;
+    if (options.dropout > 0) {
+      noise = Draw(options.seed, kNoise, static_cast<uint64_t>(step));
+    }
+    return stepper.Gradients(AdapterBatchAt(cut, options, step), noise);
+  };
+  run.apply = [&](StepResult& step, double rate) { stepper.Apply(step, rate); };
+  run.tokens = [&](int64_t step) {
+    int64_t tokens = 0;
+    for (const auto& q : AdapterBatchAt(cut, options, step).queries) {
+      tokens += std::ssize(q);
+    }
+    return tokens;
+  };
+  MOTET_ASSIGN_OR_RETURN(TrainResult trained, RunContrastive(run, progress));
   if (result != nullptr) *result = std::move(trained);
   return owned;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Byte-level BPE and WordPiece from a tokenizer.json, and a trainer of the
-// former, which writes a tokenizer.json that the stock `tokenizers` library
+// Byte-level BPE and WordPiece from a tokenizer.json, and a trainer of
+// both, which writes a tokenizer.json that the stock `tokenizers` library
 // loads. Text in, ids out, and back. Input is any bytes: invalid UTF-8
 // survives a round trip through BPE, byte by byte; to WordPiece each invalid
 // byte is U+FFFD. What is read and what is refused: docs/tokenizers.md.
@@ -47,6 +47,10 @@ class Tokenizer {
 };
 
 struct TokenizerTrainOptions {
+  // WordPiece, as BERT's: lower-cased words without accents, "##" before what
+  // continues a word, [CLS] and [SEP] around a text; the specials are BERT's
+  // five, as 0 to 4. Characters beyond the 1000 most frequent are [UNK].
+  bool wordpiece = false;
   int64_t vocabulary = 4096;  // with specials and the 256 bytes
   std::vector<std::string> specials = {"<|endoftext|>", "<|padding|>"};
   std::function<bool(double fraction)> progress;  // false stops

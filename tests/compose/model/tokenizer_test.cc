@@ -336,5 +336,33 @@ TEST(TokenizerTrain, StopsOnRequestAndChecksItsOptions) {
   EXPECT_EQ((*Tokenizer::Parse(*empty))->vocabulary(), 257);
 }
 
+TEST(TokenizerTrain, WordPieceHasWordsPiecesAndBertsSpecials) {
+  TokenizerTrainOptions options;
+  options.wordpiece = true;
+  options.vocabulary = 300;
+  const std::vector<std::string> documents = {
+      "The playing, the played; the player's play.", "Play \xC3\xA9t\xC3\xA9",
+      "playing and played: a play", "\xFF broken"};
+  const std::string text = *TrainTokenizer(documents, options);
+  EXPECT_EQ(*TrainTokenizer(documents, options), text);
+  const auto t = Tokenizer::Parse(text);
+  ASSERT_TRUE(t.ok()) << t.status();
+  const char* const specials[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+  for (int32_t id = 0; id < 5; ++id) {
+    EXPECT_EQ((*t)->IdOf(specials[id]), id);
+  }
+  const int32_t play = (*t)->IdOf("play"), the = (*t)->IdOf("the");
+  EXPECT_GE(play, 5);
+  EXPECT_GE(the, 5);
+  EXPECT_EQ((*t)->IdOf("Play"), -1);  // lower-cased
+  EXPECT_EQ((*t)->IdOf("##play"), -1);  // never seen inside a word
+  // The same word wherever it stands; accents gone; unseen characters.
+  EXPECT_EQ((*t)->Encode("play THE play"),
+            (std::vector<int32_t>{2, play, the, play, 3}));
+  EXPECT_EQ((*t)->Encode("\xC3\xA9t\xC3\xA9"), (*t)->Encode("ete"));
+  EXPECT_EQ((*t)->Encode("\xE4\xBD\xA0"), (std::vector<int32_t>{2, 1, 3}));
+  EXPECT_EQ((*t)->Decode((*t)->Encode("the played")), "the played");
+}
+
 }  // namespace
 }  // namespace motet::model
