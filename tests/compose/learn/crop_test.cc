@@ -97,7 +97,9 @@ TEST(Crops, AreSpansOfOneDocumentWithinTheirLimits) {
                             homes[1].begin(), homes[1].end(),
                             std::back_inserter(both));
       ASSERT_FALSE(both.empty());
-      if (both.size() == 1) EXPECT_TRUE(taken.insert(both[0]).second);
+      if (both.size() == 1) {
+        EXPECT_TRUE(taken.insert(both[0]).second);
+      }
     }
   }
   EXPECT_EQ(sizes.size(), 6u);  // 4 to 9
@@ -106,7 +108,7 @@ TEST(Crops, AreSpansOfOneDocumentWithinTheirLimits) {
 TEST(Crops, GradientsOfEveryTensorAreTheLosssSlopes) {
   OwnedEncoder owned = InitialEncoder(Config(), 3);
   // Away from the start, where types and biases are all alike.
-  for (const Parameter& p : EncoderParameters(owned)) {
+  for (Parameter& p : EncoderParameters(owned)) {
     for (int64_t i = 0; i < p.value.size(); ++i) {
       p.value.f32()[i] += static_cast<float>(
           0.2 * Normal(Fnv1a(p.name), static_cast<uint64_t>(i)));
@@ -123,7 +125,8 @@ TEST(Crops, GradientsOfEveryTensorAreTheLosssSlopes) {
                       math::Reference());
   CropStepper fast(*encoder, EncoderParameters(owned), options);
   const StepResult result = stepper.Gradients(batch);
-  EXPECT_NEAR(result.loss, stepper.Loss(batch), 1e-12);
+  // Without a recorder sums are fused and round otherwise.
+  EXPECT_NEAR(result.loss, stepper.Loss(batch), 1e-6);
   fast.Gradients(batch);
   for (size_t n = 0; n < stepper.optimizer().items().size(); ++n) {
     const Optimizer::Item& item = stepper.optimizer().items()[n];
