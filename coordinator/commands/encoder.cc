@@ -43,7 +43,7 @@ struct Options {
     config.ffn_width = 512;
     config.token_types = 2;
     config.pad_id = 0;
-    train.steps = 600;
+    train.steps = 2000;
     train.checkpoint_every = 50;
   }
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // motet encoder train as a process, at a tiny shape: its folder serves an
-// index, an interrupted run ends with the same bytes, errors name what is wrong.
+// index, a second run gives the same bytes, errors name what is wrong.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
