@@ -117,7 +117,8 @@ absl::Status Check(const model::Encoder& base, const AdapterData& data,
        "learning rate ", o.learning_rate, " (want above 0)");
   want(o.warmup_fraction >= 0 && o.warmup_fraction <= 1, "a warm-up of ",
        o.warmup_fraction, " of the steps (want 0 to 1)");
-  want(o.weight_decay >= 0, "weight decay ", o.weight_decay);
+  want(o.weight_decay >= 0, "weight decay ", o.weight_decay,
+       " (want at least 0)");
   want(o.hard_negatives >= 0, o.hard_negatives, " hard negatives");
   want(o.hard_negatives == 0 || !data.hard.empty(), o.hard_negatives,
        " hard negatives, but none were mined");

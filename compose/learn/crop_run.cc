@@ -86,7 +86,8 @@ absl::Status Check(const model::Encoder& encoder,
        "learning rate ", o.learning_rate, " (want above 0)");
   want(o.warmup_fraction >= 0 && o.warmup_fraction <= 1, "a warm-up of ",
        o.warmup_fraction, " of the steps (want 0 to 1)");
-  want(o.weight_decay >= 0, "weight decay ", o.weight_decay);
+  want(o.weight_decay >= 0, "weight decay ", o.weight_decay,
+       " (want at least 0)");
   want(o.product != math::Product::kBf16 || math::HasBf16(),
        "bf16 arithmetic, which this processor lacks");
   want(o.checkpoint_every <= 0 || !o.checkpoint_path.empty(),

@@ -25,10 +25,10 @@ namespace {
   std::exit(1);
 }
 
-// On Intel's cores a vdpbf16ps takes as long as four fused multiply-adds of
-// the same width (measured: family 6, model 207), so that f32 products, twice
-// as many, are done in half the time. Told by the maker: a measurement would
-// not give the same bits at every start.
+// On an Intel core (family 6, model 207) a vdpbf16ps took as long as four fused
+// multiply-adds of its width and does the work of two, so f32 is the faster
+// kind; AMD's Zen 4 has it the other way. Told by the maker: others of either
+// were not measured, and measuring at every start would not give the same bits.
 bool Bf16IsFast() { return !__builtin_cpu_is("intel"); }
 
 const Isa& Choose() {

@@ -44,8 +44,8 @@ inline void Expect(const char* first, int64_t stride) {
 }
 
 // F::Run<R>(a, a_stride, w, stride, terms, c, c_stride) for rows of a up to
-// kDirectRows by panels of w one after another: sixteen streams are as many
-// as the prefetchers of processors follow.
+// kDirectRows by panels of w one after another: two at a time, which are 32
+// streams of memory, were read slower (Intel, family 6 model 207).
 template <typename F, typename S>
 void DirectRows(const float* a, int64_t a_stride, int64_t rows, const S* w,
                 int64_t stride, int64_t terms, float* c, int64_t c_stride) {
