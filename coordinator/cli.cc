@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "coordinator/cli.h"
 
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 
@@ -14,6 +16,8 @@
 
 namespace motet::coordinator {
 namespace {
+
+std::atomic<bool> g_interrupted = false;
 
 double Now() {
   return std::chrono::duration<double>(
@@ -32,8 +36,19 @@ size_t Columns(const std::string& text) {
 
 int ExitCode(const absl::Status& status) {
   if (status.ok()) return 0;
+  if (absl::IsCancelled(status) && Interrupted()) return 130;
   return status.code() == absl::StatusCode::kInvalidArgument ? 2 : 1;
 }
+
+void WatchInterrupts() {
+  struct sigaction once = {};
+  once.sa_handler = [](int) { g_interrupted = true; };
+  once.sa_flags = SA_RESETHAND | SA_RESTART;
+  sigaction(SIGINT, &once, nullptr);
+  sigaction(SIGTERM, &once, nullptr);
+}
+
+bool Interrupted() { return g_interrupted.load(); }
 
 void SetAction(CLI::App* command, Context& context,
                std::function<absl::Status()> fn) {

@@ -23,8 +23,14 @@ struct Context {
   absl::Status status;           // left by the command that ran
 };
 
-// Exit codes: 0 success, 1 failure, 2 usage.
+// Exit codes: 0 success, 1 failure, 2 usage, 130 Cancelled by an interrupt.
 int ExitCode(const absl::Status& status);
+
+// From here on the first SIGINT or SIGTERM ends nothing by itself: the command
+// asks Interrupted() between its steps, and leaves what a second run goes on
+// from. A second one of its kind ends the process at once.
+void WatchInterrupts();
+bool Interrupted();
 
 // Makes `fn` the action of `command`.
 void SetAction(CLI::App* command, Context& context,

@@ -94,7 +94,8 @@ int main(int argc, char** argv) {
       "  eval matrix, serve        measure it, answer with it\n\n"
       "One model, no federation: serve, generate and eval perplexity, matrix, "
       "choice\nand routing take any Hugging Face model directory. Documents: index "
-      "build, search\nand eval retrieval take any BERT encoder's.\n",
+      "build, search\nand eval retrieval take any BERT encoder's.\n\n"
+      "Exit codes: 0 success, 1 failure, 2 usage, 130 interrupted.\n",
       "motet"};
   app.set_version_flag("--version", "motet " MOTET_VERSION);
   app.failure_message(WrongUsage);

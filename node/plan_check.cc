@@ -323,8 +323,9 @@ void DescribeRetrieval(const v1::TrainingPlan& plan,
        absl::StrFormat(
            "at most %d mean vectors, one for each adapter that ranks best for "
            "enough of your queries, each with the number of queries behind "
-           "it, and how many groups were too small; no query, no document "
-           "and no ranking",
+           "it and its reach, the cosine to the mean that nine tenths of them "
+           "have or exceed, and how many groups were too small; no query, no "
+           "document and no ranking",
            plan.scored_size()));
   if (!policy.ok()) return;
   line("", absl::StrFormat("each is of %d queries at least%s (policy.toml, "

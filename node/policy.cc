@@ -193,7 +193,7 @@ std::string PolicyTemplate(const std::string& federation) {
 
 # What may leave this node. A plan that would publish more waits. Of method
 # "router_retriever": "adapter weights" and "mean vectors of groups of
-# queries, with counts" (in one line).
+# queries, with counts and reach" (in one line).
 # publish = [
 #   "ffn weights",
 #   "router row and bias",
@@ -229,11 +229,12 @@ min_documents = 20
 noise = 0
 
 [pilots]
-# A published pilot is the mean of at least this many of your queries' vectors;
-# smaller groups stay here and are only counted.
+# A published pilot is the mean of at least this many of your queries' vectors,
+# with their number and its reach, the cosine to it that nine tenths of them have
+# or exceed; smaller groups stay here and are only counted.
 min_queries = 20
-# Standard deviation of noise on every number of a pilot; 0 for none. An
-# encoder that normalises has vectors of length 1.
+# Standard deviation of noise on every number of a pilot, and on its reach; 0
+# for none. An encoder that normalises has vectors of length 1.
 noise = 0
 )");
 }

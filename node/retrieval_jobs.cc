@@ -3,14 +3,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <map>
 #include <set>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "compose/learn/hash.h"
 #include "compose/math/processor.h"
 #include "compose/measure/query_scores.h"
+#include "compose/package/manifest_training.h"
 #include "compose/package/safetensors.h"
 #include "compose/retrieve/adapter_data.h"
 #include "proto/digest.h"
@@ -135,16 +138,26 @@ absl::StatusOr<retrieve::Vectors> DocumentVectors(
                                  &cached);
 }
 
-absl::Status AddNoise(double noise, int64_t width, retrieve::MadePilots& made) {
-  if (noise == 0) return absl::OkStatus();
-  MOTET_ASSIGN_OR_RETURN(
-      const std::vector<double> normals,
-      proto::SecureNormals(static_cast<int64_t>(made.groups.size()) * width));
-  size_t n = 0;
-  for (retrieve::PilotGroup& group : made.groups) {
-    for (float& x : group.mean) {
-      x = static_cast<float>(x + noise * normals[n++]);
-    }
+// Noise on the means and, of the means with it, gates with noise of their own.
+// Not MakePilots' noise: whoever knows a seed can take that off again.
+absl::Status AddNoiseAndGates(double noise, std::span<const double> scores,
+                              std::span<const float> vectors, int64_t experts,
+                              int64_t width, int own, OwnersPilots& out) {
+  std::vector<retrieve::PilotGroup>& groups = out.made.groups;
+  std::vector<double> normals(
+      groups.size() * static_cast<size_t>(width + 1));
+  if (noise > 0) {
+    MOTET_ASSIGN_OR_RETURN(normals, proto::SecureNormals(std::ssize(normals)));
+  }
+  const double* next = normals.data();
+  for (retrieve::PilotGroup& group : groups) {
+    for (float& x : group.mean) x = static_cast<float>(x + noise * *next++);
+  }
+  if (out.gate_share == 0) return absl::OkStatus();
+  retrieve::SetGates(scores, vectors, experts, width, own, out.gate_share,
+                     out.made);
+  for (retrieve::PilotGroup& group : groups) {
+    group.gate = std::clamp(group.gate + noise * *next++, -1.0, 1.0);
   }
   return absl::OkStatus();
 }
@@ -274,9 +287,13 @@ absl::StatusOr<OwnersPilots> MakeOwnersPilots(
   out.made = retrieve::MakePilots(scores, vectors.values,
                                   static_cast<int64_t>(experts),
                                   base.encoder->width(), options);
-  // Not MakePilots' own noise: whoever knows a seed can take that off again.
-  MOTET_RETURN_IF_ERROR(
-      AddNoise(policy.pilot_noise, base.encoder->width(), out.made));
+  // A plan that was consented to before pilots had gates leaves them out.
+  if (absl::c_linear_search(plan.publishes(), package::kLeavesPilots)) {
+    out.gate_share = retrieve::kGateShare;
+  }
+  MOTET_RETURN_IF_ERROR(AddNoiseAndGates(
+      policy.pilot_noise, scores, vectors.values,
+      static_cast<int64_t>(experts), base.encoder->width(), own, out));
   out.documents = static_cast<int64_t>(set.documents.size());
   out.queries = static_cast<int64_t>(queries);
   out.seconds = Now() - start;

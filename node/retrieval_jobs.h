@@ -53,6 +53,7 @@ absl::StatusOr<TrainedAdapter> TrainAdapter(
     const learn::OnProgress& progress);
 
 struct OwnersPilots {
+  double gate_share = 0;  // 0: the plan's consent is to pilots without gates
   retrieve::MadePilots made;
   int64_t documents = 0, queries = 0;  // that were ranked
   double seconds = 0;                  // of this process

@@ -125,12 +125,14 @@ absl::Status WritePilotsPackage(const Settings& settings, const Policy& policy,
     v1::PilotGroup* g = record->add_groups();
     g->set_expert(plan.scored(group.expert).id());
     g->set_queries(static_cast<uint64_t>(group.queries));
+    if (pilots.gate_share > 0) g->set_gate(group.gate);
     rows.insert(rows.end(), group.mean.begin(), group.mean.end());
   }
   record->set_min_queries(static_cast<uint64_t>(policy.min_queries));
   record->set_withheld(static_cast<uint64_t>(pilots.made.withheld));
   record->set_scorings(static_cast<uint64_t>(pilots.made.scorings));
   record->set_noise(policy.pilot_noise);
+  record->set_gate_share(pilots.gate_share);
   math::Tensor table;
   table.data = rows.data();
   table.shape = {static_cast<int64_t>(pilots.made.groups.size()),
@@ -141,8 +143,8 @@ absl::Status WritePilotsPackage(const Settings& settings, const Policy& policy,
       "`: means of the base encoder's vectors of its owner's training "
       "queries, grouped by the expert that ranks best for them.\n\n- ",
       record->groups_size(), " groups, of ", record->min_queries(),
-      " queries at least; ", record->withheld(),
-      " smaller ones stayed with the owner\n- no query and no document is in "
+      " queries at least, each with its reach; ",
+      record->withheld(), " smaller ones stayed with the owner\n- no query and no document is in "
       "this package\n",
       LicenceLine(m.licence()),
       "\nFiles: `weights.safetensors` holds the means;\n`manifest.json` says "

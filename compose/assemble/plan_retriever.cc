@@ -8,6 +8,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "compose/assemble/method.h"
 #include "compose/assemble/plan_parts.h"
@@ -77,8 +78,8 @@ bool SameTerms(v1::LicenceTerms a, v1::LicenceTerms b) {
 class Libraries {
  public:
   Libraries(const std::vector<Part>& experts, const std::vector<Part>& pilots,
-            const Part& base, Problems& problems)
-      : experts_(experts), problems_(problems) {
+            const Part& base, bool gated, Problems& problems)
+      : experts_(experts), gated_(gated), problems_(problems) {
     for (size_t e = 0; e < experts.size(); ++e) {
       positions_[NameOf(experts[e].manifest.id())] = e;
     }
@@ -137,6 +138,10 @@ class Libraries {
                                          ", want one library an expert"));
       return;
     }
+    if (gated_ && m.pilots().gate_share() <= 0) {
+      problems_.Add(m.id(), "got pilots without gates, want gates with gate = "
+                            "true; let its owner make the pilots again");
+    }
     mine = &part;
     withheld_ += m.pilots().withheld();
     CheckGroups(m);
@@ -168,6 +173,7 @@ class Libraries {
   }
 
   const std::vector<Part>& experts_;
+  const bool gated_;
   Problems& problems_;
   std::map<std::string, size_t> positions_;  // by owner/name
   std::vector<const Part*> of_;
@@ -175,6 +181,28 @@ class Libraries {
   int outside_ = 0;
   uint64_t withheld_ = 0;
 };
+
+// One gate that is open wide lets in every query: the plan says which is the
+// widest.
+void AddGateNotes(const Libraries& libraries, std::vector<std::string>& notes) {
+  double lowest = 2;
+  std::string whose;
+  for (const Part* library : libraries.of()) {
+    if (library == nullptr) continue;
+    for (const v1::PilotGroup& g : library->manifest.pilots().groups()) {
+      if (g.gate() >= lowest) continue;
+      lowest = g.gate();
+      whose = library->manifest.id();
+    }
+  }
+  notes.push_back(absl::StrCat(
+      "gate: a query that is farther from every pilot than most of the queries "
+      "behind it is answered by the base",
+      whose.empty() ? ""
+                    : absl::StrFormat("; the widest reaches to cosine %.3f, of "
+                                      "%s",
+                                      lowest, whose)));
+}
 
 void AddPilotNotes(const Libraries& libraries, const std::vector<Part>& experts,
                    std::vector<std::string>& notes) {
@@ -221,13 +249,15 @@ Plan PlanRetriever(const Recipe& recipe, const Part& base,
   CheckEncoder(base, problems);
   CheckNames(recipe, experts, problems);
   for (const Part& part : experts) CheckAdapter(part, base, problems);
-  const Libraries libraries(experts, pilots, base, problems);
+  const Libraries libraries(experts, pilots, base, recipe.retriever.gate,
+                            problems);
 
   plan.lock = LockOf(recipe, base, experts);
   plan.lock.set_exclusion("exact");
   v1::RetrieverLock& lock = *plan.lock.mutable_retriever();
   lock.set_similarity(recipe.retriever.similarity);
   lock.set_aggregate(recipe.retriever.aggregate);
+  lock.set_gate(recipe.retriever.gate);
   plan.parameters = Parameters(base.manifest, "");
   plan.referenced_bytes = FileBytes(base.manifest, "weights.safetensors");
   int64_t largest = 0;
@@ -260,6 +290,7 @@ Plan PlanRetriever(const Recipe& recipe, const Part& base,
       "cost: two passes of the encoder a query, one to route it and one with "
       "the chosen adapter"};
   AddPilotNotes(libraries, experts, plan.notes);
+  if (recipe.retriever.gate) AddGateNotes(libraries, plan.notes);
   AddNotes(base, experts, /*exact=*/true, plan.notes);
   plan.new_bytes = static_cast<int64_t>(WriteLock(plan.lock).size());
   return plan;

@@ -475,6 +475,7 @@ std::vector<Key> EnsembleKeys(Recipe::Ensemble& ensemble) {
 std::vector<Key> RetrieverKeys(Recipe::Retriever& retriever) {
   return {{"similarity", OneOf(retriever.similarity, {"dot", "cosine"})},
           {"aggregate", OneOf(retriever.aggregate, {"mean", "max", "weighted"})},
+          {"gate", Truth(retriever.gate)},
           {"pilots", [&retriever](const toml::node& node) {
              return TakeExperts(node, retriever.pilots, "pilots");
            }}};

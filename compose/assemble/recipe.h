@@ -66,6 +66,7 @@
 //   [retriever]
 //   similarity = "dot"            # or "cosine"
 //   aggregate = "mean"            # or "max", "weighted" by queries, over pilots
+//   gate = true                   # far from all pilots: the base answers
 //   pilots = ["owner/pilots-name@1.0.0", ...]  # default: each expert's newest
 // An option that does not belong to the kind or method is an error, too.
 #pragma once
@@ -150,6 +151,7 @@ struct Recipe {
   struct Retriever {
     std::string similarity = "dot";
     std::string aggregate = "mean";
+    bool gate = false;
     // In place of the newest of the experts that they are of.
     std::vector<std::string> pilots;
   } retriever;

@@ -53,28 +53,94 @@ struct Turn {
   Part part;
   int64_t before = 0;
 };
-Turn TurnAt(const std::vector<Part>& parts, int64_t step) {
-  std::vector<int64_t> taken(parts.size(), 0);
-  int64_t all = 0;
-  for (const Part& part : parts) all += part.count;
-  if (parts.size() == 1) return {parts[0], step};
-  for (int64_t now = 0;; ++now) {
-    // The part that is furthest behind its share after this step.
+// Each turn depends on those before it, so steps are best asked in order.
+class Turns {
+ public:
+  explicit Turns(std::vector<Part> parts) : parts_(std::move(parts)) {
+    for (const Part& part : parts_) all_ += part.count;
+  }
+
+  Turn At(int64_t step) {
+    if (parts_.size() == 1) return {parts_[0], step};
+    if (taken_.empty() || step < now_) {
+      taken_.assign(parts_.size(), 0);
+      now_ = 0;
+    }
+    for (; now_ < step; ++now_) ++taken_[Next()];
+    const size_t next = Next();
+    return {parts_[next], taken_[next]};
+  }
+
+ private:
+  // The part that is furthest behind its share after step now_.
+  size_t Next() const {
     size_t next = 0;
     double furthest = -1e300;
-    for (size_t i = 0; i < parts.size(); ++i) {
-      const double due = static_cast<double>(parts[i].count) *
-                             static_cast<double>(now + 1) /
-                             static_cast<double>(all) -
-                         static_cast<double>(taken[i]);
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      const double due = static_cast<double>(parts_[i].count) *
+                             static_cast<double>(now_ + 1) /
+                             static_cast<double>(all_) -
+                         static_cast<double>(taken_[i]);
       if (due > furthest) {
         furthest = due;
         next = i;
       }
     }
-    if (now == step) return {parts[next], taken[next]};
-    ++taken[next];
+    return next;
   }
+
+  const std::vector<Part> parts_;
+  int64_t all_ = 0, now_ = 0;
+  std::vector<int64_t> taken_;  // steps of each part before now_
+};
+
+AdapterBatch BatchOf(const AdapterData& data, const AdapterOptions& options,
+                     const Turn& turn, int64_t step) {
+  const int64_t count = turn.part.count;
+  const int64_t size = std::min(options.batch_queries, count);
+  AdapterBatch batch;
+  std::vector<size_t> queries;
+  absl::flat_hash_map<int64_t, int32_t> columns;
+  const auto column = [&](int64_t row) {
+    const auto [at, added] =
+        columns.try_emplace(row, static_cast<int32_t>(batch.columns.size()));
+    if (added) batch.columns.push_back(row);
+    return at->second;
+  };
+  for (int64_t i = 0; i < size; ++i) {
+    const int64_t place = turn.before * size + i;
+    // Each time round, another order.
+    const auto round = static_cast<uint64_t>(place / count);
+    const int64_t index =
+        Shuffled(place % count, count, Draw(options.seed, kOrder, round));
+    const auto q = static_cast<size_t>(turn.part.first + index);
+    const uint64_t drawn = Draw(options.seed, kPositive, Mix(round) ^ q);
+    queries.push_back(q);
+    std::span<const int32_t> ids = data.queries[q];
+    batch.queries.push_back(ids);
+    const auto& relevant = data.relevant[q];
+    batch.targets.push_back(column(relevant[drawn % relevant.size()]));
+  }
+  for (size_t q : queries) {
+    if (options.hard_negatives == 0 || data.hard.empty()) break;
+    const auto& hard = data.hard[q];
+    const uint64_t drawn =
+        Draw(options.seed, kHard, Mix(static_cast<uint64_t>(step)) ^ q);
+    const int64_t wanted = std::min(options.hard_negatives, std::ssize(hard));
+    for (int64_t h = 0; h < wanted; ++h) {
+      column(hard[static_cast<size_t>(Shuffled(h, std::ssize(hard), drawn))]);
+    }
+  }
+  const size_t all = batch.columns.size();
+  batch.masked.assign(queries.size() * all, 0);
+  for (size_t i = 0; i < queries.size(); ++i) {
+    for (int64_t row : data.relevant[queries[i]]) {
+      const auto found = columns.find(row);
+      if (found == columns.end() || found->second == batch.targets[i]) continue;
+      batch.masked[i * all + static_cast<size_t>(found->second)] = 1;
+    }
+  }
+  return batch;
 }
 
 void CheckRows(const char* what, const std::vector<std::vector<int64_t>>& lists,
@@ -98,35 +164,21 @@ void CheckRows(const char* what, const std::vector<std::vector<int64_t>>& lists,
 
 absl::Status Check(const model::Encoder& base, const AdapterData& data,
                    const AdapterOptions& o, const model::LoraConfig& lora) {
-  std::vector<std::string> reasons;
+  std::vector<std::string> reasons = WrongOptions(o);
   const auto want = [&](bool fine, const auto&... reason) {
     if (!fine) reasons.push_back(absl::StrCat(reason...));
   };
   const int64_t width = base.config().width;
   const int64_t documents = std::ssize(data.documents) / width;
-  want(o.steps >= 1, o.steps, " steps (want at least 1)");
   want(o.batch_queries >= 2, "batches of ", o.batch_queries,
        " queries (want at least 2: the others' documents are the negatives)");
   want(o.query_tokens == 0 || o.query_tokens >= 3, "queries cut at ",
        o.query_tokens, " tokens (want at least 3, or 0 for no cut)");
   want(o.dropout >= 0 && o.dropout < 1, "dropout ", o.dropout,
        " (want 0 to below 1)");
-  want(std::isfinite(o.temperature) && o.temperature > 0, "temperature ",
-       o.temperature, " (want above 0)");
-  want(std::isfinite(o.learning_rate) && o.learning_rate > 0,
-       "learning rate ", o.learning_rate, " (want above 0)");
-  want(o.warmup_fraction >= 0 && o.warmup_fraction <= 1, "a warm-up of ",
-       o.warmup_fraction, " of the steps (want 0 to 1)");
-  want(o.weight_decay >= 0, "weight decay ", o.weight_decay,
-       " (want at least 0)");
   want(o.hard_negatives >= 0, o.hard_negatives, " hard negatives");
   want(o.hard_negatives == 0 || !data.hard.empty(), o.hard_negatives,
        " hard negatives, but none were mined");
-  want(o.product == math::Product::kExact || math::HasBf16() ||
-           o.product != math::Product::kBf16,
-       "bf16 arithmetic, which this processor lacks");
-  want(o.checkpoint_every <= 0 || !o.checkpoint_path.empty(),
-       "checkpoint_every without a checkpoint_path");
   want(data.queries.size() >= 2, data.queries.size(),
        " queries (want at least 2)");
   want(data.relevant.size() == data.queries.size() &&
@@ -185,30 +237,21 @@ Description Describe(const model::Encoder& base, const AdapterData& data,
   const auto exact = [](double value) {
     return absl::StrFormat("%.17g", value);
   };
-  return {"run = an adapter",
-          absl::StrCat("steps = ", o.steps),
-          absl::StrCat("batch_queries = ", o.batch_queries),
-          absl::StrCat("query_tokens = ", o.query_tokens),
-          absl::StrCat("rank = ", o.rank),
-          absl::StrCat("alpha = ", exact(o.alpha)),
-          absl::StrCat("dropout = ", exact(o.dropout)),
-          absl::StrCat("targets = ", absl::StrJoin(o.targets, " ")),
-          absl::StrCat("temperature = ", exact(o.temperature)),
-          absl::StrCat("learning_rate = ", exact(o.learning_rate)),
-          absl::StrCat("warmup_fraction = ", exact(o.warmup_fraction)),
-          absl::StrCat("clip_norm = ", exact(o.clip_norm)),
-          absl::StrCat("weight_decay = ", exact(o.weight_decay)),
-          absl::StrCat("hard_negatives = ", o.hard_negatives),
-          absl::StrCat("sets = ", o.one_set_a_batch
-                                      ? absl::StrJoin(data.sets, " ")
-                                      : "together"),
-          absl::StrCat("seed = ", o.seed),
-          absl::StrCat("arithmetic = ",
-                       o.product == math::Product::kBf16    ? "bf16"
-                       : o.product == math::Product::kExact ? "f32"
-                                                            : "library"),
-          BaseLine(base),
-          DataLine(data)};
+  Description lines = {
+      "run = an adapter",
+      absl::StrCat("batch_queries = ", o.batch_queries),
+      absl::StrCat("query_tokens = ", o.query_tokens),
+      absl::StrCat("rank = ", o.rank),
+      absl::StrCat("alpha = ", exact(o.alpha)),
+      absl::StrCat("dropout = ", exact(o.dropout)),
+      absl::StrCat("targets = ", absl::StrJoin(o.targets, " ")),
+      absl::StrCat("hard_negatives = ", o.hard_negatives),
+      absl::StrCat("sets = ", o.one_set_a_batch ? absl::StrJoin(data.sets, " ")
+                                                : "together"),
+      BaseLine(base),
+      DataLine(data)};
+  for (std::string& line : Describe(o)) lines.push_back(std::move(line));
+  return lines;
 }
 
 Tensor DocumentsOf(const AdapterData& data, int64_t width) {
@@ -246,54 +289,8 @@ OwnedLora InitialLora(const model::EncoderConfig& config,
 
 AdapterBatch AdapterBatchAt(const AdapterData& data,
                             const AdapterOptions& options, int64_t step) {
-  const Turn turn = TurnAt(Parts(data, options.one_set_a_batch), step);
-  const int64_t count = turn.part.count;
-  const int64_t size = std::min(options.batch_queries, count);
-  AdapterBatch batch;
-  std::vector<size_t> queries;
-  absl::flat_hash_map<int64_t, int32_t> columns;
-  const auto column = [&](int64_t row) {
-    const auto [at, added] =
-        columns.try_emplace(row, static_cast<int32_t>(batch.columns.size()));
-    if (added) batch.columns.push_back(row);
-    return at->second;
-  };
-  for (int64_t i = 0; i < size; ++i) {
-    const int64_t place = turn.before * size + i;
-    // Each time round, another order.
-    const auto round = static_cast<uint64_t>(place / count);
-    const int64_t index = Shuffled(place % count, count,
-                                   Draw(options.seed, kOrder, round));
-    const auto q = static_cast<size_t>(turn.part.first + index);
-    const uint64_t drawn = Draw(options.seed, kPositive, Mix(round) ^ q);
-    queries.push_back(q);
-    std::span<const int32_t> ids = data.queries[q];
-    batch.queries.push_back(ids);
-    const auto& relevant = data.relevant[q];
-    batch.targets.push_back(column(relevant[drawn % relevant.size()]));
-  }
-  for (size_t q : queries) {
-    if (options.hard_negatives == 0 || data.hard.empty()) break;
-    const auto& hard = data.hard[q];
-    const uint64_t drawn = Draw(options.seed, kHard,
-                                Mix(static_cast<uint64_t>(step)) ^ q);
-    const int64_t wanted =
-        std::min(options.hard_negatives, std::ssize(hard));
-    for (int64_t h = 0; h < wanted; ++h) {
-      column(hard[static_cast<size_t>(
-          Shuffled(h, std::ssize(hard), drawn))]);
-    }
-  }
-  const size_t all = batch.columns.size();
-  batch.masked.assign(queries.size() * all, 0);
-  for (size_t i = 0; i < queries.size(); ++i) {
-    for (int64_t row : data.relevant[queries[i]]) {
-      const auto found = columns.find(row);
-      if (found == columns.end() || found->second == batch.targets[i]) continue;
-      batch.masked[i * all + static_cast<size_t>(found->second)] = 1;
-    }
-  }
-  return batch;
+  Turns turns(Parts(data, options.one_set_a_batch));
+  return BatchOf(data, options, turns.At(step), step);
 }
 
 absl::StatusOr<OwnedLora> TrainAdapter(const model::Encoder& base,
@@ -320,13 +317,10 @@ absl::StatusOr<OwnedLora> TrainAdapter(const model::Encoder& base,
                          DocumentsOf(cut, base.config().width),
                          {options.temperature, options.clip_norm,
                           options.weight_decay, options.product});
+  Turns turns(Parts(cut, options.one_set_a_batch));
   ContrastiveRun run;
   run.name = "an adapter";
-  run.steps = options.steps;
-  run.learning_rate = options.learning_rate;
-  run.warmup_fraction = options.warmup_fraction;
-  run.checkpoint_every = options.checkpoint_every;
-  run.checkpoint_path = options.checkpoint_path;
+  run.options = options;
   run.description = Describe(base, cut, options);
   run.optimizer = &stepper.optimizer();
   run.gradients = [&](int64_t step) {
@@ -334,16 +328,10 @@ absl::StatusOr<OwnedLora> TrainAdapter(const model::Encoder& base,
     if (options.dropout > 0) {
       noise = Draw(options.seed, kNoise, static_cast<uint64_t>(step));
     }
-    return stepper.Gradients(AdapterBatchAt(cut, options, step), noise);
+    return stepper.Gradients(BatchOf(cut, options, turns.At(step), step),
+                             noise);
   };
   run.apply = [&](StepResult& step, double rate) { stepper.Apply(step, rate); };
-  run.tokens = [&](int64_t step) {
-    int64_t tokens = 0;
-    for (const auto& q : AdapterBatchAt(cut, options, step).queries) {
-      tokens += std::ssize(q);
-    }
-    return tokens;
-  };
   MOTET_ASSIGN_OR_RETURN(TrainResult trained, RunContrastive(run, progress));
   if (result != nullptr) *result = std::move(trained);
   return owned;

@@ -14,33 +14,24 @@
 
 #include "absl/status/statusor.h"
 #include "compose/learn/adapter_step.h"
+#include "compose/learn/contrastive_loop.h"
 #include "compose/learn/trainer.h"
 #include "compose/model/encoder.h"
 
 namespace motet::learn {
 
-struct AdapterOptions {
-  int64_t steps = 0;
-  int64_t batch_queries = 256;    // B; fewer where there are fewer
-  int64_t query_tokens = 0;       // longer ones are cut, their last token
-                                  // ([SEP]) stays; 0: none is
+struct AdapterOptions : ContrastiveOptions {
+  int64_t batch_queries = 256;  // B; fewer where there are fewer
+  int64_t query_tokens = 0;     // longer ones are cut, their last token
+                                // ([SEP]) stays; 0: none is
   int64_t rank = 8;
   double alpha = 32;
-  double dropout = 0.1;           // of the adapter's input
+  double dropout = 0.1;  // of the adapter's input
   std::vector<std::string> targets = {"query", "value"};
-  double temperature = 0.05;
-  double learning_rate = 1e-4;
-  double warmup_fraction = 0.1;   // of the steps; then in a line to 0
-  double clip_norm = 1;           // <= 0: no clipping
-  double weight_decay = 0;
-  int64_t hard_negatives = 0;     // a query, drawn anew each time from its own
+  int64_t hard_negatives = 0;  // a query, drawn anew each time from its own
   // Batches of queries of one set alone, sets by their share of all queries;
   // false: any queries together.
   bool one_set_a_batch = false;
-  uint64_t seed = 1;
-  math::Product product = math::Product::kExact;  // or kBf16
-  int64_t checkpoint_every = 0;   // steps; 0 = never
-  std::string checkpoint_path;    // as TrainOptions'
 };
 
 // All of it must outlive the call.

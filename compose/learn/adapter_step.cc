@@ -203,6 +203,7 @@ StepResult AdapterStepper::Gradients(const AdapterBatch& batch,
   StepResult result;
   for (double loss : losses) result.loss += loss;
   result.cross_entropy = result.loss;
+  result.tokens = rows;
   const float* sum = sums_.data();
   for (Optimizer::Item& item : optimizer_.items()) {
     const int64_t size = item.gradient.size();

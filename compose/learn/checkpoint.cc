@@ -69,8 +69,8 @@ RunState StateOf(const std::vector<double>& numbers) {
   return state;
 }
 
-// What joined the state later, in one list: five numbers, then the losses
-// and the evaluations with their lengths in front.
+// What joined the state later, in one list: six numbers, then the losses
+// and the evaluations with their lengths in front, then the tokens.
 std::vector<double> More(const RunState& state) {
   std::vector<double> more = {
       static_cast<double>(state.spikes),
@@ -86,6 +86,7 @@ std::vector<double> More(const RunState& state) {
     more.push_back(static_cast<double>(e.step));
     more.push_back(e.loss);
   }
+  more.push_back(static_cast<double>(state.tokens));
   return more;
 }
 
@@ -111,6 +112,7 @@ bool SetMore(const std::vector<double>& more, RunState& state) {
     const int64_t step = count();
     state.evaluations.push_back({step, next()});
   }
+  if (at < more.size()) state.tokens = count();  // older files have none
   return whole && at == more.size();
 }
 

@@ -27,6 +27,7 @@ struct RunState {
   int64_t spikes = 0;   // of these
   int64_t skipped_in_a_row = 0;
   double seconds = 0;   // of all processes so far
+  int64_t tokens = 0;   // likewise; only contrastive runs count them
   std::vector<double> curve;  // finished groups of loss_every steps
   double group_sum = 0;       // of the group under way
   int64_t group_count = 0;

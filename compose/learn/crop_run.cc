@@ -31,8 +31,8 @@ uint64_t Draw(uint64_t seed, Stream stream, uint64_t index) {
 }
 
 // A crop with its special tokens: length and place are uniform.
-std::vector<int32_t> Crop(const std::vector<int32_t>& ids,
-                          const CropOptions& o, uint64_t drawn) {
+std::vector<int32_t> Crop(const std::vector<int32_t>& ids, const CropOptions& o,
+                          uint64_t drawn) {
   const int64_t size = std::ssize(ids);
   const auto share =
       static_cast<int64_t>(o.crop_share * static_cast<double>(size));
@@ -56,44 +56,47 @@ model::EncoderBatch Packed(const std::vector<std::vector<int32_t>>& texts) {
   return model::EncoderBatch(inputs);
 }
 
-absl::Status Check(const model::Encoder& encoder,
-                   const std::vector<std::vector<int32_t>>& documents,
-                   const CropOptions& o) {
-  std::vector<std::string> reasons;
+absl::Status Wrong(const std::vector<std::string>& reasons) {
+  if (reasons.empty()) return absl::OkStatus();
+  return proto::Invalid("training of an encoder", absl::StrJoin(reasons, "; "),
+                        "options and documents that fit each other",
+                        "correct the options");
+}
+
+std::vector<std::string> Reasons(const CropOptions& o, int64_t max_positions) {
+  std::vector<std::string> reasons = WrongOptions(o);
   const auto want = [&](bool fine, const auto&... reason) {
     if (!fine) reasons.push_back(absl::StrCat(reason...));
   };
-  const int64_t vocabulary = encoder.config().vocabulary;
-  const auto known = [&](int32_t id) { return id >= 0 && id < vocabulary; };
-  want(o.steps >= 1, o.steps, " steps (want at least 1)");
   want(o.batch_documents >= 2, "batches of ", o.batch_documents,
        " documents (want at least 2: the others are the negatives)");
   want(o.crop_least >= 1, "crops of ", o.crop_least,
        " tokens (want at least 1)");
   want(o.crop_most >= o.crop_least, "crops of at most ", o.crop_most,
        " tokens (want at least ", o.crop_least, ", the shortest)");
-  want(o.crop_most + 2 <= encoder.config().max_positions, "crops of ",
-       o.crop_most, " tokens (want at most ",
-       encoder.config().max_positions - 2,
+  want(o.crop_most + 2 <= max_positions, "crops of ", o.crop_most,
+       " tokens (want at most ", max_positions - 2,
        ": the encoder's positions less [CLS] and [SEP])");
-  want(o.crop_share > 0 && o.crop_share <= 1, "crops of at most ",
-       o.crop_share, " of a document (want above 0, at most 1)");
-  want(known(o.begin) && known(o.end), "[CLS] and [SEP] as ", o.begin, " and ",
-       o.end, " (want ids below ", vocabulary, ")");
-  want(std::isfinite(o.temperature) && o.temperature > 0, "temperature ",
-       o.temperature, " (want above 0)");
-  want(std::isfinite(o.learning_rate) && o.learning_rate > 0,
-       "learning rate ", o.learning_rate, " (want above 0)");
-  want(o.warmup_fraction >= 0 && o.warmup_fraction <= 1, "a warm-up of ",
-       o.warmup_fraction, " of the steps (want 0 to 1)");
-  want(o.weight_decay >= 0, "weight decay ", o.weight_decay,
-       " (want at least 0)");
-  want(o.product != math::Product::kBf16 || math::HasBf16(),
-       "bf16 arithmetic, which this processor lacks");
-  want(o.checkpoint_every <= 0 || !o.checkpoint_path.empty(),
-       "checkpoint_every without a checkpoint_path");
-  want(documents.size() >= 2, documents.size(),
-       " documents of a crop's length (want at least 2)");
+  want(o.crop_share > 0 && o.crop_share <= 1, "crops of at most ", o.crop_share,
+       " of a document (want above 0, at most 1)");
+  return reasons;
+}
+
+absl::Status Check(const model::Encoder& encoder,
+                   const std::vector<std::vector<int32_t>>& documents,
+                   const CropOptions& o) {
+  std::vector<std::string> reasons = Reasons(o, encoder.config().max_positions);
+  const int64_t vocabulary = encoder.config().vocabulary;
+  const auto known = [&](int32_t id) { return id >= 0 && id < vocabulary; };
+  if (!known(o.begin) || !known(o.end)) {
+    reasons.push_back(absl::StrCat("[CLS] and [SEP] as ", o.begin, " and ",
+                                   o.end, " (want ids below ", vocabulary,
+                                   ")"));
+  }
+  if (documents.size() < 2) {
+    reasons.push_back(absl::StrCat(
+        documents.size(), " documents of a crop's length (want at least 2)"));
+  }
   for (size_t i = 0; i < documents.size(); ++i) {
     if (std::ssize(documents[i]) >= o.crop_least &&
         std::all_of(documents[i].begin(), documents[i].end(), known)) {
@@ -104,10 +107,7 @@ absl::Status Check(const model::Encoder& encoder,
                                    ", ids below ", vocabulary, ")"));
     break;
   }
-  if (reasons.empty()) return absl::OkStatus();
-  return proto::Invalid("training of an encoder", absl::StrJoin(reasons, "; "),
-                        "options and documents that fit each other",
-                        "correct the options");
+  return Wrong(reasons);
 }
 
 Description Describe(const OwnedEncoder& encoder,
@@ -122,34 +122,29 @@ Description Describe(const OwnedEncoder& encoder,
     sum.Add(ids.data(), std::ssize(ids) * int64_t{sizeof(ids[0])});
   }
   const model::EncoderConfig& c = encoder.config;
-  return {"run = an encoder by random crops",
-          absl::StrCat("shape = ",
-                       absl::StrJoin({c.vocabulary, c.width, c.layers, c.heads,
-                                      c.ffn_width, c.max_positions,
-                                      c.token_types},
-                                     " ")),
-          absl::StrCat("steps = ", o.steps),
-          absl::StrCat("batch_documents = ", o.batch_documents),
-          absl::StrCat("crop = ", o.crop_least, " ", o.crop_most, " ",
-                       exact(o.crop_share)),
-          absl::StrCat("special = ", o.begin, " ", o.end),
-          absl::StrCat("temperature = ", exact(o.temperature)),
-          absl::StrCat("learning_rate = ", exact(o.learning_rate)),
-          absl::StrCat("warmup_fraction = ", exact(o.warmup_fraction)),
-          absl::StrCat("clip_norm = ", exact(o.clip_norm)),
-          absl::StrCat("weight_decay = ", exact(o.weight_decay)),
-          absl::StrCat("seed = ", o.seed),
-          absl::StrCat("arithmetic = ",
-                       o.product == math::Product::kBf16    ? "bf16"
-                       : o.product == math::Product::kExact ? "f32"
-                                                            : "library"),
-          absl::StrCat("data = ", documents.size(), " documents ", sum.Hex())};
+  Description lines = {
+      "run = an encoder by random crops",
+      absl::StrCat("shape = ",
+                   absl::StrJoin({c.vocabulary, c.width, c.layers, c.heads,
+                                  c.ffn_width, c.max_positions, c.token_types},
+                                 " ")),
+      absl::StrCat("batch_documents = ", o.batch_documents),
+      absl::StrCat("crop = ", o.crop_least, " ", o.crop_most, " ",
+                   exact(o.crop_share)),
+      absl::StrCat("special = ", o.begin, " ", o.end),
+      absl::StrCat("data = ", documents.size(), " documents ", sum.Hex())};
+  for (std::string& line : Describe(o)) lines.push_back(std::move(line));
+  return lines;
 }
 
 }  // namespace
 
-OwnedEncoder InitialEncoder(const model::EncoderConfig& config,
-                            uint64_t seed) {
+absl::Status CheckCropOptions(const CropOptions& options,
+                              int64_t max_positions) {
+  return Wrong(Reasons(options, max_positions));
+}
+
+OwnedEncoder InitialEncoder(const model::EncoderConfig& config, uint64_t seed) {
   OwnedEncoder owned;
   owned.config = config;
   model::VisitEncoderWeights(
@@ -195,9 +190,9 @@ CropBatch CropBatchAt(const std::vector<std::vector<int32_t>>& documents,
     const int64_t place = step % a_round * size + i;
     const int64_t index =
         Shuffled(place, count, Draw(options.seed, kOrder, round));
-    const uint64_t drawn = Draw(options.seed, kCrop,
-                                Mix(static_cast<uint64_t>(step)) ^
-                                    static_cast<uint64_t>(index));
+    const uint64_t drawn =
+        Draw(options.seed, kCrop,
+             Mix(static_cast<uint64_t>(step)) ^ static_cast<uint64_t>(index));
     const auto& ids = documents[static_cast<size_t>(index)];
     batch.queries.push_back(Crop(ids, options, Mix(drawn ^ 1)));
     batch.documents.push_back(Crop(ids, options, Mix(drawn ^ 2)));
@@ -225,7 +220,8 @@ double CropStepper::Forward(const CropBatch& batch, math::Recorder* recorder) {
   const model::EncoderBatch queries = Packed(batch.queries);
   const model::EncoderBatch documents = Packed(batch.documents);
   math::Exec exec(kernels_, results_, product_, recorder);
-  const Tensor q = encoder_.Pool(exec, queries, encoder_.Forward(exec, queries));
+  const Tensor q =
+      encoder_.Pool(exec, queries, encoder_.Forward(exec, queries));
   const Tensor d =
       encoder_.Pool(exec, documents, encoder_.Forward(exec, documents));
   math::Exec head(kernels_, results_, math::Product::kExact, recorder);
@@ -251,6 +247,9 @@ StepResult CropStepper::Gradients(const CropBatch& batch) {
   gradients_.Reset();
   StepResult result;
   result.loss = result.cross_entropy = Forward(batch, &tape_);
+  for (const auto* side : {&batch.queries, &batch.documents}) {
+    for (const auto& ids : *side) result.tokens += std::ssize(ids);
+  }
   result.gradient_norm = optimizer_.GradientNorm();
   return result;
 }
@@ -271,25 +270,13 @@ absl::StatusOr<TrainResult> TrainEncoder(
   CropStepper stepper(views, EncoderParameters(encoder), options);
   ContrastiveRun run;
   run.name = "an encoder";
-  run.steps = options.steps;
-  run.learning_rate = options.learning_rate;
-  run.warmup_fraction = options.warmup_fraction;
-  run.checkpoint_every = options.checkpoint_every;
-  run.checkpoint_path = options.checkpoint_path;
+  run.options = options;
   run.description = Describe(encoder, documents, options);
   run.optimizer = &stepper.optimizer();
   run.gradients = [&](int64_t step) {
     return stepper.Gradients(CropBatchAt(documents, options, step));
   };
   run.apply = [&](StepResult& step, double rate) { stepper.Apply(step, rate); };
-  run.tokens = [&](int64_t step) {
-    const CropBatch batch = CropBatchAt(documents, options, step);
-    int64_t tokens = 0;
-    for (const auto* side : {&batch.queries, &batch.documents}) {
-      for (const auto& ids : *side) tokens += std::ssize(ids);
-    }
-    return tokens;
-  };
   return RunContrastive(run, progress);
 }
 

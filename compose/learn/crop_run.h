@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "compose/learn/contrastive_loop.h"
 #include "compose/learn/optimizer.h"
 #include "compose/learn/step.h"
 #include "compose/learn/trainer.h"
@@ -31,8 +32,11 @@ OwnedEncoder InitialEncoder(const model::EncoderConfig& config, uint64_t seed);
 // Every tensor; weight decay on matrices.
 std::vector<Parameter> EncoderParameters(OwnedEncoder& encoder);
 
-struct CropOptions {
-  int64_t steps = 0;
+struct CropOptions : ContrastiveOptions {
+  CropOptions() {
+    learning_rate = 1e-3;
+    weight_decay = 0.01;
+  }
   int64_t batch_documents = 64;  // B; fewer where there are fewer
   // A crop's tokens, drawn anew each time: crop_least to crop_share of the
   // document's, and at most crop_most ([CLS] and [SEP] are not counted).
@@ -40,16 +44,12 @@ struct CropOptions {
   int64_t crop_most = 64;
   double crop_share = 0.5;
   int32_t begin = -1, end = -1;  // ids of [CLS] and [SEP]
-  double temperature = 0.05;
-  double learning_rate = 1e-3;
-  double warmup_fraction = 0.1;  // of the steps; then in a line to 0
-  double clip_norm = 1;          // <= 0: no clipping
-  double weight_decay = 0.01;
-  uint64_t seed = 1;
-  math::Product product = math::Product::kExact;  // or kBf16
-  int64_t checkpoint_every = 0;  // steps; 0 = never
-  std::string checkpoint_path;   // as TrainOptions'
 };
+
+// What can be told without documents and their tokenizer. InvalidArgument
+// lists everything that is wrong.
+absl::Status CheckCropOptions(const CropOptions& options,
+                              int64_t max_positions);
 
 struct CropBatch {
   std::vector<std::vector<int32_t>> queries, documents;  // B each

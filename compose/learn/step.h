@@ -45,6 +45,7 @@ struct StepResult {
   double load_balance = 0;   // sum over layers, not weighted
   double lm_z = 0;           // mean lse^2, positions that have a next token
   double gradient_norm = 0;  // before clipping
+  int64_t tokens = 0;        // of the batch; only contrastive steps say so
   bool applied = false;      // false: not finite, no weight was touched
 };
 

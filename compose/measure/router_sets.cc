@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <functional>
-#include <random>
+#include <iterator>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "compose/learn/hash.h"
 #include "compose/measure/retrieval.h"
 #include "compose/retrieve/adapter_data.h"
 #include "compose/retrieve/bm25.h"
@@ -42,16 +44,17 @@ void KeepAnswered(BeirSet& set) {
 // `most` of the queries, in their order.
 void Draw(int64_t most, uint64_t seed, std::vector<retrieve::Query>& queries) {
   if (most <= 0 || static_cast<int64_t>(queries.size()) <= most) return;
-  std::vector<size_t> order(queries.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::mt19937_64 random(seed);
-  for (size_t i = order.size(); i > 1; --i) {
-    std::swap(order[i - 1], order[random() % i]);
+  // Not the order that MakeAdapterData draws by: these are to be as many, not
+  // the same.
+  const uint64_t apart = learn::Mix(seed ^ learn::Fnv1a("routers"));
+  std::set<int64_t> kept;
+  for (int64_t i = 0; i < most; ++i) {
+    kept.insert(learn::Shuffled(i, std::ssize(queries), apart));
   }
-  order.resize(static_cast<size_t>(most));
-  std::sort(order.begin(), order.end());
   std::vector<retrieve::Query> drawn;
-  for (size_t i : order) drawn.push_back(std::move(queries[i]));
+  for (int64_t i : kept) {
+    drawn.push_back(std::move(queries[static_cast<size_t>(i)]));
+  }
   queries = std::move(drawn);
 }
 

@@ -5,13 +5,12 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <map>
 #include <memory>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "compose/learn/hash.h"
 #include "compose/measure/kmeans.h"
 #include "compose/measure/softmax_classifier.h"
 #include "nlohmann/json.hpp"
@@ -117,20 +116,11 @@ Make DatasetRouter(const Bench& bench) {
     std::vector<int> owners;
     for (const RoutedSet& set : bench.sets) {
       if (set.expert < 0 || set.expert == out) continue;
-      std::vector<int64_t> order(
-          static_cast<size_t>(bench.Count(set.train)));
-      for (size_t i = 0; i < order.size(); ++i) {
-        order[i] = static_cast<int64_t>(i);
-      }
-      // A shuffle that every library makes alike.
-      std::mt19937_64 random(bench.options.seed);
-      for (size_t i = order.size(); i > 1; --i) {
-        std::swap(order[i - 1], order[random() % i]);
-      }
-      order.resize(std::min(order.size(),
-                            static_cast<size_t>(bench.options.samples)));
-      for (int64_t i : order) {
-        const auto v = bench.Vector(set.train, i);
+      const int64_t count = bench.Count(set.train);
+      const int64_t samples = std::min(count, bench.options.samples);
+      for (int64_t i = 0; i < samples; ++i) {
+        const auto v = bench.Vector(
+            set.train, learn::Shuffled(i, count, bench.options.seed));
         vectors.insert(vectors.end(), v.begin(), v.end());
         owners.push_back(set.expert);
       }
@@ -176,41 +166,8 @@ struct Library {
   std::vector<float> pilots;
   std::vector<int> candidates;
   std::vector<int64_t> queries;  // behind each pilot
-  const RoutedQueries* made_of = nullptr;
+  std::vector<double> gates;     // of each; not of clusters
 };
-constexpr double kGate = 0.1;
-
-double Nearest(const Bench& bench, std::span<const float> query,
-               const Library& library, int out) {
-  double nearest = -std::numeric_limits<double>::infinity();
-  for (size_t p = 0; p < library.candidates.size(); ++p) {
-    if (out != kBase && library.candidates[p] == out) continue;
-    double sum = 0;
-    for (int64_t c = 0; c < bench.width; ++c) {
-      sum += static_cast<double>(query[static_cast<size_t>(c)]) *
-             library.pilots[p * static_cast<size_t>(bench.width) +
-                            static_cast<size_t>(c)];
-    }
-    nearest = std::max(nearest, sum);
-  }
-  return nearest;
-}
-
-// kGate of the owner's queries are farther from all of its pilots, those of
-// `out` aside.
-double Gate(const Bench& bench, const Library& library, int out) {
-  std::vector<double> near;
-  for (int64_t i = 0; i < bench.Count(*library.made_of); ++i) {
-    near.push_back(
-        Nearest(bench, bench.Vector(*library.made_of, i), library, out));
-  }
-  if (near.empty()) return 0;
-  const auto at = near.begin() +
-                  static_cast<int64_t>(kGate *
-                                       static_cast<double>(near.size()));
-  std::nth_element(near.begin(), at, near.end());
-  return *at;
-}
 
 std::vector<Library> Libraries(const Bench& bench, bool base_too,
                                int64_t clusters) {
@@ -230,15 +187,18 @@ std::vector<Library> Libraries(const Bench& bench, bool base_too,
     options.own = set.expert + 1 - first;
     const std::vector<int> best =
         retrieve::BestExperts(scores, candidates, options.own);
-    const retrieve::MadePilots made = retrieve::MakePilots(
+    retrieve::MadePilots made = retrieve::MakePilots(
         scores, set.train.vectors, candidates, bench.width, options);
-    Library library{set.expert, {}, {}, {}, &set.train};
+    retrieve::SetGates(scores, set.train.vectors, candidates, bench.width,
+                       options.own, retrieve::kGateShare, made);
+    Library library{set.expert, {}, {}, {}, {}};
     for (const retrieve::PilotGroup& group : made.groups) {
       if (clusters <= 1) {
         library.pilots.insert(library.pilots.end(), group.mean.begin(),
                               group.mean.end());
         library.candidates.push_back(group.expert);
         library.queries.push_back(group.queries);
+        library.gates.push_back(group.gate);
         continue;
       }
       std::vector<float> members;
@@ -262,49 +222,31 @@ std::vector<Library> Libraries(const Bench& bench, bool base_too,
 
 // RouterRetriever. A withdrawal deletes the expert's pilots and the library of
 // its owner; nobody's other pilots move.
-// gated: a query that is farther from the nearest owner's pilots than most of
-// that owner's goes to the base.
 Make Pilots(const Bench& bench, retrieve::Aggregate aggregate, bool base_too,
             int64_t clusters, bool gated = false) {
   auto libraries = std::make_shared<std::vector<Library>>(
       Libraries(bench, base_too, clusters));
   const int shift = base_too ? 1 : 0;
   return [&bench, libraries, aggregate, shift, gated](int out) -> Choose {
-    std::vector<float> pilots;
-    std::vector<int> candidates;
-    std::vector<int64_t> queries;
-    std::map<int, double> gates;  // by the expert that a library goes with
+    Library kept;
     for (const Library& library : *libraries) {
       if (library.of == out) continue;
-      if (gated) gates[library.of] = Gate(bench, library, out);
       for (size_t p = 0; p < library.candidates.size(); ++p) {
         if (library.candidates[p] - shift == out && out != kBase) continue;
         const auto at = library.pilots.begin() +
                         static_cast<int64_t>(p) * bench.width;
-        pilots.insert(pilots.end(), at, at + bench.width);
-        candidates.push_back(library.candidates[p]);
-        queries.push_back(library.queries[p]);
+        kept.pilots.insert(kept.pilots.end(), at, at + bench.width);
+        kept.candidates.push_back(library.candidates[p]);
+        kept.queries.push_back(library.queries[p]);
+        if (gated) kept.gates.push_back(library.gates[p]);
       }
     }
     auto router = std::make_shared<retrieve::PilotRouter>(
-        std::move(pilots), std::move(candidates), bench.width,
-        bench.options.similarity, aggregate, std::move(queries));
-    return [router, shift, libraries, gates, gated, out, &bench](
-               const RoutedSet& set, int64_t i) {
-      const auto query = bench.Vector(set.test, i);
-      const Library* nearest = nullptr;
-      double similarity = -std::numeric_limits<double>::infinity();
-      for (const Library& library : *libraries) {
-        if (!gated || library.of == out) continue;
-        const double s = Nearest(bench, query, library, out);
-        if (s <= similarity) continue;
-        similarity = s;
-        nearest = &library;
-      }
-      if (nearest != nullptr && similarity < gates.at(nearest->of)) {
-        return kBase;
-      }
-      const int chosen = router->Route(query)[0];
+        std::move(kept.pilots), std::move(kept.candidates), bench.width,
+        bench.options.similarity, aggregate, std::move(kept.queries),
+        std::move(kept.gates));
+    return [router, shift, &bench](const RoutedSet& set, int64_t i) {
+      const int chosen = router->Route(bench.Vector(set.test, i))[0];
       return chosen < 0 ? kBase : chosen - shift;
     };
   };

@@ -21,6 +21,7 @@ namespace {
 
 constexpr int kMaxTargets = 64;
 constexpr double kMaxNoise = 100;
+constexpr double kMaxGateShare = 0.5;
 
 std::string OwnerOf(const std::string& id) {
   return id.substr(0, id.find('/'));
@@ -140,6 +141,20 @@ void CheckPilotRecord(const v1::ExpertManifest& m, Reasons& reasons) {
                    [&](const auto& e) { return e.id() == p.of(); })) {
     reasons.push_back(absl::StrCat("pilots.experts lacks ", Shown(p.of()),
                                    ", which the pilots are of"));
+  }
+  if (!(p.gate_share() >= 0 && p.gate_share() <= kMaxGateShare)) {
+    reasons.push_back(absl::StrCat("pilots.gate_share is ", p.gate_share(),
+                                   ", want 0 to ", kMaxGateShare));
+  }
+  for (const v1::PilotGroup& g : p.groups()) {
+    if (p.gate_share() > 0 ? g.gate() >= -1 && g.gate() <= 1
+                           : g.gate() == 0) {
+      continue;
+    }
+    reasons.push_back(absl::StrCat(
+        "the gate of ", Shown(g.expert()), " is ", g.gate(),
+        p.gate_share() > 0 ? ", want a cosine, -1 to 1"
+                           : ", want none without gate_share"));
   }
   if (!(p.noise() >= 0 && p.noise() <= kMaxNoise)) {
     reasons.push_back(

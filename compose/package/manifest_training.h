@@ -35,7 +35,7 @@ inline constexpr char kLeavesProbe[] =
     "perplexity of the base on held-out text";
 inline constexpr char kLeavesAdapter[] = "adapter weights";
 inline constexpr char kLeavesPilots[] =
-    "mean vectors of groups of queries, with counts";
+    "mean vectors of groups of queries, with counts and reach";
 
 // Values of a plan's row_init; empty is the first.
 inline constexpr char kRowsHidden[] = "hidden";

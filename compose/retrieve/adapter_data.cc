@@ -133,8 +133,14 @@ Answered AnsweredOf(const BeirSet& set, int64_t max_queries, uint64_t seed) {
 // The base's best documents for each query that nobody judged relevant.
 absl::StatusOr<std::vector<std::vector<int64_t>>> Mine(
     const TextEncoder& base, const BeirSet& set, const Answered& answered,
-    std::span<const float> documents, const AdapterDataOptions& options) {
-  MOTET_ASSIGN_OR_RETURN(const Vectors queries, base.Encode(answered.texts));
+    std::span<const float> documents, const AdapterDataOptions& options,
+    double done) {
+  // Queries are no part of the progress, but can be stopped like documents.
+  const auto go_on = [&](double) {
+    return !options.progress || options.progress(done);
+  };
+  MOTET_ASSIGN_OR_RETURN(const Vectors queries,
+                         base.Encode(answered.texts, nullptr, go_on));
   size_t most = 0;
   for (const auto& rows : answered.relevant) most = std::max(most, rows.size());
   const int64_t depth = options.hard_skip + options.hard_pool +
@@ -167,22 +173,39 @@ absl::StatusOr<std::vector<std::vector<int64_t>>> Mine(
 absl::StatusOr<Vectors> CachedVectors(const TextEncoder& base,
                                       std::span<const std::string> texts,
                                       const std::string& folder,
-                                      const Fraction& progress, bool* cached) {
+                                      const Fraction& progress, bool* cached,
+                                      size_t texts_a_file) {
   *cached = false;
   if (folder.empty()) return base.Encode(texts, nullptr, progress);
   MOTET_RETURN_IF_ERROR(proto::MakeDirectories(folder));
-  const std::string path =
-      absl::StrCat(folder, "/documents-",
-                   proto::Hex(KeyOf(base, texts)).substr(0, 32),
-                   ".safetensors");
-  Vectors vectors;
-  if (ReadVectors(path, texts.size(), base.width(), vectors)) {
-    *cached = true;
-    return vectors;
+  Vectors all;
+  all.values.reserve(texts.size() * static_cast<size_t>(base.width()));
+  bool encoded = false;
+  for (size_t first = 0; first < texts.size(); first += texts_a_file) {
+    const auto part =
+        texts.subspan(first, std::min(texts_a_file, texts.size() - first));
+    const std::string path =
+        absl::StrCat(folder, "/documents-",
+                     proto::Hex(KeyOf(base, part)).substr(0, 32),
+                     ".safetensors");
+    Vectors vectors;
+    if (!ReadVectors(path, part.size(), base.width(), vectors)) {
+      const auto so_far = [&](double fraction) {
+        return !progress ||
+               progress((static_cast<double>(first) +
+                         fraction * static_cast<double>(part.size())) /
+                        static_cast<double>(texts.size()));
+      };
+      MOTET_ASSIGN_OR_RETURN(vectors, base.Encode(part, nullptr, so_far));
+      MOTET_RETURN_IF_ERROR(WriteVectors(path, base.width(), vectors));
+      encoded = true;
+    }
+    all.values.insert(all.values.end(), vectors.values.begin(),
+                      vectors.values.end());
+    all.cut += vectors.cut;
   }
-  MOTET_ASSIGN_OR_RETURN(vectors, base.Encode(texts, nullptr, progress));
-  MOTET_RETURN_IF_ERROR(WriteVectors(path, base.width(), vectors));
-  return vectors;
+  *cached = !encoded;
+  return all;
 }
 
 absl::StatusOr<MadeAdapterData> MakeAdapterData(
@@ -215,7 +238,8 @@ absl::StatusOr<MadeAdapterData> MakeAdapterData(
     std::vector<std::vector<int64_t>> hard;
     if (options.hard_pool > 0 && !answered.texts.empty()) {
       MOTET_ASSIGN_OR_RETURN(
-          hard, Mine(base, set, answered, documents.values, options));
+          hard, Mine(base, set, answered, documents.values, options,
+                     static_cast<double>(done) / static_cast<double>(all)));
     }
     // Rows of this set begin where those before it end.
     const int64_t before =

@@ -47,13 +47,15 @@ absl::StatusOr<MadeAdapterData> MakeAdapterData(
     const TextEncoder& base, const std::vector<BeirSet>& sets,
     const AdapterDataOptions& options);
 
-// The base's vectors of texts, from the file in `folder` that is theirs, or
-// encoded and kept there. The file's name is of the encoder, its arithmetic
-// and every text; one that is damaged is made again. *cached: it was there;
-// then `tokens` is empty.
+// The base's vectors of texts, from the files in `folder` that are theirs, or
+// encoded and kept there, a file each so many texts: what is interrupted goes
+// on from the last one, and a corpus that grew keeps those before. A file's
+// name is of the encoder, its arithmetic and every text; one that is damaged is
+// made again. *cached: all were there. `tokens` is empty.
 absl::StatusOr<Vectors> CachedVectors(const TextEncoder& base,
                                       std::span<const std::string> texts,
                                       const std::string& folder,
-                                      const Fraction& progress, bool* cached);
+                                      const Fraction& progress, bool* cached,
+                                      size_t texts_a_file = 8192);
 
 }  // namespace motet::retrieve

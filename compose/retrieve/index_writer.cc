@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "compose/math/tensor.h"
 #include "compose/retrieve/bm25.h"
@@ -132,7 +133,19 @@ absl::Status IndexWriter::Load() {
   MOTET_RETURN_IF_ERROR(proto::MakeDirectories(StructuresPath(folder_)));
   MOTET_RETURN_IF_ERROR(proto::SyncDirectory(folder_));
   MOTET_ASSIGN_OR_RETURN(record_, ReadStructureRecord(*store_, folder_));
+  MOTET_RETURN_IF_ERROR(RemoveTemporaries());
   return RemoveOtherStructures();
+}
+
+// Of a process that died while it replaced a file.
+absl::Status IndexWriter::RemoveTemporaries() const {
+  MOTET_ASSIGN_OR_RETURN(const auto names, proto::ListDirectory(folder_));
+  for (const std::string& name : names) {
+    if (!absl::StartsWith(name, "texts.acknowledged.tmp.")) continue;
+    std::error_code ignored;
+    std::filesystem::remove(folder_ + "/" + name, ignored);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status IndexWriter::RemoveOtherStructures() const {

@@ -57,6 +57,7 @@ class IndexWriter {
         lock_(std::move(lock)) {}
   absl::Status Load();
   absl::Status WriteStructure(const Approximate& structure, IndexKind kind);
+  absl::Status RemoveTemporaries() const;
   absl::Status RemoveOtherStructures() const;
 
   std::string folder_;

@@ -11,6 +11,18 @@
 #include "compose/retrieve/dot.h"
 
 namespace motet::retrieve {
+namespace {
+
+double Length(const float* vector, int64_t width) {
+  return std::sqrt(BestDot()(vector, vector, width));
+}
+
+// 0 where one has no length.
+double Cosine(double product, double lengths) {
+  return lengths > 0 ? product / lengths : 0;
+}
+
+}  // namespace
 
 std::vector<int> BestExperts(std::span<const double> scores, int64_t experts,
                              int own) {
@@ -64,32 +76,74 @@ MadePilots MakePilots(std::span<const double> scores,
   return made;
 }
 
+void SetGates(std::span<const double> scores, std::span<const float> vectors,
+              int64_t experts, int64_t width, int own, double share,
+              MadePilots& made) {
+  MOTET_CHECK(share >= 0 && share < 1);
+  const Dot dot = BestDot();
+  const std::vector<int> best = BestExperts(scores, experts, own);
+  for (PilotGroup& group : made.groups) {
+    const float* pilot = group.mean.data();
+    const double length = Length(pilot, width);
+    std::vector<double> cosines;
+    for (size_t q = 0; q < best.size(); ++q) {
+      if (best[q] != group.expert) continue;
+      const float* vector = vectors.data() + q * static_cast<size_t>(width);
+      const double cosine = Cosine(dot(vector, pilot, width),
+                                   length * Length(vector, width));
+      cosines.push_back(std::isnan(cosine) ? -1 : cosine);  // beyond f32
+    }
+    MOTET_CHECK(!cosines.empty());
+    const auto at =
+        cosines.begin() +
+        static_cast<int64_t>(share * static_cast<double>(cosines.size()));
+    std::nth_element(cosines.begin(), at, cosines.end());
+    // Of a vector with itself rounding makes a little more than 1.
+    group.gate = std::clamp(*at, -1.0, 1.0);
+  }
+}
+
 PilotRouter::PilotRouter(std::vector<float> pilots, std::vector<int> experts,
                          int64_t width, Similarity similarity,
-                         Aggregate aggregate, std::vector<int64_t> queries)
+                         Aggregate aggregate, std::vector<int64_t> queries,
+                         std::vector<double> gates)
     : pilots_(std::move(pilots)),
       experts_(std::move(experts)),
       queries_(std::move(queries)),
       width_(width),
       similarity_(similarity),
-      aggregate_(aggregate) {
+      aggregate_(aggregate),
+      gates_(std::move(gates)) {
   MOTET_CHECK(pilots_.size() == experts_.size() * static_cast<size_t>(width));
   if (aggregate_ != Aggregate::kWeighted) queries_.assign(experts_.size(), 1);
   MOTET_CHECK(queries_.size() == experts_.size());
-  if (similarity_ != Similarity::kCosine) return;
-  const Dot dot = BestDot();
+  MOTET_CHECK(gates_.empty() || gates_.size() == experts_.size());
+  if (similarity_ != Similarity::kCosine && gates_.empty()) return;
   for (size_t i = 0; i < experts_.size(); ++i) {
-    const float* pilot = pilots_.data() + i * static_cast<size_t>(width_);
-    lengths_.push_back(std::sqrt(dot(pilot, pilot, width_)));
+    lengths_.push_back(
+        Length(pilots_.data() + i * static_cast<size_t>(width_), width_));
   }
+}
+
+bool PilotRouter::LetsIn(std::span<const float> query) const {
+  if (gates_.empty()) return true;
+  const Dot dot = BestDot();
+  const double length = Length(query.data(), width_);
+  for (size_t i = 0; i < gates_.size(); ++i) {
+    const float* pilot = pilots_.data() + i * static_cast<size_t>(width_);
+    if (Cosine(dot(query.data(), pilot, width_), length * lengths_[i]) >=
+        gates_[i]) {
+      return true;
+    }
+  }
+  return false;
 }
 
 std::vector<PilotRouter::Score> PilotRouter::Scores(
     std::span<const float> query) const {
   const Dot dot = BestDot();
-  const double length = similarity_ == Similarity::kCosine
-                            ? std::sqrt(dot(query.data(), query.data(), width_))
-                            : 1;
+  const double length =
+      similarity_ == Similarity::kCosine ? Length(query.data(), width_) : 1;
   struct Sum {
     double value = 0;
     double n = 0;
@@ -101,8 +155,7 @@ std::vector<PilotRouter::Score> PilotRouter::Scores(
         dot(query.data(), pilots_.data() + i * static_cast<size_t>(width_),
             width_);
     if (similarity_ == Similarity::kCosine) {
-      const double both = length * lengths_[i];
-      similarity = both > 0 ? similarity / both : 0;
+      similarity = Cosine(similarity, length * lengths_[i]);
     }
     Sum& sum = sums[experts_[i]];
     if (aggregate_ != Aggregate::kMax) {
@@ -126,7 +179,12 @@ std::vector<int> PilotRouter::Route(std::span<const float> queries) const {
   const auto width = static_cast<size_t>(width_);
   for (size_t at = 0; at < queries.size(); at += width) {
     Score best{-1, 0};
-    for (const Score& score : Scores(queries.subspan(at, width))) {
+    const auto query = queries.subspan(at, width);
+    if (!LetsIn(query)) {
+      route.push_back(-1);
+      continue;
+    }
+    for (const Score& score : Scores(query)) {
       if (std::isnan(score.score)) continue;  // of numbers beyond f32
       if (best.expert < 0 || score.score > best.score) best = score;
     }

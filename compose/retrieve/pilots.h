@@ -24,6 +24,7 @@ struct PilotGroup {
   int expert = 0;  // of those that were scored, from 0
   int64_t queries = 0;
   std::vector<float> mean;  // [C]
+  double gate = -1;         // SetGates
 };
 struct MadePilots {
   std::vector<PilotGroup> groups;  // by expert
@@ -42,6 +43,16 @@ MadePilots MakePilots(std::span<const double> scores,
                       std::span<const float> vectors, int64_t experts,
                       int64_t width, const PilotOptions& options);
 
+// How far from its pilot a group reaches: the gate is the cosine to it that
+// `share` of the group's queries stay below.
+//   gate_e = quantile_share {cos(v_q, p_e): best_q = e}
+// Of the pilots as they are by then, with their noise. Arguments as
+// MakePilots'; 0 <= share < 1.
+inline constexpr double kGateShare = 0.1;
+void SetGates(std::span<const double> scores, std::span<const float> vectors,
+              int64_t experts, int64_t width, int own, double share,
+              MadePilots& made);
+
 enum class Similarity : uint8_t { kDot, kCosine };
 // kWeighted: the mean over the queries behind the pilots.
 enum class Aggregate : uint8_t { kMean, kMax, kWeighted };
@@ -52,15 +63,19 @@ enum class Aggregate : uint8_t { kMean, kMax, kWeighted };
 //   queries: a group that an expert won by luck in a foreign domain weighs
 //   little
 //   argmax_e, ties to the lowest e                             [2409.02685 §3]
+// Gated, which is Motet's own: a query that no pilot's gate lets in is
+// nobody's, cos(query, p) < gate_p for all p; fewer pilots never let in more.
 // Differs from the authors' code, which takes the maximum: "max" is an option.
 class PilotRouter {
  public:
   // pilots: [N,C]. experts: [N], whose each is, from 0. A pilot without
   // length is as far as can be from everything by cosine: similarity 0.
   // queries: [N], behind each pilot; needed by kWeighted alone.
+  // gates: [N], cosines; empty: every query goes to an expert.
   PilotRouter(std::vector<float> pilots, std::vector<int> experts,
               int64_t width, Similarity similarity, Aggregate aggregate,
-              std::vector<int64_t> queries = {});
+              std::vector<int64_t> queries = {},
+              std::vector<double> gates = {});
 
   struct Score {
     int expert = 0;
@@ -68,7 +83,10 @@ class PilotRouter {
   };
   // Of every expert with a pilot, ascending. query: [C].
   std::vector<Score> Scores(std::span<const float> query) const;
-  // The expert for each query, -1 where nobody has a pilot. queries: [Q,C].
+  // Whether a gate lets it in, or there are none. query: [C].
+  bool LetsIn(std::span<const float> query) const;
+  // The expert for each query, -1 where nobody has a pilot or no gate lets it
+  // in. queries: [Q,C].
   std::vector<int> Route(std::span<const float> queries) const;
   int64_t pilots() const { return static_cast<int64_t>(experts_.size()); }
 
@@ -76,10 +94,11 @@ class PilotRouter {
   std::vector<float> pilots_;
   std::vector<int> experts_;
   std::vector<int64_t> queries_;
-  std::vector<double> lengths_;  // by cosine
   int64_t width_;
   Similarity similarity_;
   Aggregate aggregate_;
+  std::vector<double> gates_;
+  std::vector<double> lengths_;  // of the pilots, where cosines are asked for
 };
 
 }  // namespace motet::retrieve

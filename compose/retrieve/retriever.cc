@@ -256,6 +256,11 @@ absl::StatusOr<Retriever::Library> Retriever::ReadLibrary(
                    absl::StrCat("F32 ", want.ToString()),
                    "ask its owner for a correct one");
   }
+  if (lock_.retriever().gate() && record.gate_share() <= 0) {
+    return Invalid(locked.id(), "pilots without gates",
+                   "gates, which the lock asks for",
+                   "let its owner make the pilots again");
+  }
   Library library;
   library.expert = positions.at(NameOf(locked.of()));
   for (int g = 0; g < record.groups_size(); ++g) {
@@ -295,6 +300,7 @@ absl::StatusOr<Retriever::Library> Retriever::ReadLibrary(
                            pilot + base_->width());
     library.experts.push_back(position->second);
     library.queries.push_back(static_cast<int64_t>(record.groups(g).queries()));
+    library.gates.push_back(record.groups(g).gate());
   }
   return library;
 }
@@ -303,6 +309,8 @@ PilotRouter Retriever::RouterFor(ExpertMask set) const {
   std::vector<float> vectors;
   std::vector<int> of;
   std::vector<int64_t> queries;
+  std::vector<double> gates;
+  const v1::RetrieverLock& how = lock_.retriever();
   const auto width = static_cast<size_t>(base_->width());
   for (const Library& library : libraries_) {
     if (!Has(set, library.expert)) continue;
@@ -312,16 +320,16 @@ PilotRouter Retriever::RouterFor(ExpertMask set) const {
       vectors.insert(vectors.end(), pilot.begin(), pilot.end());
       of.push_back(library.experts[i]);
       queries.push_back(library.queries[i]);
+      if (how.gate()) gates.push_back(library.gates[i]);
     }
   }
-  const v1::RetrieverLock& how = lock_.retriever();
   return PilotRouter(
       std::move(vectors), std::move(of), base_->width(),
       how.similarity() == "cosine" ? Similarity::kCosine : Similarity::kDot,
       how.aggregate() == "max"        ? Aggregate::kMax
       : how.aggregate() == "weighted" ? Aggregate::kWeighted
                                       : Aggregate::kMean,
-      std::move(queries));
+      std::move(queries), std::move(gates));
 }
 
 std::unique_ptr<QueryEncoder> Retriever::QueriesFor(ExpertMask set) const {

@@ -52,6 +52,7 @@ class Retriever : public assemble::Served {
     std::vector<float> vectors;
     std::vector<int> experts;
     std::vector<int64_t> queries;  // behind each
+    std::vector<double> gates;     // of each, where the lock asks for them
   };
   Retriever() = default;
   absl::Status Init(const assemble::PackageFolder& folder_of,

@@ -14,6 +14,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "proto/error.h"
@@ -109,6 +110,10 @@ rocksdb::Options DatabaseOptions(bool write) {
   return options;
 }
 
+std::string AcknowledgedPath(const std::string& folder) {
+  return folder + ".acknowledged";
+}
+
 class RocksTextStore : public TextStore {
  public:
   RocksTextStore(std::string folder, rocksdb::DB* db)
@@ -165,7 +170,10 @@ absl::Status RocksTextStore::ForEach(
 absl::Status RocksTextStore::Write(rocksdb::WriteBatch& batch) {
   rocksdb::WriteOptions options;
   options.sync = true;
-  return FromRocks(db_->Write(options, &batch), folder_);
+  MOTET_RETURN_IF_ERROR(FromRocks(db_->Write(options, &batch), folder_));
+  return proto::WriteFileAtomic(
+      AcknowledgedPath(folder_),
+      absl::StrCat(db_->GetLatestSequenceNumber(), "\n"));
 }
 
 absl::Status RocksTextStore::Bury(rocksdb::WriteBatch& batch,
@@ -392,9 +400,57 @@ std::string DocumentJson(const Document& document) {
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+namespace {
+
+// The number of the last write that a caller was told of.
+absl::StatusOr<uint64_t> Acknowledged(const std::string& folder) {
+  const std::string path = AcknowledgedPath(folder);
+  if (!proto::Exists(path)) return 0;
+  MOTET_ASSIGN_OR_RETURN(const std::string text, proto::ReadFile(path, 64));
+  uint64_t number = 0;
+  if (!absl::EndsWith(text, "\n") || !absl::SimpleAtoi(text, &number)) {
+    return Damaged(path, "no number of a write");
+  }
+  return number;
+}
+
+// RocksDB ends a log where it is cut or altered, as a process does that dies
+// while it writes; but what was acknowledged lies before that.
+absl::StatusOr<std::unique_ptr<rocksdb::DB>> OpenWhole(
+    const std::string& folder) {
+  // A writer beside this reader may take a log away that was just listed.
+  constexpr int kAttempts = 3;
+  uint64_t told = 0, there = 0;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    // First, as that writer goes on.
+    MOTET_ASSIGN_OR_RETURN(told, Acknowledged(folder));
+    rocksdb::DB* opened = nullptr;
+    MOTET_RETURN_IF_ERROR(FromRocks(
+        rocksdb::DB::OpenForReadOnly(DatabaseOptions(false), folder, &opened),
+        folder));
+    std::unique_ptr<rocksdb::DB> db(opened);
+    there = db->GetLatestSequenceNumber();
+    if (told <= there) return db;
+  }
+  return Damaged(folder, absl::StrCat("writes up to ", there, " of ", told,
+                                      " that were acknowledged"));
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<TextStore>> TextStore::OpenForWriting(
     const std::string& folder) {
   MOTET_RETURN_IF_ERROR(proto::MakeDirectories(folder));
+  // Before RocksDB ends a log for good.
+  if (proto::Exists(folder + "/CURRENT")) {
+    MOTET_RETURN_IF_ERROR(OpenWhole(folder).status());
+  } else {
+    MOTET_ASSIGN_OR_RETURN(const uint64_t told, Acknowledged(folder));
+    if (told > 0) {
+      return Damaged(folder, absl::StrCat("nothing of ", told,
+                                          " writes that were acknowledged"));
+    }
+  }
   rocksdb::DB* db = nullptr;
   MOTET_RETURN_IF_ERROR(
       FromRocks(rocksdb::DB::Open(DatabaseOptions(true), folder, &db), folder));
@@ -407,11 +463,8 @@ absl::StatusOr<std::unique_ptr<TextStore>> TextStore::OpenForReading(
     return Error(absl::StatusCode::kNotFound, folder, "no text store", "one",
                  "the folder is no index, or part of it is missing");
   }
-  rocksdb::DB* db = nullptr;
-  MOTET_RETURN_IF_ERROR(FromRocks(
-      rocksdb::DB::OpenForReadOnly(DatabaseOptions(false), folder, &db),
-      folder));
-  return std::make_unique<RocksTextStore>(folder, db);
+  MOTET_ASSIGN_OR_RETURN(auto db, OpenWhole(folder));
+  return std::make_unique<RocksTextStore>(folder, db.release());
 }
 
 }  // namespace motet::retrieve

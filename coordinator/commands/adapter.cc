@@ -2,10 +2,7 @@
 // motet adapter train ENCODER --data DIR --out FOLDER: an embedding adapter of
 // an encoder, in PEFT's layout, from queries and judged documents on this disk
 // (docs/retrieval.md). No federation is needed or looked for.
-#include <signal.h>
-
 #include <CLI/CLI.hpp>
-#include <atomic>
 #include <filesystem>
 #include <memory>
 #include <set>
@@ -17,6 +14,7 @@
 #include "compose/package/peft.h"
 #include "compose/retrieve/adapter_data.h"
 #include "coordinator/arithmetic.h"
+#include "coordinator/commands/number_options.h"
 #include "coordinator/commands/retrieval_parts.h"
 #include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
@@ -25,8 +23,6 @@
 
 namespace motet::coordinator {
 namespace {
-
-std::atomic<bool> g_interrupted = false;
 
 struct Options {
   std::string encoder, out;
@@ -58,7 +54,7 @@ absl::StatusOr<retrieve::MadeAdapterData> Read(
   ProgressLine progress("documents");
   texts.progress = [&](double fraction) {
     progress.Update(fraction, absl::StrCat(documents, " documents"));
-    return true;
+    return !Interrupted();
   };
   MOTET_ASSIGN_OR_RETURN(retrieve::MadeAdapterData made,
                          retrieve::MakeAdapterData(base, sets, texts));
@@ -77,6 +73,11 @@ absl::StatusOr<retrieve::MadeAdapterData> Read(
   }
   progress.Finish(detail);
   return made;
+}
+
+absl::Status Stopped(const absl::Status& status) {
+  return absl::CancelledError(absl::StrCat(
+      status.message(), "; the same command goes on from there"));
 }
 
 // Several data folders may end alike; the same one twice is a slip.
@@ -111,11 +112,12 @@ absl::Status Train(Options options, const Context& context) {
   options.train.checkpoint_path = work + "/checkpoint.safetensors";
   MOTET_ASSIGN_OR_RETURN(const auto lock,
                          proto::FileLock::Take(work + "/lock", "training"));
+  WatchInterrupts();
+  auto read = Read(options, *base);
+  if (absl::IsCancelled(read.status())) return Stopped(read.status());
   MOTET_ASSIGN_OR_RETURN(const retrieve::MadeAdapterData made,
-                         Read(options, *base));
+                         std::move(read));
 
-  signal(SIGINT, [](int) { g_interrupted = true; });
-  signal(SIGTERM, [](int) { g_interrupted = true; });
   const int64_t batch = std::min<int64_t>(
       options.train.batch_queries, std::ssize(made.data.queries));
   ProgressLine progress("adapter");
@@ -129,15 +131,12 @@ absl::Status Train(Options options, const Context& context) {
                         static_cast<double>((p.step - first) * batch) /
                             p.seconds,
                         p.eta_seconds));
-    return !g_interrupted.load();
+    return !Interrupted();
   };
   learn::TrainResult result;
   auto trained = learn::TrainAdapter(base->encoder(), made.data, options.train,
                                      report, &result);
-  if (absl::IsCancelled(trained.status())) {
-    return absl::CancelledError(absl::StrCat(
-        trained.status().message(), "; the same command goes on from there"));
-  }
+  if (absl::IsCancelled(trained.status())) return Stopped(trained.status());
   MOTET_RETURN_IF_ERROR(trained.status());
   progress.Finish(absl::StrFormat("%d steps in %.0f s", result.steps,
                                   result.seconds));
@@ -210,13 +209,7 @@ void AddAdapter(CLI::App& app, Context& context) {
   train->add_flag("--one-set-a-batch", o->train.one_set_a_batch,
                   "With several --data: a batch is of one of them, each as "
                   "often as its queries are many");
-  // One line an option: name, target, range, meaning.
-  const auto number = [&](const char* name, auto& target, double least,
-                          double most, const char* meaning) {
-    train->add_option(name, target, meaning)
-        ->check(CLI::Range(least, most))
-        ->capture_default_str();
-  };
+  const NumberOptions number{*train};
   number("--steps", o->train.steps, 1, 1e9, "Optimiser steps");
   number("--batch", o->train.batch_queries, 2, 65536, "Queries a step");
   number("--lr", o->train.learning_rate, 1e-9, 1,

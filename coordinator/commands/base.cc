@@ -3,11 +3,8 @@
 // every expert is branched from, with its tokenizer, its anchor statistics
 // and the public text that owners mix into their batches, as one signed
 // package.
-#include <signal.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <atomic>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +16,7 @@
 #include "coordinator/base_package.h"
 #include "coordinator/cli.h"
 #include "coordinator/commands/base_import.h"
+#include "coordinator/commands/number_options.h"
 #include "coordinator/federation.h"
 #include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
@@ -39,8 +37,6 @@ struct Options {
   int64_t anchor_tokens = 65536;
   int64_t public_bytes = 2 << 20;
 };
-
-std::atomic<bool> g_interrupted{false};
 
 v1::TrainingRecord Record(const learn::TrainOptions& options,
                           const learn::TrainResult& result) {
@@ -73,7 +69,7 @@ absl::Status Train(const Options& options, const Context& context) {
   tokenizer_options.vocabulary = options.vocabulary;
   tokenizer_options.progress = [&](double fraction) {
     tokenizer_progress.Update(fraction, "");
-    return !g_interrupted.load();
+    return !Interrupted();
   };
   MOTET_ASSIGN_OR_RETURN(
       std::string tokenizer_json,
@@ -109,7 +105,7 @@ absl::Status Train(const Options& options, const Context& context) {
                                               p.step, p.steps, p.loss,
                                               p.tokens_per_second,
                                               p.eta_seconds));
-                          return !g_interrupted.load();
+                          return !Interrupted();
                         }));
   progress.Finish(absl::StrFormat(
       "%.2f M parameters, %d tokens, loss %.3f, %.0f s",
@@ -207,13 +203,7 @@ void AddBase(CLI::App& app, Context& context) {
   train->add_option("--data", o->data, "Public text: train.jsonl of `motet "
                                        "corpus import`")
       ->required();
-  // One line an option: name, target, range, meaning.
-  const auto number = [&](const char* name, auto& target, double least,
-                          double most, const char* meaning) {
-    train->add_option(name, target, meaning)
-        ->check(CLI::Range(least, most))
-        ->capture_default_str();
-  };
+  const NumberOptions number{*train};
   number("--vocabulary", o->vocabulary, 300, 1e6, "Tokens of the vocabulary");
   number("--width", o->config.width, 8, 65536,
          "Width of the residual stream");
@@ -246,8 +236,7 @@ void AddBase(CLI::App& app, Context& context) {
       o->train.warmup_steps =
           std::min(o->train.warmup_steps, o->train.steps / 10);
     }
-    signal(SIGINT, [](int) { g_interrupted = true; });
-    signal(SIGTERM, [](int) { g_interrupted = true; });
+    WatchInterrupts();
     return Train(*o, context);
   });
   AddBaseImport(*noun, context);

@@ -15,6 +15,7 @@
 #include "compose/learn/trainer.h"
 #include "compose/package/package_folder.h"
 #include "coordinator/base_package.h"
+#include "coordinator/commands/number_options.h"
 #include "coordinator/encoder_package.h"
 #include "coordinator/federation.h"
 #include "coordinator/json_text.h"
@@ -163,12 +164,7 @@ void AddBaseImport(CLI::App& noun, Context& context) {
                    "for an encoder");
   command->add_option("--licence", o->spdx, "The model's, an SPDX expression")
       ->capture_default_str();
-  const auto number = [&](const char* name, int64_t& target, double least,
-                          double most, const char* meaning) {
-    command->add_option(name, target, meaning)
-        ->check(CLI::Range(least, most))
-        ->capture_default_str();
-  };
+  const NumberOptions number{*command};
   number("--sequence-tokens", o->sequence_tokens, 16, 65536,
          "Window that the statistics are taken over");
   number("--anchor-tokens", o->anchor_tokens, 256, 1e10,

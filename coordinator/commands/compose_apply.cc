@@ -5,10 +5,7 @@
 // router rows that the recipe wants tuned: that run can be stopped and goes on
 // from its checkpoint when the recipe is applied again. It is a new folder
 // that takes the old one's place when all of it is there.
-#include <signal.h>
-
 #include <CLI/CLI.hpp>
-#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <functional>
@@ -45,8 +42,6 @@ struct Options {
   std::string recipe;
   bool dry_run = false;
 };
-
-std::atomic<bool> g_interrupted{false};
 
 // Writes what a composition has beside its lock into a folder, and may fill
 // the lock in.
@@ -137,8 +132,7 @@ Make Tune(const Federation& federation,
              v1::CompositionLock& lock) -> absl::Status {
     const std::string checkpoint = CheckpointName(lock);
     RemoveCheckpoints(federation, lock.name(), checkpoint);
-    signal(SIGINT, [](int) { g_interrupted = true; });
-    signal(SIGTERM, [](int) { g_interrupted = true; });
+    WatchInterrupts();
     assemble::TuneOptions options;
     options.checkpoint_path = federation.Path("work/" + checkpoint);
     options.progress = [&](const learn::TrainProgress& p) {
@@ -148,7 +142,7 @@ Make Tune(const Federation& federation,
                                       "tokens/s, %.0f s left",
                                       p.step, p.steps, p.loss,
                                       p.tokens_per_second, p.eta_seconds));
-      return !g_interrupted.load();
+      return !Interrupted();
     };
     auto tuned = assemble::TuneComposition(lock, folder_of, documents,
                                            partial, options);

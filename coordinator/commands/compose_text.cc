@@ -84,7 +84,8 @@ std::string MethodText(const v1::CompositionLock& lock) {
                         ", the ",
                         r.aggregate() == "weighted" ? "weighted mean"
                                                     : r.aggregate(),
-                        " of each expert's");
+                        " of each expert's",
+                        r.gate() ? ", gated" : "");
   }
   if (lock.has_merge() &&
       assemble::FindMergeKind(lock.merge().kind()) != nullptr) {

@@ -2,11 +2,8 @@
 // motet encoder train --data FILE --out FOLDER: a BERT encoder and its
 // tokenizer from nothing but documents, by random crops (docs/encoder.md). No
 // federation is needed or looked for.
-#include <signal.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <atomic>
 #include <filesystem>
 #include <memory>
 
@@ -18,6 +15,7 @@
 #include "compose/package/encoder_folder.h"
 #include "compose/retrieve/beir.h"
 #include "coordinator/arithmetic.h"
+#include "coordinator/commands/number_options.h"
 #include "coordinator/commands/retrieval_parts.h"
 #include "coordinator/json_text.h"
 #include "nlohmann/json.hpp"
@@ -26,8 +24,6 @@
 
 namespace motet::coordinator {
 namespace {
-
-std::atomic<bool> g_interrupted = false;
 
 struct Options {
   std::vector<std::string> data;
@@ -71,11 +67,13 @@ absl::StatusOr<std::vector<std::string>> ReadTexts(const Options& options) {
   return texts;
 }
 
-absl::Status CheckShape(const Options& o) {
+absl::Status CheckOptions(const Options& o) {
   model::EncoderConfig config = o.config;
   config.vocabulary = o.vocabulary;
   config.max_positions = o.max_tokens;
   MOTET_RETURN_IF_ERROR(model::CheckEncoderConfig(config));
+  MOTET_RETURN_IF_ERROR(
+      learn::CheckCropOptions(o.train, config.max_positions));
   if (proto::Exists(o.out + "/config.json")) {
     return proto::Error(absl::StatusCode::kAlreadyExists, o.out, "an encoder",
                         "a new folder", "remove it, or choose another --out");
@@ -98,17 +96,16 @@ std::string TokenizerConfig(int64_t max_tokens) {
 
 absl::Status Train(Options options, const Context& context) {
   while (absl::EndsWith(options.out, "/")) options.out.pop_back();
-  MOTET_RETURN_IF_ERROR(CheckShape(options));
-  MOTET_ASSIGN_OR_RETURN(const std::vector<std::string> texts,
-                         ReadTexts(options));
   // What an interrupted run goes on from.
   const std::string work = options.out + ".work";
-  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(work));
   options.train.checkpoint_path = work + "/checkpoint.safetensors";
+  MOTET_RETURN_IF_ERROR(CheckOptions(options));
+  MOTET_ASSIGN_OR_RETURN(const std::vector<std::string> texts,
+                         ReadTexts(options));
+  MOTET_RETURN_IF_ERROR(proto::MakeDirectories(work));
   MOTET_ASSIGN_OR_RETURN(const auto lock,
                          proto::FileLock::Take(work + "/lock", "training"));
-  signal(SIGINT, [](int) { g_interrupted = true; });
-  signal(SIGTERM, [](int) { g_interrupted = true; });
+  WatchInterrupts();
 
   ProgressLine reading("tokenizer");
   model::TokenizerTrainOptions words;
@@ -116,7 +113,7 @@ absl::Status Train(Options options, const Context& context) {
   words.vocabulary = options.vocabulary;
   words.progress = [&](double fraction) {
     reading.Update(fraction, "");
-    return !g_interrupted.load();
+    return !Interrupted();
   };
   MOTET_ASSIGN_OR_RETURN(const std::string tokenizer_json,
                          model::TrainTokenizer(texts, words));
@@ -166,7 +163,7 @@ absl::Status Train(Options options, const Context& context) {
                             "left",
                             p.step, p.steps, p.loss, p.tokens_per_second,
                             p.eta_seconds));
-        return !g_interrupted.load();
+        return !Interrupted();
       });
   if (absl::IsCancelled(trained.status())) {
     return absl::CancelledError(absl::StrCat(
@@ -230,13 +227,7 @@ void AddEncoder(CLI::App& app, Context& context) {
       ->allow_extra_args(false);
   train->add_option("--out", o->out, "The encoder's folder, a new one")
       ->required();
-  // One line an option: name, target, range, meaning.
-  const auto number = [&](const char* name, auto& target, double least,
-                          double most, const char* meaning) {
-    train->add_option(name, target, meaning)
-        ->check(CLI::Range(least, most))
-        ->capture_default_str();
-  };
+  const NumberOptions number{*train};
   number("--vocabulary", o->vocabulary, 300, 1e6,
          "Most tokens of the vocabulary");
   number("--width", o->config.width, 8, 65536, "Width of a vector");

@@ -106,7 +106,7 @@ for i in "${!owners[@]}"; do
   owner_join "$owner"
   {
     printf '[approve]\nmethods = ["router_retriever"]\n'
-    printf 'publish = ["adapter weights", "mean vectors of groups of queries, with counts"]\n'
+    printf 'publish = ["adapter weights", "mean vectors of groups of queries, with counts and reach"]\n'
     printf 'only_from = ["spiffe://retrieval/coordinator/main"]\nmax_steps = %s\n\n' "$steps"
     printf '[licence]\nspdx = "LicenseRef-%s-terms"\n' "$owner"
   } >"$node/policy.toml"
@@ -149,7 +149,7 @@ run motet expert list
 
 # ----------------------------------------------------------------- compose
 step "5. Compose"
-printf 'name = "search"\nmethod = "router_retriever"\nexperts = [%s]\n\n[retriever]\naggregate = "weighted"\n' "$list" >"$out/recipe.toml"
+printf 'name = "search"\nmethod = "router_retriever"\nexperts = [%s]\n\n[retriever]\naggregate = "weighted"\ngate = true\n' "$list" >"$out/recipe.toml"
 run motet compose plan "$out/recipe.toml"
 run motet compose apply "$out/recipe.toml"
 

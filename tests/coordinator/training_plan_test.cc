@@ -175,7 +175,7 @@ TEST(TrainingPlanTest, RetrievalHasKeysOfItsOwn) {
   EXPECT_EQ(plan->scored(1).id(), "b.example/law@1.0.0");
   EXPECT_THAT(
       plan->publishes(),
-      ElementsAre("mean vectors of groups of queries, with counts"));
+      ElementsAre("mean vectors of groups of queries, with counts and reach"));
 
   // Each kind's keys are unknown to the others.
   EXPECT_THAT(Message("id = 'a'\nrank = 8\nexperts = []\n"),

@@ -109,10 +109,14 @@ TEST_F(EncoderTest, NamesWhatIsWrong) {
   };
   refused(Train("made", {{"--heads", "3"}}),
           "num_attention_heads = 3 (want a divisor of hidden_size = 16)");
-  refused(Train("made", {{"--crop-most", "31"}}), "want at most 30");
+  // Before anything is read or trained.
+  refused(Train("made", {{"--crop-most", "31"}, {"--data", Path("nothing")}}),
+          "want at most 30");
   refused(Train("made", {{"--crop-least", "12"}, {"--crop-most", "8"}}),
           "crops of at most 8 tokens (want at least 12");
-  refused(Train("made", {{"--crop-least", "100"}, {"--crop-most", "200"}}),
+  refused(Train("made", {{"--crop-least", "100"},
+                         {"--crop-most", "200"},
+                         {"--max-tokens", "256"}}),
           "0 documents of 100 tokens or more");
   refused(Train("made", {{"--widht", "16"}}), "--widht");
   WriteText(Path("data/corpus.jsonl"), "");

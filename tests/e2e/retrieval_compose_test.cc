@@ -195,5 +195,32 @@ TEST_F(RetrievalComposeTest, FromRecipeToSearchAndBack) {
   }
 }
 
+// From the owners' nodes, which measure how far their pilots reach, to a query
+// that none reaches.
+TEST_F(RetrievalComposeTest, AGateLeavesFarQueriesToTheBase) {
+  const std::string recipe = f_.Path("gated.toml");
+  WriteText(recipe,
+            "name = \"gated\"\nmethod = \"router_retriever\"\n"
+            "experts = [\"sea.example/sea\", \"law.example/law\"]\n"
+            "[retriever]\ngate = true\n");
+  f_.MustMotet({"compose", "apply", recipe});
+  EXPECT_THAT(f_.MustMotet({"compose", "show", "gated"}).out,
+              HasSubstr("of each expert's, gated"));
+  const std::string index = f_.Path("index");
+  f_.MustMotet({"index", "build", index, "--encoder", f_.home() + "/base",
+                "--data", f_.Path("beir-sea/corpus.jsonl")});
+  const auto expert = [&](const std::string& query) {
+    return f_.Json({"search", index, "--composition", "gated", "--query",
+                    query})["results"][0]["expert"]
+        .get<std::string>();
+  };
+  EXPECT_NE(expert(Text("sea", "what is", 3)), "");  // a pilot is of it
+  EXPECT_EQ(expert("0 1 2 3 4 5 6 7 8 9 ( ) + - 0 1 2 3 4 5 6 7 8 9"), "");
+  const json proofs =
+      f_.Json({"eval", "exclusion", "gated", "--index", index, "--data",
+               f_.Path("beir-law"), "--split", "train"});
+  for (const json& proof : proofs) EXPECT_EQ(proof["equal"], true);
+}
+
 }  // namespace
 }  // namespace motet::testing

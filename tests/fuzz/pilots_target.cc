@@ -34,7 +34,10 @@ void CheckPilots(const v1::ExpertManifest& m) {
     last = scored[g.expert()];
     MOTET_CHECK(g.queries() >= 1 && g.queries() >= p.min_queries());
     queries += g.queries();
+    MOTET_CHECK(p.gate_share() > 0 ? g.gate() >= -1 && g.gate() <= 1
+                                   : g.gate() == 0);
   }
+  MOTET_CHECK(p.gate_share() >= 0 && p.gate_share() <= 0.5);
   // No more groups' queries than were ranked.
   MOTET_CHECK(queries <=
               p.scorings() / static_cast<uint64_t>(p.experts_size()));
@@ -121,7 +124,9 @@ v1::ExpertManifest PilotsManifest() {
     v1::PilotGroup* g = p.add_groups();
     g->set_expert(ids[group]);
     g->set_queries(20);
+    g->set_gate(0.5);
   }
+  p.set_gate_share(0.1);
   p.set_min_queries(20);
   p.set_withheld(1);
   p.set_scorings(3 * 45);

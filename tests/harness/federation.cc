@@ -236,7 +236,7 @@ void Federation::Join(const std::string& owner, const std::string& terms) {
             "\"all weights\", \"per-layer means and thresholds\", "
             "\"perplexity of the base on held-out text\", "
             "\"Fisher information\", \"adapter weights\", "
-            "\"mean vectors of groups of queries, with counts\"]\n\n"
+            "\"mean vectors of groups of queries, with counts and reach\"]\n\n"
             "[licence]\nspdx = \"CC-BY-4.0\"\n" +
                 terms);
   WriteText(Path(owner + ".jsonl"), Sentences(owner, 120, 2));

@@ -242,7 +242,7 @@ v1::TrainingPlan Retrieval(const std::string& kind) {
       e->set_manifest_sha256(std::string(64, 'a'));
       e->set_weights_sha256(std::string(64, 'b'));
     }
-    p.add_publishes("mean vectors of groups of queries, with counts");
+    p.add_publishes("mean vectors of groups of queries, with counts and reach");
   }
   return p;
 }
@@ -313,6 +313,7 @@ TEST(PlanCheckTest, ConsentSaysWhatOfQueriesLeaves) {
   EXPECT_EQ(PackageId(plan, settings), "code.example/pilots-code@1.0.0");
   EXPECT_THAT(DescribePlan(plan, settings, policy),
               AllOf(HasSubstr("at most 2 mean vectors"),
+                    HasSubstr("and its reach, the cosine to the mean"),
                     HasSubstr("law.example/l@1.0.0"),
                     HasSubstr("25 queries at least, without noise")));
   policy.pilot_noise = 0.01;

@@ -129,7 +129,7 @@ class RetrievalJobs : public ::testing::Test {
             owner.settings.Path("policy.toml"),
             absl::StrCat("[approve]\nmethods = [\"router_retriever\"]\n"
                          "publish = [\"adapter weights\", \"mean vectors of "
-                         "groups of queries, with counts\"]\n"
+                         "groups of queries, with counts and reach\"]\n"
                          "[pilots]\nmin_queries = 2\n[licence]\n"
                          "spdx = \"CC-BY-4.0\"\n",
                          more))

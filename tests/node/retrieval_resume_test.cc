@@ -43,6 +43,7 @@ TEST_F(RetrievalJobs, PilotsGoOnFromTheScoresThatAreDone) {
     for (size_t g = 0; g < a.made.groups.size(); ++g) {
       EXPECT_EQ(a.made.groups[g].queries, b.made.groups[g].queries);
       EXPECT_EQ(a.made.groups[g].mean, b.made.groups[g].mean);
+      EXPECT_EQ(a.made.groups[g].gate, b.made.groups[g].gate);
     }
   };
   const std::string path = NewFolder("scores") + "/checkpoint";
@@ -65,6 +66,26 @@ TEST_F(RetrievalJobs, PilotsGoOnFromTheScoresThatAreDone) {
   const auto anew = make(path, true);
   ASSERT_TRUE(anew.ok()) << anew.status();
   same(*anew, *fewer);
+}
+
+// A cancelled job ends between two batches of documents, not after them all.
+TEST_F(RetrievalJobs, ACancelledJobStopsEncoding) {
+  Owner& owner = Join("sea", "", 30000);  // seconds of encoding
+  const v1::TrainingPlan plan = Plan("train-sea", package::kEmbeddingAdapter);
+  owner.coordinator->Offer(plan);
+  ASSERT_TRUE(testing::WaitFor([&] {
+    const auto job = owner.daemon->jobs().Get(plan.id());
+    return job.ok() && job->detail == "encoding documents";
+  }));
+  owner.coordinator->Cancel(plan.id());
+  ASSERT_TRUE(testing::WaitFor([&] {
+    return owner.coordinator->Last(plan.id()).state() == v1::JOB_CANCELLED;
+  }));
+  EXPECT_EQ(owner.daemon->jobs().Get(plan.id())->step, 0u);
+  // A file each 8,192 documents: not all four are there.
+  const std::string vectors = owner.settings.Path("corpus/vectors");
+  const std::filesystem::directory_iterator files(vectors);
+  EXPECT_LT(std::distance(begin(files), end(files)), 4);
 }
 
 }  // namespace

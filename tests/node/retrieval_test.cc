@@ -75,14 +75,19 @@ TEST_F(RetrievalJobs, AdaptersThenPilotsOfOneAnother) {
   retrieve::PilotOptions options;
   options.min_queries = 2;
   options.own = 1;
-  const retrieve::MadePilots want =
+  retrieve::MadePilots want =
       retrieve::MakePilots(scores, asked->values, 2, 16, options);
+  retrieve::SetGates(scores, asked->values, 2, 16, options.own,
+                     retrieve::kGateShare, want);
+  EXPECT_EQ(record.gate_share(), retrieve::kGateShare);
   ASSERT_EQ(record.groups_size(), static_cast<int>(want.groups.size()));
   EXPECT_EQ(record.withheld(), static_cast<uint64_t>(want.withheld));
   const math::Tensor table = pilots.weights->Find("pilots");
   for (int g = 0; g < record.groups_size(); ++g) {
     EXPECT_EQ(record.groups(g).queries(),
               static_cast<uint64_t>(want.groups[g].queries));
+    EXPECT_EQ(record.groups(g).gate(), want.groups[g].gate);
+    EXPECT_GT(record.groups(g).gate(), 0);
     EXPECT_EQ(0, std::memcmp(table.f32() + 16 * g, want.groups[g].mean.data(),
                              16 * sizeof(float)));
   }
@@ -291,6 +296,8 @@ TEST_F(RetrievalJobs, ConsentAndTheOwnersFloor) {
   const package::OpenedPackage pilots = Published(Pilots("sea"));
   EXPECT_EQ(pilots.manifest.pilots().noise(), 0.5);
   EXPECT_EQ(pilots.manifest.pilots().groups(0).queries(), 12u);
+  EXPECT_EQ(pilots.manifest.pilots().gate_share(), retrieve::kGateShare);
+  EXPECT_LE(std::abs(pilots.manifest.pilots().groups(0).gate()), 1);
   // Noise: nobody can make these numbers again.
   const auto base =
       retrieve::TextEncoder::Load(base_.folder, math::Product::kExact);
@@ -311,8 +318,8 @@ TEST_F(RetrievalJobs, ConsentAndTheOwnersFloor) {
                                      "[approve]\nmethods = "
                                      "[\"router_retriever\"]\npublish = "
                                      "[\"mean vectors of groups of queries, "
-                                     "with counts\"]\n[pilots]\nmin_queries = "
-                                     "12\n")
+                                     "with counts and reach\"]\n[pilots]\n"
+                                     "min_queries = 12\n")
                   .ok());
   // Fewer queries than the floor are in any group.
   plan.set_id("again");

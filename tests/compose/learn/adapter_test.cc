@@ -329,8 +329,9 @@ TEST(AdapterRunTest, LearnsAndEndsWithTheSameBits) {
 TEST(AdapterRunTest, StoppedRunsGoOnToTheSameBits) {
   Toy toy;
   AdapterOptions options = Options();
+  TrainResult all, in_parts;
   const auto whole =
-      TrainAdapter(*toy.encoder, toy.data, options, nullptr, nullptr);
+      TrainAdapter(*toy.encoder, toy.data, options, nullptr, &all);
   ASSERT_TRUE(whole.ok()) << whole.status();
   options.checkpoint_path = toy::FreshPath("adapter.safetensors");
   options.checkpoint_every = 4;
@@ -343,7 +344,7 @@ TEST(AdapterRunTest, StoppedRunsGoOnToTheSameBits) {
           if (first == 0) first = p.step;
           return p.step < stop;
         },
-        nullptr);
+        &in_parts);
   };
   EXPECT_TRUE(absl::IsCancelled(until(3).status()));
   EXPECT_TRUE(absl::IsCancelled(until(9).status()));
@@ -360,6 +361,7 @@ TEST(AdapterRunTest, StoppedRunsGoOnToTheSameBits) {
   ASSERT_TRUE(resumed.ok()) << resumed.status();
   EXPECT_EQ(first, 10);
   EXPECT_EQ(Bits(*resumed), Bits(*whole));
+  EXPECT_EQ(in_parts.tokens, all.tokens);
   std::filesystem::remove(options.checkpoint_path);
 }
 

@@ -239,7 +239,8 @@ TEST(Crops, SameBitsForAnyThreadsAndInterruptions) {
   CropOptions options = Options();
   options.steps = 12;
   OwnedEncoder whole = InitialEncoder(Config(), 1);
-  ASSERT_TRUE(TrainEncoder(whole, documents, options, nullptr).ok());
+  const auto all = TrainEncoder(whole, documents, options, nullptr);
+  ASSERT_TRUE(all.ok()) << all.status();
 
   const std::string path = ::testing::TempDir() + "crop.safetensors";
   std::filesystem::remove(path);
@@ -255,13 +256,14 @@ TEST(Crops, SameBitsForAnyThreadsAndInterruptions) {
   math::SetThreads(threads);
   parts = InitialEncoder(Config(), 1);
   int64_t first = 0;
-  ASSERT_TRUE(TrainEncoder(parts, documents, options,
-                           [&](const TrainProgress& p) {
-                             if (first == 0) first = p.step;
-                             return true;
-                           })
-                  .ok());
+  const auto resumed = TrainEncoder(parts, documents, options,
+                                    [&](const TrainProgress& p) {
+                                      if (first == 0) first = p.step;
+                                      return true;
+                                    });
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
   EXPECT_EQ(first, 8);
+  EXPECT_EQ(resumed->tokens, all->tokens);
   const std::vector<float> a = Numbers(whole), b = Numbers(parts);
   ASSERT_EQ(a.size(), b.size());
   EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0);

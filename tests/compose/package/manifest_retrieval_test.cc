@@ -3,6 +3,7 @@
 // every rule of theirs refuses something.
 #include "compose/package/manifest_retrieval.h"
 
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <string>
@@ -106,7 +107,9 @@ PackageContent PilotContent(const OpenedPackage& base, TensorNumbers& numbers) {
     v1::PilotGroup* g = p.add_groups();
     g->set_expert(id);
     g->set_queries(queries);
+    g->set_gate(0.25);
   }
+  p.set_gate_share(0.1);
   p.set_min_queries(20);
   p.set_withheld(1);
   p.set_scorings(3 * (40 + 25 + 7));
@@ -316,6 +319,14 @@ TEST_F(RetrievalPackages, PilotsSayWhatTheyAreOf) {
     EXPECT_THAT(after([&](auto& p) { p.set_scorings(scorings); }),
                 HasSubstr(absl::StrCat("pilots.scorings is ", scorings)));
   }
+  EXPECT_THAT(after([](auto& p) { p.set_gate_share(0.6); }),
+              HasSubstr("pilots.gate_share is 0.6, want 0 to 0.5"));
+  EXPECT_THAT(after([](auto& p) { p.mutable_groups(1)->set_gate(1.5); }),
+              HasSubstr("is 1.5, want a cosine, -1 to 1"));
+  EXPECT_THAT(after([](auto& p) { p.mutable_groups(1)->set_gate(NAN); }),
+              HasSubstr("want a cosine, -1 to 1"));
+  EXPECT_THAT(after([](auto& p) { p.set_gate_share(0); }),
+              HasSubstr("is 0.25, want none without gate_share"));
   EXPECT_THAT(after([](auto& p) { p.set_noise(-1); }),
               HasSubstr("pilots.noise is -1"));
 }

@@ -19,7 +19,9 @@ namespace motet::retrieve {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::Each;
 using ::testing::ElementsAre;
+using ::testing::Gt;
 using ::testing::HasSubstr;
 
 class AdapterDataTest : public ::testing::Test {
@@ -62,8 +64,7 @@ class AdapterDataTest : public ::testing::Test {
   std::unique_ptr<TextEncoder> base_;
 };
 
-// Between batches of 64 texts; what was encoded is not kept, and the next run
-// has all.
+// Between batches of 64 texts.
 TEST_F(AdapterDataTest, EncodingStopsWhenAsked) {
   const std::string cache = folder_ + "/cache";
   std::vector<std::string> texts;
@@ -78,7 +79,9 @@ TEST_F(AdapterDataTest, EncodingStopsWhenAsked) {
                                      &cached);
   EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
   EXPECT_THAT(asked, ElementsAre(0.32, 0.64));
-  if (fs::exists(cache)) EXPECT_TRUE(Files().empty());
+  if (fs::exists(cache)) {
+    EXPECT_TRUE(Files().empty());
+  }
   AdapterDataOptions options;
   options.progress = [](double) { return false; };
   EXPECT_TRUE(absl::IsCancelled(
@@ -88,6 +91,46 @@ TEST_F(AdapterDataTest, EncodingStopsWhenAsked) {
   ASSERT_TRUE(all.ok()) << all.status();
   EXPECT_FALSE(cached);
   EXPECT_EQ(all->values, base_->Encode(texts)->values);
+}
+
+TEST_F(AdapterDataTest, EncodingGoesOnFromTheLastFile) {
+  const std::string cache = folder_ + "/cache";
+  std::vector<std::string> texts;
+  for (int i = 0; i < 200; ++i) texts.push_back(absl::StrCat("text ", i));
+  const auto whole = base_->Encode(texts);
+  ASSERT_TRUE(whole.ok());
+  bool cached = true;
+  // Files of 70, 70 and 60; asked between batches of 64 and at a file's end.
+  const auto stopped =
+      CachedVectors(*base_, texts, cache,
+                    [&](double part) { return part < 0.5; }, &cached, 70);
+  EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
+  const std::vector<std::string> first = Files();
+  ASSERT_EQ(first.size(), 1u);
+  const auto written = fs::last_write_time(first[0]);
+  std::vector<double> asked;
+  const auto all = CachedVectors(*base_, texts, cache,
+                                 [&](double part) {
+                                   asked.push_back(part);
+                                   return true;
+                                 },
+                                 &cached, 70);
+  ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_FALSE(cached);
+  EXPECT_EQ(all->values, whole->values);
+  EXPECT_THAT(asked, Each(Gt(0.35)));  // the first is not encoded again
+  EXPECT_EQ(fs::last_write_time(first[0]), written);
+  EXPECT_EQ(Files().size(), 3u);
+  // More texts: only those of the last file, and after it.
+  texts.push_back("one more");
+  const auto more = CachedVectors(*base_, texts, cache, nullptr, &cached, 70);
+  ASSERT_TRUE(more.ok()) << more.status();
+  EXPECT_FALSE(cached);
+  EXPECT_EQ(Files().size(), 4u);
+  EXPECT_EQ(more->values, base_->Encode(texts)->values);
+  ASSERT_TRUE(
+      CachedVectors(*base_, texts, cache, nullptr, &cached, 70).ok());
+  EXPECT_TRUE(cached);
 }
 
 TEST_F(AdapterDataTest, SetsLieOneAfterAnother) {

@@ -83,6 +83,52 @@ TEST(MakePilots, NoiseIsOfItsSizeAndSeed) {
   EXPECT_NEAR(std::sqrt(square / width), 0.1, 0.01);
 }
 
+TEST(SetGates, KeepsOutTheShareThatIsFarthest) {
+  // Ten queries of group 0 at growing angles to x, one of group 1.
+  std::vector<double> scores;
+  std::vector<float> vectors;
+  for (int q = 0; q < 10; ++q) {
+    scores.insert(scores.end(), {1, 0});
+    const double angle = 0.1 * q;
+    vectors.push_back(static_cast<float>(3 * std::cos(angle)));
+    vectors.push_back(static_cast<float>(3 * std::sin(angle)));
+  }
+  scores.insert(scores.end(), {0, 1});
+  vectors.insert(vectors.end(), {0, -7});
+  MadePilots made = MakePilots(scores, vectors, 2, 2, {.min_queries = 1});
+  ASSERT_THAT(made.groups, SizeIs(2));
+  made.groups[0].mean = {5, 0};  // as with noise: gates are of what leaves
+  for (const auto& [share, angle] :
+       {std::pair{0.0, 0.9}, {0.1, 0.8}, {0.15, 0.8}, {0.5, 0.4}}) {
+    SetGates(scores, vectors, 2, 2, -1, share, made);
+    EXPECT_NEAR(made.groups[0].gate, std::cos(angle), 1e-6) << share;
+    EXPECT_NEAR(made.groups[1].gate, 1, 1e-6);
+  }
+  made.groups[0].mean = {0, 0};
+  SetGates(scores, vectors, 2, 2, -1, 0.1, made);
+  EXPECT_EQ(made.groups[0].gate, 0);
+}
+
+TEST(PilotRouter, AGateLetsInWhatIsNear) {
+  const std::vector<float> pilots = {2, 0, 0, 1};
+  const std::vector<int> experts = {4, 6};
+  const std::vector<double> gates = {0.9, 0.99};
+  const std::vector<float> queries = {5,  1,    // 0.98 to the first
+                                      1,  5,    // 0.98 to the second: too far
+                                      -1, 20,   // 0.999
+                                      0,  0};
+  for (const auto similarity : {Similarity::kDot, Similarity::kCosine}) {
+    const PilotRouter router(pilots, experts, 2, similarity, Aggregate::kMean,
+                             {}, gates);
+    EXPECT_THAT(router.Route(queries), ElementsAre(4, -1, 6, -1));
+    // Without the second pilot nothing more is let in.
+    EXPECT_THAT(PilotRouter({2, 0}, {4}, 2, similarity, Aggregate::kMean, {},
+                            {0.9})
+                    .Route(queries),
+                ElementsAre(4, -1, -1, -1));
+  }
+}
+
 std::vector<int> Route(const std::vector<float>& pilots,
                        const std::vector<int>& experts,
                        const std::vector<float>& queries,

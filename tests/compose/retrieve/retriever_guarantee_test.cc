@@ -2,10 +2,13 @@
 // The exclusion guarantee of router_retriever: for every set of experts, lock,
 // routing, vectors and results are, bit for bit, those of a composition that
 // never had the others; and the index is the same whoever answers.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "compose/retrieve/index_writer.h"
 #include "compose/retrieve/retriever.h"
 #include "compose/retrieve/search.h"
@@ -28,11 +31,13 @@ class RetrieverGuaranteeTest : public ::testing::Test {
   }
   v1::CompositionLock LockOf(const std::vector<int>& which,
                              const std::string& similarity = "dot",
-                             const std::string& aggregate = "mean") const {
+                             const std::string& aggregate = "mean",
+                             bool gate = false) const {
     const std::vector<assemble::Part> experts = tiny_.Experts(which);
     assemble::Recipe recipe = TinyRetrieval::RecipeFor(experts);
     recipe.retriever.similarity = similarity;
     recipe.retriever.aggregate = aggregate;
+    recipe.retriever.gate = gate;
     const assemble::Plan plan = assemble::MakePlan(
         recipe, tiny_.base(), experts, tiny_.PilotsOf(which));
     EXPECT_THAT(plan.problems, IsEmpty());
@@ -121,7 +126,9 @@ TEST_F(RetrieverGuaranteeTest, EverySetIsTheCompositionOfItAlone) {
     EXPECT_EQ(got->experts, want->experts) << subset;
     EXPECT_EQ(got->vectors.values, want->vectors.values) << subset;
     EXPECT_EQ(of_part->Encode(Queries())->vectors.values, want->vectors.values);
-    if (subset == 0) EXPECT_THAT(got->experts, Each(""));
+    if (subset == 0) {
+      EXPECT_THAT(got->experts, Each(""));
+    }
     for (const std::string& id : got->experts) {
       if (id.empty()) continue;
       answered.insert(id);
@@ -148,23 +155,40 @@ TEST_F(RetrieverGuaranteeTest, EverySetIsTheCompositionOfItAlone) {
   EXPECT_GE(routes.size(), 6u);
 }
 
-TEST_F(RetrieverGuaranteeTest, InEveryWayOfRouting) {
-  for (const char* similarity : {"dot", "cosine"}) {
-    for (const char* aggregate : {"mean", "max", "weighted"}) {
-      const auto whole = Load(LockOf({0, 1, 2, 3}, similarity, aggregate));
-      for (const int subset : {3, 5, 11, 14}) {
-        const auto alone = Load(LockOf(Members(subset), similarity, aggregate));
-        const auto got =
-            whole->QueriesFor(1 | static_cast<math::ExpertMask>(subset << 1))
-                ->Encode(Queries());
-        const auto want = alone->QueriesFor(alone->All())->Encode(Queries());
-        ASSERT_TRUE(got.ok() && want.ok());
-        EXPECT_EQ(got->experts, want->experts) << similarity << aggregate;
-        EXPECT_EQ(got->vectors.values, want->vectors.values);
-      }
-    }
+using Way = std::tuple<const char*, const char*, bool>;
+class EveryWayOfRouting : public RetrieverGuaranteeTest,
+                          public ::testing::WithParamInterface<Way> {};
+
+TEST_P(EveryWayOfRouting, IsTheCompositionOfTheSetAlone) {
+  const auto& [similarity, aggregate, gate] = GetParam();
+  const auto whole = Load(LockOf({0, 1, 2, 3}, similarity, aggregate, gate));
+  int64_t by_the_base = 0;
+  for (const int subset : {3, 5, 11, 14}) {
+    const auto alone =
+        Load(LockOf(Members(subset), similarity, aggregate, gate));
+    const auto got =
+        whole->QueriesFor(1 | static_cast<math::ExpertMask>(subset << 1))
+            ->Encode(Queries());
+    const auto want = alone->QueriesFor(alone->All())->Encode(Queries());
+    ASSERT_TRUE(got.ok() && want.ok());
+    EXPECT_EQ(got->experts, want->experts);
+    EXPECT_EQ(got->vectors.values, want->vectors.values);
+    by_the_base += std::count(got->experts.begin(), got->experts.end(), "");
   }
+  // A gate keeps queries of those who are left out from the others' experts.
+  EXPECT_EQ(by_the_base > 0, gate);
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Ways, EveryWayOfRouting,
+    ::testing::Combine(::testing::Values("dot", "cosine"),
+                       ::testing::Values("mean", "max", "weighted"),
+                       ::testing::Bool()),
+    [](const auto& info) {
+      return absl::StrCat(std::get<0>(info.param), "_",
+                          std::get<1>(info.param),
+                          std::get<2>(info.param) ? "_gated" : "");
+    });
 
 TEST_F(RetrieverGuaranteeTest, AQueryDoesNotDependOnTheOthers) {
   const auto whole = Load(LockOf({0, 1, 2, 3}));

@@ -144,6 +144,30 @@ TEST_F(RetrieverPlanTest, RanksWidthsAndBasesThatDoNotFit) {
               Contains(HasSubstr("got kind \"encoder\" as the base")));
 }
 
+TEST_F(RetrieverPlanTest, AGateIsAskedOfPilotsThatHaveOne) {
+  assemble::Recipe recipe = TinyRetrieval::RecipeFor(tiny_.experts());
+  EXPECT_FALSE(PlanOf(tiny_.experts(), tiny_.pilots()).lock.retriever().gate());
+  recipe.retriever.gate = true;
+  const Plan plan = assemble::MakePlan(recipe, tiny_.base(), tiny_.experts(),
+                                       tiny_.pilots());
+  ASSERT_THAT(plan.problems, IsEmpty());
+  EXPECT_TRUE(plan.lock.retriever().gate());
+  EXPECT_THAT(plan.notes,
+              Contains(HasSubstr("the widest reaches to cosine 0.")));
+  // Of an owner whose node made them before there were gates.
+  std::vector<Part> pilots = tiny_.pilots();
+  pilots[1] = Changed(pilots[1], [](v1::ExpertManifest& m) {
+    m.mutable_pilots()->set_gate_share(0);
+    for (v1::PilotGroup& g : *m.mutable_pilots()->mutable_groups()) {
+      g.set_gate(0);
+    }
+  });
+  EXPECT_THAT(assemble::MakePlan(recipe, tiny_.base(), tiny_.experts(), pilots)
+                  .problems,
+              ElementsAre(HasSubstr("got pilots without gates")));
+  EXPECT_THAT(PlanOf(tiny_.experts(), pilots).problems, IsEmpty());
+}
+
 TEST_F(RetrieverPlanTest, LocksThatNobodyWrote) {
   const v1::CompositionLock good = PlanOf(tiny_.experts(), tiny_.pilots()).lock;
   const auto refusal = [&](const std::function<void(v1::RetrieverLock&)>& f) {
@@ -221,11 +245,13 @@ TEST_F(RetrieverPlanTest, Recipes) {
   EXPECT_EQ(plain->retriever.similarity, "dot");
   const std::string full = head +
                            "[retriever]\nsimilarity = \"cosine\"\naggregate = "
-                           "\"max\"\npilots = [\"a.example/pilots-adapter\"]\n";
+                           "\"max\"\ngate = true\n"
+                           "pilots = [\"a.example/pilots-adapter\"]\n";
   const auto given = assemble::ParseRecipe(full, "here");
   ASSERT_TRUE(given.ok()) << given.status();
   EXPECT_EQ(given->retriever.similarity, "cosine");
   EXPECT_EQ(given->retriever.aggregate, "max");
+  EXPECT_TRUE(given->retriever.gate);
   EXPECT_THAT(given->retriever.pilots, ElementsAre("a.example/pilots-adapter"));
   const auto refusal = [&](const std::string& more) {
     const auto recipe = assemble::ParseRecipe(head + more, "here");

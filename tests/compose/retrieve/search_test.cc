@@ -46,7 +46,7 @@ class SearchTest : public FolderTest {
                                       HeaderFor(*encoder_, IndexKind::kAuto));
     EXPECT_TRUE(writer.ok()) << writer.status();
     return AddCorpus(**writer, *encoder_, folder_ + "/corpus.jsonl",
-                     {.replace = replace});
+                     {.replace = replace, .progress = nullptr});
   }
   absl::StatusOr<SearchResult> Ask(SearchRequest request,
                                    const QueryEncoder* encoder) const {

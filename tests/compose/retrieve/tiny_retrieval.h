@@ -21,6 +21,7 @@
 #include "compose/assemble/composition.h"
 #include "compose/package/manifest.h"
 #include "compose/package/peft.h"
+#include "compose/retrieve/pilots.h"
 #include "compose/retrieve/text_encoder.h"
 #include "gtest/gtest.h"
 #include "proto/digest.h"
@@ -149,6 +150,7 @@ class TinyRetrieval {
     v1::PilotRecord& record = *m.mutable_pilots();
     record.set_of(experts_[e].manifest.id());
     record.set_min_queries(4);
+    record.set_gate_share(retrieve::kGateShare);
     record.set_scorings(4 * experts.size() * experts.size());
     std::vector<float> rows;
     const auto width = static_cast<size_t>(encoder_->width());
@@ -166,11 +168,17 @@ class TinyRetrieval {
       group.set_queries(4);
       const auto vectors = encoder_->Encode(Texts(other, 10 * e, 4));
       EXPECT_TRUE(vectors.ok());
+      retrieve::MadePilots made;
+      made.groups = {{0, 4, {}}};
       for (size_t c = 0; c < width; ++c) {
         float sum = 0;
         for (size_t q = 0; q < 4; ++q) sum += vectors->values[q * width + c];
         rows.push_back(sum / 4);
+        made.groups[0].mean.push_back(sum / 4);
       }
+      retrieve::SetGates(std::vector<double>(4, 1), vectors->values, 1,
+                         encoder_->width(), 0, retrieve::kGateShare, made);
+      group.set_gate(made.groups[0].gate);
     }
     return WritePilots(std::move(m), rows);
   }

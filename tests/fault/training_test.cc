@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// kill -9 of a real adapter training: the same command goes on, does not
-// encode again, and ends with the bytes of a run that was never disturbed.
+// kill -9 of a real training, of an adapter or of an encoder from nothing: the
+// same command goes on, does not encode again, and ends with the bytes of a run
+// that was never disturbed.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -19,15 +20,26 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using ::testing::HasSubstr;
 
-class AdapterFault : public ::testing::Test {
+// One command that trains, and what it leaves.
+struct Command {
+  const char* name;
+  std::vector<std::string> arguments;  // but --data, --out and --steps
+  std::vector<const char*> files;
+  const char* says;  // of a run that goes on; of nothing: ""
+};
+
+class TrainingFault : public ::testing::TestWithParam<Command> {
  protected:
-  AdapterFault() : folder_(NewFolder("adapter")) {
+  TrainingFault() : folder_(NewFolder(GetParam().name)) {
     WriteEncoderDirectory(Path("encoder"));
     fs::create_directories(Path("data/qrels"));
     std::string corpus, queries, judged = "query-id\tcorpus-id\tscore\n";
     for (int i = 0; i < 200; ++i) {
       const std::string n = std::to_string(i);
-      corpus += json{{"_id", "d" + n}, {"text", "document " + n}}.dump() + "\n";
+      corpus += json{{"_id", "d" + n},
+                     {"text", "document " + n + " is of the number " + n}}
+                    .dump() +
+                "\n";
       queries += json{{"_id", "q" + n}, {"text", "what of " + n}}.dump() + "\n";
       judged += "q" + n + "\td" + n + "\t1\n";
     }
@@ -35,7 +47,7 @@ class AdapterFault : public ::testing::Test {
     WriteText(Path("data/queries.jsonl"), queries);
     WriteText(Path("data/qrels/train.tsv"), judged);
   }
-  ~AdapterFault() override {
+  ~TrainingFault() override {
     if (!HasFailure()) fs::remove_all(folder_);
   }
   std::string Path(const std::string& below) const {
@@ -43,11 +55,14 @@ class AdapterFault : public ::testing::Test {
   }
   std::vector<std::string> Train(const std::string& out,
                                  const std::string& steps = "400") const {
-    return {Program("motet"), "adapter",      "train",    Path("encoder"),
-            "--data",         Path("data"),   "--out",    Path(out),
-            "--steps",        steps,          "--batch",  "32",
-            "--lr",           "1e-3",         "--checkpoint-every",
-            "3",              "--hard-negatives", "2"};
+    std::vector<std::string> all = {Program("motet")};
+    for (const std::string& argument : GetParam().arguments) {
+      all.push_back(argument == "ENCODER" ? Path("encoder") : argument);
+    }
+    all.insert(all.end(), {"--data", Path("data"), "--out", Path(out),
+                           "--steps", steps, "--batch", "32", "--lr", "1e-3",
+                           "--checkpoint-every", "3"});
+    return all;
   }
   Result Run(const std::vector<std::string>& arguments) const {
     return motet::testing::Run(arguments, folder_, kEnvironment);
@@ -62,7 +77,7 @@ class AdapterFault : public ::testing::Test {
   std::string folder_;
 };
 
-TEST_F(AdapterFault, KilledTrainingEndsWithTheSameBytes) {
+TEST_P(TrainingFault, KilledEndsWithTheSameBytes) {
   const Result whole = Run(Train("whole"));
   ASSERT_EQ(whole.code, 0) << whole.err;
   EXPECT_FALSE(fs::exists(Path("whole.work")));
@@ -75,15 +90,14 @@ TEST_F(AdapterFault, KilledTrainingEndsWithTheSameBytes) {
     process.Signal(SIGSTOP);
     killed += process.Alive();
     process.Kill();
-    EXPECT_FALSE(fs::exists(Path("again/adapter_config.json")));
+    EXPECT_FALSE(fs::exists(Path("again/") + GetParam().files[0]));
   }
   EXPECT_EQ(killed, 3);
   const Result again = Run(Train("again"));
   ASSERT_EQ(again.code, 0) << again.err;
-  EXPECT_THAT(again.err, HasSubstr(Path("again.work")));  // vectors from there
-  for (const char* file : {"/adapter_model.safetensors",
-                           "/adapter_config.json"}) {
-    EXPECT_EQ(ReadText(Path("again") + file), ReadText(Path("whole") + file));
+  EXPECT_THAT(again.err, HasSubstr(GetParam().says));
+  for (const char* file : GetParam().files) {
+    EXPECT_EQ(ReadText(Path("again/") + file), ReadText(Path("whole/") + file));
   }
   // What is there is never written over.
   const Result once_more = Run(Train("again"));
@@ -91,13 +105,13 @@ TEST_F(AdapterFault, KilledTrainingEndsWithTheSameBytes) {
   EXPECT_THAT(once_more.err, HasSubstr("want a new folder"));
 }
 
-TEST_F(AdapterFault, InterruptedTrainingSaysHowToGoOn) {
+TEST_P(TrainingFault, InterruptedSaysHowToGoOn) {
   const auto before = Checkpoint("out");
   Process process(Train("out", "100000"), Path("out.log"), kEnvironment);
   while (process.Alive() && Checkpoint("out") == before) {
   }
   process.Signal(SIGINT);
-  process.Wait();
+  EXPECT_EQ(process.Wait(), 130);
   EXPECT_THAT(ReadText(Path("out.log")),
               HasSubstr("the same command goes on from there"));
   // With other options it is another run.
@@ -105,6 +119,21 @@ TEST_F(AdapterFault, InterruptedTrainingSaysHowToGoOn) {
   EXPECT_EQ(other.code, 1);
   EXPECT_THAT(other.err, HasSubstr("steps = 100000"));
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Commands, TrainingFault,
+    ::testing::Values(
+        Command{"adapter",
+                {"adapter", "train", "ENCODER", "--hard-negatives", "2"},
+                {"adapter_config.json", "adapter_model.safetensors"},
+                "again.work"},  // its vectors
+        Command{"encoder",
+                {"encoder", "train", "--vocabulary", "300", "--width", "16",
+                 "--layers", "1", "--heads", "2", "--ffn-width", "32",
+                 "--max-tokens", "32", "--crop-most", "8", "--crop-least", "2"},
+                {"config.json", "model.safetensors", "tokenizer.json"},
+                ""}),
+    [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace motet::testing
