@@ -50,6 +50,19 @@ TEST_F(RetrievalJobs, PilotsGoOnFromTheScoresThatAreDone) {
   EXPECT_EQ(make(path, false).status().code(), absl::StatusCode::kCancelled);
   const auto whole = make(NewFolder("scores") + "/checkpoint", true);
   ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_EQ(whole->gate_share, retrieve::kGateShare);
+  // Consented to in words that do not name the gates: none are made.
+  v1::TrainingPlan former = plan;
+  former.clear_publishes();
+  former.add_publishes("mean vectors of groups of queries, with counts");
+  const auto ungated = MakeOwnersPilots(
+      former, policy, base, corpus->set, adapters, 1,
+      {NewFolder("scores") + "/checkpoint", ""}, nullptr,
+      [](const ScoringProgress&) { return true; });
+  ASSERT_TRUE(ungated.ok()) << ungated.status();
+  EXPECT_EQ(ungated->gate_share, 0);
+  EXPECT_EQ(ungated->made.groups[0].mean, whole->made.groups[0].mean);
+  EXPECT_EQ(ungated->made.groups[0].gate, -1);
   // By the file: whatever is said to be the first adapter now, is not asked.
   adapters[0] = load("sea");
   const auto resumed = make(path, true);
